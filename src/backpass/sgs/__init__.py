@@ -1,0 +1,30 @@
+"""Spatial Gradient Scaling (SGS): scale each kernel's gradient, tap by tap, by what neighbouring pixels share.
+
+Data flows one way, a file a stage: batches (``measuring``) -> feature maps (``feature_maps``) -> joint histograms
+(``histogram``) -> dependence S (``dependence``) -> scaling G (``scaling``) -> gradients (``controller``).
+"""
+
+from backpass.sgs.controller import SpatialGradientScaling
+from backpass.sgs.dependence import autocorrelation, mutual_information
+from backpass.sgs.feature_maps import scalable_convs
+from backpass.sgs.measuring import measure_scalings
+from backpass.sgs.scaling import (
+    alpha_beta_scaling,
+    k_transform,
+    normalize,
+    scaling_from_branches,
+    scaling_from_dependence,
+)
+
+__all__ = [
+    "SpatialGradientScaling",
+    "alpha_beta_scaling",
+    "autocorrelation",
+    "k_transform",
+    "measure_scalings",
+    "mutual_information",
+    "normalize",
+    "scalable_convs",
+    "scaling_from_branches",
+    "scaling_from_dependence",
+]

@@ -1,0 +1,305 @@
+"""Spatial Gradient Scaling for a model in anyone's training loop: when to measure, when to scale."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from backpass.errors import BackpassWarning, InputError, StateError
+from backpass.sgs.dependence import MEASURES
+from backpass.sgs.feature_maps import Include, scalable_convs, unwrap
+from backpass.sgs.measuring import Forward, measure_scalings
+from backpass.sgs.scaling import check_k
+
+__all__ = ["SpatialGradientScaling"]
+
+
+class SpatialGradientScaling:
+    """Scales the gradient of each convolution kernel, tap by tap, by what neighbouring input pixels share.
+
+    For a kernel W with gradient dW, ``scale_gradients`` replaces dW by ``G * dW``, where the scaling G has the kernel's
+    spatial shape, is strictly positive, has mean 1, and is the same for all channels. ``update`` measures G from the
+    layer's own input: with ``S`` the normalised mutual information between a pixel and its neighbour at the tap's
+    displacement, ``G = k * S / ((k - 1) * S + 1)`` per channel, then the mean over channels, then division by the mean
+    over taps.
+
+    The model is never altered: its ``state_dict`` is the plain one, and no hook stays on it.
+
+    Args:
+        model: any module with at least one convolution to scale (:func:`backpass.sgs.scalable_convs`); wrapped,
+            compiled and shared forms included.
+        k: strength, above 0; smaller is stronger. 5 in the SGS paper.
+        measure: ``"mutual_information"`` (the paper's) or ``"autocorrelation"``.
+        warmup: first epoch that measures, counted from 0. 1 in the paper.
+        every: epochs between later measurements: 5 for CIFAR-100 and ImageNet in the paper, 30 for its 600-epoch runs.
+        include: restrict the convolutions: glob patterns on module names, or ``(name, module) -> bool``.
+        drop_near_equal: leave pairs out that hold a zero or share a bin (the paper's ImageNet recipes).
+        apply: ``"gradient"`` scales gradients; ``"update"`` scales what the optimizer adds to the weights (the paper's
+            Adagrad*), through :meth:`scaled_update` or :meth:`attach`.
+
+    Raises:
+        InputError: no convolution to scale, or an argument out of range.
+
+    Source: Detkov et al., "Reparameterization through Spatial Gradient Scaling", ICLR 2023.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+    >>> sgs = SpatialGradientScaling(model, k=5.0)
+    >>> sgs.update([torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))])
+    >>> model(torch.randn(2, 3, 8, 8)).mean().backward()
+    >>> sgs.scale_gradients()
+    >>> sorted(sgs.scalings), sgs.scalings["0.weight"].shape
+    (['0.weight', '2.weight'], torch.Size([3, 3]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        k: float = 5.0,
+        measure: Literal["mutual_information", "autocorrelation"] = "mutual_information",
+        warmup: int = 1,
+        every: int = 5,
+        include: Include | None = None,
+        drop_near_equal: bool = False,
+        apply: Literal["gradient", "update"] = "gradient",
+    ) -> None:
+        _check_choice("measure", measure, tuple(MEASURES))
+        _check_choice("apply", apply, ("gradient", "update"))
+        if warmup < 0 or every < 1:
+            raise InputError(f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}")
+        if drop_near_equal and measure != "mutual_information":
+            raise InputError(
+                "drop_near_equal chooses among pairs of a histogram; it needs measure='mutual_information'"
+            )
+        self.k = check_k(k)
+        self.measure: str = measure
+        self.warmup = warmup
+        self.every = every
+        self.drop_near_equal = drop_near_equal
+        self.apply: str = apply
+        self._model = unwrap(model)
+        self._layers = scalable_convs(model, include)
+        self.scalings: dict[str, Tensor] = {
+            name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
+        }
+        self._factors: dict[str, Tensor] = {}
+        self._scaled: dict[str, tuple[Tensor, int]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._warned: set[str] = set()
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({len(self._layers)} kernels, k={self.k}, measure={self.measure!r}, "
+            f"warmup={self.warmup}, every={self.every}, drop_near_equal={self.drop_near_equal}, apply={self.apply!r})"
+        )
+
+    # When
+
+    def due(self, epoch: int) -> bool:
+        """Return whether epoch ``epoch`` starts with :meth:`update`: at ``warmup``, then at multiples of ``every``."""
+        return epoch == self.warmup or (epoch > self.warmup and epoch % self.every == 0)
+
+    # Measuring
+
+    def update(self, batches: Iterable[Any], forward: Forward | None = None) -> None:
+        """Measure the scalings anew on ``batches``; all layers change together or, after an error, none.
+
+        The model runs twice over the batches and comes back as it was (:func:`backpass.sgs.measure_scalings`, which
+        also states the forms of a batch). A layer that no batch reaches, or whose input is not finite, keeps its
+        scaling and is named in a warning, once.
+
+        Args:
+            batches: input tensors, or tuples that start with one, such as ``(input, target)``.
+            forward: runs the model on a batch of any other form; default: ``model(input)`` on the model's device.
+
+        Raises:
+            InputError: no batch, an empty or non-tensor batch, or a batch that the model cannot run on.
+        """
+        measured = measure_scalings(
+            self._model,
+            batches,
+            self._layers,
+            k=self.k,
+            measure=self.measure,
+            drop_near_equal=self.drop_near_equal,
+            forward=forward,
+        )
+        self._warn_once("no measuring batch reached", measured.unreached)
+        self._warn_once("found NaN or infinity in the input of", measured.not_finite)
+        self._set(measured.scalings)
+
+    def _warn_once(self, what: str, names: Sequence[str]) -> None:
+        fresh = [name for name in names if name not in self._warned]
+        if fresh:
+            self._warned.update(fresh)
+            warnings.warn(
+                f"{what} {', '.join(fresh)}; the scaling there stays as it was", BackpassWarning, stacklevel=3
+            )
+
+    def _set(self, scalings: Mapping[str, Tensor]) -> None:
+        """Write scalings in place, so that captured graphs and held references see them."""
+        for name, scaling in scalings.items():
+            self.scalings[name].copy_(scaling)
+            if name in self._factors:
+                self._factors[name].copy_(scaling.expand_as(self._factors[name]))
+
+    # Applying
+
+    @torch.no_grad()
+    def scale_gradients(self) -> None:
+        """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
+
+        Once per optimizer step, on accumulated gradients; before or after unscaling of AMP, since it is linear; before
+        clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped.
+
+        Raises:
+            StateError: the gradients are the ones this scaled before, untouched since; or ``apply="update"``.
+        """
+        if self.apply == "update":
+            raise StateError("apply='update' scales the update, not the gradient; use `with sgs.scaled_update():`")
+        gradients = {name: p.grad for name, layer in self._layers.items() if (p := layer.parameter).grad is not None}
+        fresh = {name: grad for name, grad in gradients.items() if not self._is_scaled(name, grad)}
+        if gradients and not fresh:
+            raise StateError(
+                "these gradients are scaled already; call scale_gradients() once per step, after backward(), and clear "
+                "the gradients with optimizer.zero_grad() after each step"
+            )
+        for name, grad in fresh.items():
+            grad.mul_(self._factor(name, grad))
+            self._scaled[name] = (grad, grad._version)
+
+    def _is_scaled(self, name: str, grad: Tensor) -> bool:
+        last, version = self._scaled.get(name, (None, 0))
+        return last is grad and version == grad._version
+
+    def _factor(self, name: str, like: Tensor) -> Tensor:
+        """Return the scaling laid out for ``(C_out, C_in, *kernel)``; the explicit C_in axis multiplies faster."""
+        factor = self._factors.get(name)
+        if factor is None or factor.device != like.device:
+            scaling = self.scalings[name] = self.scalings[name].to(like.device)
+            factor = self._factors[name] = scaling.expand(1, like.shape[1], *scaling.shape).contiguous()
+        return factor
+
+    @contextmanager
+    def scaled_update(self) -> Iterator[None]:
+        """Scale what the code inside adds to the kernels: ``W_new = W_old + G * (W_stepped - W_old)``.
+
+        For ``apply="update"``: ``with sgs.scaled_update(): optimizer.step()``. Holds one copy of the kernels meanwhile.
+
+        Raises:
+            StateError: ``apply="gradient"``.
+        """
+        before = self._kernels()
+        yield
+        self._scale_update(before)
+
+    def _kernels(self) -> dict[str, Tensor]:
+        if self.apply == "gradient":
+            raise StateError("apply='gradient' scales gradients, not updates; use scale_gradients() or apply='update'")
+        return {
+            name: p.detach().clone() for name, layer in self._layers.items() if (p := layer.parameter).grad is not None
+        }
+
+    @torch.no_grad()
+    def _scale_update(self, before: Mapping[str, Tensor]) -> None:
+        for name, old in before.items():
+            kernel = self._layers[name].parameter
+            kernel.copy_(torch.lerp(old.float(), kernel.float(), self._factor(name, kernel)))
+
+    def attach(self, optimizer: Optimizer) -> RemovableHandle:
+        """Scale at every ``optimizer.step()`` from now on, without a call in the loop.
+
+        Returns:
+            A handle whose ``remove()`` ends it; :meth:`remove` ends all.
+
+        Raises:
+            StateError: later, when ``step`` is given a closure: its gradients come after the hook. Call
+                ``scale_gradients()`` at the end of the closure instead.
+        """
+        before: dict[str, Tensor] = {}
+
+        def pre(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if kwargs.get("closure") is not None or any(arg is not None for arg in args[1:]):
+                raise StateError(
+                    "step(closure) computes gradients after this hook; detach SGS from the optimizer and call "
+                    "scale_gradients() at the end of the closure"
+                )
+            if self.apply == "gradient":
+                self.scale_gradients()
+            else:
+                before.update(self._kernels())
+
+        def post(*_: Any) -> None:
+            self._scale_update(before)
+            before.clear()
+
+        handles = [optimizer.register_step_pre_hook(pre)]
+        if self.apply == "update":
+            handles.append(optimizer.register_step_post_hook(post))
+        self._handles += handles
+        return _HandleGroup(handles)
+
+    def remove(self) -> None:
+        """Detach from every optimizer; gradients are plain from the next step on."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scalings and the settings that made them; loads with ``weights_only=True``."""
+        return {
+            "scalings": {name: scaling.detach().clone() for name, scaling in self.scalings.items()},
+            "k": self.k,
+            "measure": self.measure,
+            "drop_near_equal": self.drop_near_equal,
+            "apply": self.apply,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the scalings of :meth:`state_dict`; the settings must be the same.
+
+        Raises:
+            InputError: other layers, shapes or settings; nothing is loaded then.
+        """
+        for setting in ("k", "measure", "drop_near_equal", "apply"):
+            if state[setting] != getattr(self, setting):
+                raise InputError(
+                    f"the state was made with {setting}={state[setting]!r}, this object has {getattr(self, setting)!r}"
+                )
+        scalings: Mapping[str, Tensor] = state["scalings"]
+        missing, unknown = self.scalings.keys() - scalings.keys(), scalings.keys() - self.scalings.keys()
+        if missing or unknown:
+            raise InputError(
+                f"expected the scalings of this model: missing {sorted(missing)}, unknown {sorted(unknown)}"
+            )
+        for name, scaling in scalings.items():
+            if scaling.shape != self.scalings[name].shape:
+                raise InputError(
+                    f"expected the scaling of {name} to have shape {tuple(self.scalings[name].shape)}, "
+                    f"got {tuple(scaling.shape)}"
+                )
+        self._set(scalings)
+
+
+class _HandleGroup(RemovableHandle):
+    """Several handles removed as one."""
+
+    def __init__(self, handles: Sequence[RemovableHandle]) -> None:
+        super().__init__({})
+        self._group = list(handles)
+
+    def remove(self) -> None:
+        for handle in self._group:
+            handle.remove()
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InputError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,0 +1,226 @@
+"""Which convolutions SGS scales, and what each of them sees while a model runs on measuring batches."""
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.overrides import TorchFunctionMode
+
+from backpass.errors import InputError
+
+__all__ = ["ConvLayer", "FeatureMapVisitor", "capture_feature_maps", "evaluating", "scalable_convs", "unwrap"]
+
+Include = Callable[[str, nn.Module], bool] | Sequence[str]
+
+_CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
+_WRAPPER_SEGMENTS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """One convolution kernel that SGS scales.
+
+    Attributes:
+        name: qualified name of the kernel parameter, without the prefixes of wrappers.
+        modules: the modules that convolve with this kernel; more than one where it is shared.
+        kernel_size: taps on each spatial axis.
+        channels: channels of the feature map that the kernel sees.
+        owner: the module that holds the parameter (a parametrisation's list for parametrised kernels).
+        key: its name in the owner.
+    """
+
+    name: str
+    modules: tuple[nn.Module, ...]
+    kernel_size: tuple[int, ...]
+    channels: int
+    owner: nn.Module
+    key: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The kernel parameter as it is now; wrappers such as FSDP2 replace the object."""
+        parameter: nn.Parameter = getattr(self.owner, self.key)
+        return parameter
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
+    while True:
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str, ConvLayer]:
+    """Return the convolutions that SGS applies to, keyed by qualified parameter name, in module order.
+
+    ``Conv1d``, ``Conv2d``, ``Conv3d`` and their subclasses with some kernel axis longer than 1. A kernel shared by
+    several modules appears once. For a parametrised kernel (weight norm, spectral norm) the entry is the underlying
+    parameter that has the kernel's shape.
+
+    Args:
+        model: any module; wrappers are looked through.
+        include: keep only these: glob patterns on module names such as ``["layer1.*"]``, or a function
+            ``(module name, module) -> bool``.
+
+    Raises:
+        InputError: no convolution is left to scale, or two modules share a kernel of different spatial shapes.
+    """
+    layers: dict[int, ConvLayer] = {}
+    for path, module in unwrap(model).named_modules():
+        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or max(module.kernel_size) == 1:
+            continue
+        prefix = ".".join(part for part in path.split(".") if part not in _WRAPPER_SEGMENTS)
+        if include is not None and not _included(prefix, module, include):
+            continue
+        owner, key, suffix = _kernel_parameter(module)
+        parameter = getattr(owner, key)
+        if id(parameter) in layers:
+            first = layers[id(parameter)]
+            layers[id(parameter)] = ConvLayer(
+                first.name,
+                (*first.modules, module),
+                first.kernel_size,
+                first.channels,
+                first.owner,
+                first.key,
+            )
+            continue
+        name = f"{prefix}.{suffix}" if prefix else suffix
+        kernel_size = tuple(module.kernel_size)
+        layers[id(parameter)] = ConvLayer(name, (module,), kernel_size, module.in_channels, owner, key)
+    if not layers:
+        raise InputError(
+            f"found no convolution to scale in {type(unwrap(model)).__name__}: expected at least one Conv1d, Conv2d "
+            f"or Conv3d with a kernel axis longer than 1" + (f" that include={include!r} selects" if include else "")
+        )
+    return {layer.name: layer for layer in layers.values()}
+
+
+def _included(name: str, module: nn.Module, include: Include) -> bool:
+    if callable(include):
+        return include(name, module)
+    patterns = [include] if isinstance(include, str) else include
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _kernel_parameter(conv: nn.Module) -> tuple[nn.Module, str, str]:
+    """Return owner, key and qualified suffix of the parameter that has the kernel's shape."""
+    parametrizations = getattr(conv, "parametrizations", None)
+    if parametrizations is not None and "weight" in parametrizations:
+        originals = parametrizations["weight"]
+        key = "original" if hasattr(originals, "original") else "original1"
+        return originals, key, f"parametrizations.weight.{key}"
+    if "weight_v" in conv._parameters:  # torch.nn.utils.weight_norm, the older form
+        return conv, "weight_v", "weight_v"
+    return conv, "weight", "weight"
+
+
+FeatureMapVisitor = Callable[[ConvLayer, Tensor, tuple[int, ...]], None]
+
+
+class _ConvolutionInputs(TorchFunctionMode):
+    """Hands the padded input of each convolution call inside a watched module to a visitor.
+
+    The call ``F.convNd(input, ...)`` is the one place where the map, the zeros around it and the dilation are what
+    the convolution truly uses, also for subclasses that pad by themselves and for non-zero padding modes.
+    """
+
+    def __init__(self, visit: FeatureMapVisitor) -> None:
+        super().__init__()
+        self.visit = visit
+        self.running: list[ConvLayer] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if self.running and func in _CONVOLUTIONS:
+            call = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False))
+            call |= kwargs or {}
+            layer = self.running[-1]
+            if tuple(call["weight"].shape[2:]) == layer.kernel_size:
+                dilation = _per_axis(call.get("dilation", 1), len(layer.kernel_size))
+                self.visit(layer, _padded(call, layer.kernel_size, dilation), dilation)
+        return func(*args, **(kwargs or {}))
+
+
+def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
+
+
+def _padded(call: Mapping[str, Any], kernel_size: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Return the call's input as float32 ``(N, C, *spatial)`` with the zeros that the call adds around it."""
+    axes = len(kernel_size)
+    x: Tensor = call["input"].detach().float()
+    if x.ndim == axes + 1:
+        x = x.unsqueeze(0)
+    padding = call.get("padding", 0)
+    if padding == "same":
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    elif padding == "valid":
+        sides = [(0, 0)] * axes
+    else:
+        sides = [(p, p) for p in _per_axis(padding, axes)]
+    return F.pad(x, [p for side in reversed(sides) for p in side]) if any(map(any, sides)) else x
+
+
+@contextmanager
+def capture_feature_maps(layers: Sequence[ConvLayer], visit: FeatureMapVisitor) -> Iterator[None]:
+    """Call ``visit(layer, map, dilation)`` for each convolution that runs inside this context.
+
+    The map is float32 ``(N, C, *spatial)``, padded as the convolution pads it, and only valid during the visit: nothing
+    is kept here. Hooks leave with the context, also after an exception.
+    """
+    mode = _ConvolutionInputs(visit)
+    with ExitStack() as stack:
+        for layer in layers:
+            for module in layer.modules:
+                enter = module.register_forward_pre_hook(lambda *_, layer=layer: mode.running.append(layer))
+                leave = module.register_forward_hook(lambda *_: _pop(mode.running), always_call=True)
+                stack.callback(enter.remove)
+                stack.callback(leave.remove)
+        with mode:
+            yield
+
+
+def _pop(running: list[ConvLayer]) -> None:
+    running.pop()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run the model eagerly, in eval mode and without gradients, and bring it back exactly as it was.
+
+    Modes of all modules, buffers and torch's random state are restored, also after an exception.
+    """
+    modules = list(model.modules())
+    modes = [module.training for module in modules]
+    buffers = [
+        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+        for module in modules
+        for name, buffer in module._buffers.items()
+    ]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
+            model.eval()
+            with torch.compiler.set_stance("force_eager"):
+                yield
+    finally:
+        for module, training in zip(modules, modes, strict=True):
+            module.training = training
+        for module, name, buffer, value in buffers:
+            if buffer is not None and value is not None and not torch.equal(buffer, value):
+                buffer.data.copy_(value)
+            module._buffers[name] = buffer

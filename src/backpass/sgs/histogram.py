@@ -1,0 +1,185 @@
+"""Joint histograms of a feature map and itself displaced by a few pixels.
+
+The first stage of SGS: pixel pairs in, integer counts out. Everything that decides *which pairs* are counted
+and *in which bin* stands here.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "bin_indices",
+    "half_offsets",
+    "joint_histograms",
+    "number_of_bins",
+    "number_of_pairs",
+    "pixel_pairs",
+    "tap_offsets",
+]
+
+_INT16_MAX = 32767
+_ELEMENTS_AT_ONCE = 1 << 19  # keeps the float64 and int16 temporaries of one slice in the CPU's cache
+
+Offset = tuple[int, ...]
+
+
+def tap_offsets(kernel_size: Sequence[int]) -> list[Offset]:
+    """Return the offset of every tap from the centre tap ``(k - 1) // 2``, in row-major order.
+
+    >>> tap_offsets((1, 3))
+    [(0, -1), (0, 0), (0, 1)]
+    """
+    return list(product(*(range(-((k - 1) // 2), k - (k - 1) // 2) for k in kernel_size)))
+
+
+def half_offsets(kernel_size: Sequence[int]) -> list[Offset]:
+    """Return one offset of each pair ``±offset`` that the kernel's taps need, the centre left out.
+
+    Dependence is symmetric, ``S(-d) = S(d)``, so half of the displacements are measured.
+
+    >>> half_offsets((3, 3))
+    [(0, 1), (1, -1), (1, 0), (1, 1)]
+    """
+    return sorted({canonical(offset) for offset in tap_offsets(kernel_size) if any(offset)})
+
+
+def canonical(offset: Offset) -> Offset:
+    """Return ``offset`` or its negative, whichever has a positive first non-zero entry.
+
+    >>> canonical((-1, 1))
+    (1, -1)
+    """
+    first = next((o for o in offset if o != 0), 0)
+    return tuple(-o for o in offset) if first < 0 else offset
+
+
+def number_of_pairs(shape: Sequence[int], displacement: Offset) -> int:
+    """Return how many pixel pairs one channel of a ``(N, C, *spatial)`` map holds at ``displacement``.
+
+    >>> number_of_pairs((2, 7, 5, 5), (1, -1))
+    32
+    """
+    extents = (max(size - abs(d), 0) for size, d in zip(shape[2:], displacement, strict=True))
+    return shape[0] * math.prod(extents)
+
+
+def number_of_bins(pairs: int) -> int:
+    """Return Sturges' number of bins ``1 + ceil(log2(pairs))`` (SGS's published estimator uses the same).
+
+    >>> [number_of_bins(n) for n in (1, 2, 1024, 1025)]
+    [1, 2, 11, 12]
+    """
+    return 1 + (pairs - 1).bit_length()
+
+
+def pixel_pairs(feature_map: Tensor, displacement: Offset) -> tuple[Tensor, Tensor]:
+    """Return two views of a ``(N, C, *spatial)`` map: every pixel that has a neighbour, and that neighbour.
+
+    Entry ``i`` of the second view lies at ``displacement`` from entry ``i`` of the first.
+    """
+    first: list[slice] = [slice(None), slice(None)]
+    second = list(first)
+    for size, d in zip(feature_map.shape[2:], displacement, strict=True):
+        first.append(slice(max(-d, 0), max(size - max(d, 0), 0)))
+        second.append(slice(max(d, 0), max(size - max(-d, 0), 0)))
+    return feature_map[tuple(first)], feature_map[tuple(second)]
+
+
+def bin_indices(feature_map: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
+    """Return the bin of each pixel, ``floor((x - low) * bins / (high - low))``, as int16.
+
+    Bins have equal width between the channel's ``low`` and ``high``; the maximum belongs to the last bin. The
+    arithmetic is float64, because 8-bit image values sit on bin edges where float32 rounding moves them.
+
+    Args:
+        feature_map: ``(N, C, *spatial)``, floating point.
+        low: ``(C,)``, the smallest value of each channel over all batches.
+        high: ``(C,)``, the largest.
+        bins: number of bins. A constant channel falls into bin 0.
+
+    Returns:
+        int16 tensor of the map's shape, values in ``[0, bins)``.
+    """
+    span = high.double() - low.double()
+    per_unit = torch.where(span > 0, bins / span, 0.0)
+    shape = (1, -1, *[1] * (feature_map.ndim - 2))
+    position = feature_map.double().sub_(low.double().view(shape)).mul_(per_unit.view(shape))
+    return position.to(torch.int16).clamp_(0, bins - 1)
+
+
+def joint_histograms(
+    feature_map: Tensor,
+    displacements: Sequence[Offset],
+    low: Tensor,
+    high: Tensor,
+    bins: Sequence[int],
+    *,
+    drop_near_equal: bool = False,
+) -> list[Tensor]:
+    """Return for each displacement the joint histogram of pixels and their neighbours, channel by channel.
+
+    Counting is integer, hence independent of threads, order and of how a set of maps is split in batches:
+    histograms of parts add up to the histogram of the whole, bit for bit.
+
+    Args:
+        feature_map: ``(N, C, *spatial)``, floating point, padded as the convolution pads it.
+        displacements: pixel displacements, one entry per spatial axis each.
+        low: ``(C,)``, lower edge of the first bin of each channel.
+        high: ``(C,)``, upper edge of the last bin.
+        bins: number of bins for each displacement (:func:`number_of_bins`).
+        drop_near_equal: leave out pairs with a zero on either side and pairs whose values share a bin (SGS
+            paper, ImageNet recipes: zeros after ReLU would otherwise crowd out the rest).
+
+    Returns:
+        One int64 tensor ``(C, B, B)`` per displacement, rows for the pixel, columns for its neighbour.
+    """
+    channels = feature_map.shape[1]
+    levels = [b + drop_near_equal for b in bins]  # one level more for the exact zeros that are to be dropped
+    counts = [torch.zeros(channels, b * b, dtype=torch.int64, device=feature_map.device) for b in levels]
+    for channel_slice, part in _slices(feature_map, max(levels, default=1)):
+        in_slice = part.shape[1]
+        indices: dict[int, tuple[Tensor, Tensor]] = {}
+        for count, displacement, b, level in zip(counts, displacements, bins, levels, strict=True):
+            if b not in indices:
+                column = bin_indices(part, low[channel_slice], high[channel_slice], b)
+                if drop_near_equal:
+                    column.masked_fill_(part == 0, b)
+                indices[b] = _row_part(column, level), column
+            row, column = indices[b]
+            joint = pixel_pairs(row, displacement)[0] + pixel_pairs(column, displacement)[1]
+            total = torch.bincount(joint.flatten(), minlength=in_slice * level * level)
+            count[channel_slice] += total.view(in_slice, -1)
+    joints = [count.view(channels, b, b) for count, b in zip(counts, levels, strict=True)]
+    return [_without_near_equal(joint) for joint in joints] if drop_near_equal else joints
+
+
+def _row_part(column: Tensor, level: int) -> Tensor:
+    """Return ``column * level`` plus an own block of ``level**2`` cells for each channel, in int16."""
+    channel = torch.arange(column.shape[1], dtype=torch.int16, device=column.device)
+    block = (channel * (level * level)).view(1, -1, *[1] * (column.ndim - 2))
+    return column.mul(level).add_(block)
+
+
+def _without_near_equal(joint: Tensor) -> Tensor:
+    """Drop the last level, which holds the exact zeros, and empty the diagonal."""
+    joint = joint[:, :-1, :-1].contiguous()
+    joint.diagonal(dim1=1, dim2=2).zero_()
+    return joint
+
+
+def _slices(feature_map: Tensor, level: int) -> Iterator[tuple[slice, Tensor]]:
+    """Yield slices of the map small enough for int16 cell numbers and, on the CPU, for the cache."""
+    batch, channels = feature_map.shape[:2]
+    channel_step = max(min(_INT16_MAX // (level * level), channels), 1)
+    batch_step = max(batch, 1)
+    if feature_map.device.type == "cpu":
+        pixels = max(math.prod(feature_map.shape[2:]), 1)
+        channel_step = max(min(channel_step, _ELEMENTS_AT_ONCE // pixels), 1)
+        batch_step = max(_ELEMENTS_AT_ONCE // (pixels * channel_step), 1)
+    for c in range(0, channels, channel_step):
+        for n in range(0, batch, batch_step):
+            yield slice(c, c + channel_step), feature_map[n : n + batch_step, c : c + channel_step]

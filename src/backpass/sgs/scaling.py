@@ -1,0 +1,152 @@
+"""From dependence to the scaling that a kernel's gradient is multiplied with.
+
+The third stage of SGS: pure functions on small tensors of the kernel's spatial shape.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backpass.errors import InputError
+
+__all__ = [
+    "alpha_beta_scaling",
+    "check_k",
+    "k_transform",
+    "normalize",
+    "scaling_from_branches",
+    "scaling_from_dependence",
+]
+
+_SMALLEST = 1e-6  # keeps every tap learning; the paper asks for strictly positive scalings
+
+
+def check_k(k: float) -> float:
+    """Return ``k`` if it is a finite number above 0, else raise :class:`InputError`."""
+    if isinstance(k, bool) or not isinstance(k, int | float) or not (math.isfinite(k) and k > 0):
+        raise InputError(f"expected k to be a finite number > 0 (the SGS paper uses 5), got {k!r}")
+    return float(k)
+
+
+def k_transform(s: Tensor, k: float) -> Tensor:
+    """Return ``G = k * S / ((k - 1) * S + 1)``, the strength of scaling set by ``k`` (SGS paper, section 3.2).
+
+    Keeps 0 and 1 in place. ``k = 1`` is the identity; a larger ``k`` lifts small dependences and flattens the scaling.
+    Negative ``s`` (autocorrelation only) counts as 0: such a neighbour is not a source of shared information here.
+
+    Args:
+        s: dependence, any shape, at most 1; NaN stays NaN.
+        k: finite, above 0; 5 in the paper.
+
+    Returns:
+        Tensor of the shape and dtype of ``s``, in ``[0, 1]``.
+
+    Raises:
+        InputError: ``k`` is not a finite number above 0.
+
+    >>> k_transform(torch.tensor([0.0, 0.2, 1.0]), k=5)
+    tensor([0.0000, 0.5556, 1.0000])
+    """
+    check_k(k)
+    s = s.clamp(min=0)
+    return k * s / ((k - 1) * s + 1)
+
+
+def normalize(g: Tensor) -> Tensor:
+    """Return ``g`` divided by its mean over taps, strictly positive: the mean scaling is 1 (SGS paper, section 3.1).
+
+    Args:
+        g: non-negative scaling of the kernel's spatial shape.
+
+    Raises:
+        InputError: an entry is negative, not finite, or all are zero.
+
+    >>> normalize(torch.tensor([1.0, 2.0, 1.0]))
+    tensor([0.7500, 1.5000, 0.7500])
+    """
+    if not bool(g.isfinite().all()) or bool((g < 0).any()) or not bool((g > 0).any()):
+        raise InputError(f"expected a finite, non-negative scaling that is not all zero, got {g.tolist()}")
+    positive = g.clamp(min=_SMALLEST * float(g.max()))
+    return positive / positive.mean()
+
+
+def scaling_from_dependence(s: Tensor, k: float) -> Tensor:
+    """Return the mean-1 scaling of a layer from the dependence of its channels.
+
+    The k transform of each channel, then the mean over the channels where S is defined, then division by the mean over
+    taps. All ones where some tap is defined in no channel: a layer whose input holds no signal is left alone.
+
+    Args:
+        s: ``(C, *kernel_size)``, NaN where undefined.
+        k: see :func:`k_transform`.
+
+    Returns:
+        float32 tensor of shape ``kernel_size``.
+    """
+    mean = k_transform(s.double(), k).nanmean(0)
+    if bool(mean.isnan().any()):
+        return torch.ones_like(mean, dtype=torch.float32)
+    return normalize(mean).float()
+
+
+def scaling_from_branches(branches: Sequence[str], kernel_size: Sequence[int] | None = None) -> Tensor:
+    """Return the scaling that training these parallel branches and adding them up amounts to, unnormalised.
+
+    Lemma 1 (SGS paper, appendix A.8): with the branches centred in one kernel and no normalisation between them,
+    gradient descent on the branches equals gradient descent on their sum whose gradient is multiplied, tap by tap, by
+    the number of branches that cover the tap.
+
+    Args:
+        branches: kernel sizes such as ``"3x3"``, ``"1x3"``, ``"3"`` (1-D) or ``"3x3x3"``.
+        kernel_size: the fused kernel; default: the largest extent on each axis.
+
+    Returns:
+        float32 tensor of shape ``kernel_size``; :func:`normalize` gives the mean-1 form.
+
+    Raises:
+        InputError: no branch, a malformed size, or a branch that cannot be centred in the kernel.
+
+    >>> scaling_from_branches(["3x3", "1x3", "3x1"])
+    tensor([[1., 2., 1.],
+            [2., 3., 2.],
+            [1., 2., 1.]])
+    """
+    sizes = [_parse_size(branch) for branch in branches]
+    if not sizes or len({len(size) for size in sizes}) != 1:
+        raise InputError(
+            f"expected one or more branches with the same number of axes, such as ['3x3', '1x3'], got {branches!r}"
+        )
+    kernel = tuple(kernel_size) if kernel_size is not None else tuple(map(max, zip(*sizes, strict=True)))
+    scaling = torch.zeros(kernel)
+    for branch, size in zip(branches, sizes, strict=True):
+        if len(size) != len(kernel) or any(s > k or (k - s) % 2 for s, k in zip(size, kernel, strict=True)):
+            raise InputError(f"branch {branch!r} cannot be centred in a kernel of size {kernel}")
+        scaling[tuple(slice((k - s) // 2, (k + s) // 2) for s, k in zip(size, kernel, strict=True))] += 1
+    return scaling
+
+
+def alpha_beta_scaling(alpha: float, beta: float) -> Tensor:
+    """Return the mean-1 scaling of a 3x3 kernel with centre 1, edge taps ``alpha`` and corner taps ``beta``.
+
+    The two-parameter family that the SGS paper searches by hand (Figure 7); ``alpha = beta = 1`` is plain training.
+
+    Raises:
+        InputError: a parameter is not a finite number above 0.
+
+    >>> alpha_beta_scaling(0.5, 0.25)
+    tensor([[0.5625, 1.1250, 0.5625],
+            [1.1250, 2.2500, 1.1250],
+            [0.5625, 1.1250, 0.5625]])
+    """
+    if not (alpha > 0 and beta > 0 and math.isfinite(alpha + beta)):
+        raise InputError(f"expected alpha and beta to be finite numbers > 0, got {alpha!r} and {beta!r}")
+    return normalize(torch.tensor([[beta, alpha, beta], [alpha, 1.0, alpha], [beta, alpha, beta]]))
+
+
+def _parse_size(branch: str) -> tuple[int, ...]:
+    parts = branch.split("x")
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(f"expected a branch's kernel size such as '3x3' or '1x3', got {branch!r}")
+    return tuple(map(int, parts))
