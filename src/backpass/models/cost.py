@@ -1,0 +1,82 @@
+"""What a model costs: its parameters, and the multiply-accumulates of one forward pass."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from backpass.eager import eagerly
+from backpass.errors import InputError
+
+__all__ = ["count_macs", "count_parameters"]
+
+_TransposedConv = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | _TransposedConv
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of scalars in the parameters of ``model``, a shared parameter once, buffers left out.
+
+    >>> count_parameters(nn.Conv2d(3, 8, kernel_size=3))
+    224
+    """
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
+    """Return the multiply-accumulates (MACs) of the convolutions and linear layers for one example.
+
+    A convolution costs ``k_h * k_w * C_in / groups`` MACs for each element of its output, zero padding included;
+    a transposed convolution ``k_h * k_w * C_out / groups`` for each element of its input; a linear layer
+    ``in_features`` for each element of its output. Biases, normalisation, activations, pooling and additions
+    are not counted. This is the convention of the tables of the SGS and DyRep papers, which print it as FLOPs.
+
+    The model runs once, on zeros, in eval mode and without gradients, on the device and in the dtype of its first
+    parameter; a compiled model runs eagerly. It comes back as it was, mode and hooks included, also after an
+    error. On ``torch.device("meta")`` nothing is computed, so that counting costs next to nothing.
+
+    Args:
+        model: takes one tensor of shape ``(1, *input_size)``.
+        input_size: shape of one example without the batch axis, such as ``(3, 32, 32)``.
+
+    Raises:
+        InputError: ``input_size`` holds anything but positive integers.
+
+    >>> count_macs(nn.Conv2d(3, 8, kernel_size=3, padding=1), (3, 32, 32))  # 3 * 3 * 3 * 8 * 32 * 32
+    221184
+    """
+    if not input_size or not all(isinstance(size, int) and size > 0 for size in input_size):
+        raise InputError(
+            "input_size must be the positive integers (channels, height, width) of one example without the "
+            f"batch axis, got {tuple(input_size)}"
+        )
+    macs = 0
+
+    def add_cost(layer: _Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        elements = inputs[0] if isinstance(layer, _TransposedConv) else output
+        macs += layer.weight[0].numel() * elements.numel()
+
+    like = next(model.parameters(), torch.empty(0))
+    example = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
+    layers = [module for module in model.modules() if isinstance(module, _Layer)]
+    handles = [layer.register_forward_hook(add_cost) for layer in layers]
+    try:
+        with _eval_mode(model), torch.no_grad(), eagerly():
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return macs
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

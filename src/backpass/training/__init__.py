@@ -1,0 +1,1 @@
+"""The training harness: data, methods, the loop and checkpoints (extra ``lab``)."""

@@ -1,0 +1,190 @@
+"""Folders of images, one sub-folder a class: listed, and decoded into memory where they fit."""
+
+import hashlib
+import importlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backpass.errors import InputError, missing_extra
+from backpass.training.images import FileSplit, ImageData, ImageSplit, channel_statistics
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "decode_image", "hold_folder", "import_lab", "list_folder"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+_IMAGENET_CLASSES = 1000
+_DECODE_THREADS = 16
+_DECODE_CHUNK = 256
+
+
+def decode_image(file: str) -> Any:
+    """Return the image in ``file`` as a Pillow image in RGB.
+
+    Raises:
+        InputError: the file is not a readable image; the message names it.
+    """
+    image_module = import_lab("PIL.Image", "Pillow", "image files")
+    try:
+        with image_module.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"cannot decode the image {file} ({error}); replace or remove the file.") from error
+
+
+def list_folder(root: Path, kind: str, image_size: int | None) -> ImageData:
+    """Return the data set of a folder, its images as files.
+
+    Raises:
+        InputError: the folder, a split or a class folder is missing or empty, or the splits differ in their classes.
+    """
+    if not root.is_dir():
+        raise InputError(f"the folder {root} does not exist; {kind}:PATH names a folder with train/ in it.")
+    if not (root / "train").is_dir():
+        raise InputError(f"{root} holds no train/; expected train/CLASS/IMAGE and the same below val/ or test/.")
+    wanted = ("val",) if kind == "imagenet" else ("test", "val")
+    test_name = next((folder for folder in wanted if (root / folder).is_dir()), None)
+    if test_name is None:
+        raise InputError(f"{root} holds train/ but no {'/ and no '.join(wanted)}/; put the images to test on there.")
+    classes, train = _list_split(root / "train")
+    test_classes, test = _list_split(root / test_name)
+    if classes != test_classes:
+        raise InputError(
+            f"train/ and {test_name}/ of {root} must hold the same class folders; only in train/: "
+            f"{sorted(set(classes) - set(test_classes))}, only in {test_name}/: "
+            f"{sorted(set(test_classes) - set(classes))}."
+        )
+    if kind == "imagenet" and len(classes) != _IMAGENET_CLASSES:
+        raise InputError(
+            f"ImageNet has {_IMAGENET_CLASSES} classes, but {root} has {len(classes)} class folders; "
+            f"use folder:{root} for another set."
+        )
+    side = image_size or 0
+    return ImageData(
+        label="ImageNet" if kind == "imagenet" else root.resolve().name,
+        train=train,
+        test=test,
+        class_names=classes,
+        image_size=(side, side),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
+    """Return the class names, sorted, and the image files below each, sorted."""
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if not classes:
+        raise InputError(f"{folder} holds no class folders and so no images; expected {folder}/CLASS/IMAGE.")
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(
+            os.path.join(parent, file)
+            for parent, _, members in os.walk(folder / name)
+            for file in members
+            if os.path.splitext(file)[1].lower() in _IMAGE_SUFFIXES
+        )
+        if not found:
+            raise InputError(
+                f"the class folder {folder / name} holds no images (looked for {', '.join(sorted(_IMAGE_SUFFIXES))}); "
+                "add images or remove the folder from every split."
+            )
+        files += found
+        labels += [label] * len(found)
+    return tuple(classes), FileSplit(tuple(files), torch.tensor(labels))
+
+
+def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, cache: Path | None) -> ImageData:
+    """Return ``data`` with its files decoded, or as it is where they are to be streamed."""
+    splits = {
+        name: split
+        for name, split in (("train", data.train), ("test", data.test), ("validation", data.validation))
+        if isinstance(split, FileSplit)
+    }
+    width, height = decode_image(splits["train"].files[0]).size
+    needed = sum(map(len, splits.values())) * 3 * height * width / 2**30
+    if needed > memory_limit and image_size is None:
+        raise InputError(
+            f"the images of {data.label} take {needed:.3g} GiB as {height}x{width} pixels, over "
+            f"memory_limit={memory_limit:g} GiB; give image_size=... to stream them, or raise memory_limit."
+        )
+    if needed > memory_limit or image_size not in {None, height} or image_size not in {None, width}:
+        return data
+    try:
+        held = {name: _hold_split(split, height, width, cache) for name, split in splits.items()}
+    except _UnequalSizesError:
+        if image_size is None:
+            raise
+        return data
+    mean, std = channel_statistics(held["train"].images)
+    return replace(
+        data,
+        train=held["train"],
+        test=held["test"],
+        validation=held.get("validation"),
+        image_size=(height, width),
+        mean=mean,
+        std=std,
+    )
+
+
+class _UnequalSizesError(InputError):
+    """Images that cannot be stacked in one tensor."""
+
+
+def _hold_split(split: FileSplit, height: int, width: int, cache: Path | None) -> ImageSplit:
+    if cache is None:
+        return ImageSplit(_decode(split.files, height, width), split.labels)
+    identity = hashlib.sha256()
+    for file in split.files:
+        status = os.stat(file)
+        identity.update(f"{os.path.abspath(file)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    stored = cache / f"images-{identity.hexdigest()[:32]}.pt"
+    if stored.is_file():
+        return ImageSplit(torch.load(stored, weights_only=True), split.labels)
+    images = _decode(split.files, height, width)
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = stored.with_suffix(f".{os.getpid()}.partial")
+    torch.save(images, partial)
+    partial.replace(stored)
+    return ImageSplit(images, split.labels)
+
+
+def _decode(files: Sequence[str], height: int, width: int) -> Tensor:
+    """Return the images as uint8 of shape ``(N, 3, height, width)``, decoded by a pool of threads."""
+    images = torch.empty((len(files), height, width, 3), dtype=torch.uint8)
+    pixels = images.numpy()
+
+    def decode_range(start: int) -> None:
+        for index in range(start, min(start + _DECODE_CHUNK, len(files))):
+            image = decode_image(files[index])
+            if image.size != (width, height):
+                raise _UnequalSizesError(
+                    f"images must share one size to be held in memory, but {files[index]} has "
+                    f"{image.height}x{image.width} pixels and the first image {height}x{width}; resize them, or "
+                    "give image_size=... to stream them, resized and cropped."
+                )
+            pixels[index] = image
+
+    # Pillow releases the interpreter's lock while it decodes.
+    with ThreadPoolExecutor(min(_DECODE_THREADS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(decode_range, range(0, len(files), _DECODE_CHUNK)):
+            pass
+    return images.permute(0, 3, 1, 2).contiguous()
+
+
+def import_lab(module: str, package: str, purpose: str) -> Any:
+    """Return an optional module, or raise the error that names the extra it belongs to."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing_extra(package, "lab", purpose) from error

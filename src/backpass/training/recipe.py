@@ -1,0 +1,187 @@
+"""What one training run is made of, as plain typed data: the recipe, the runtime, and the run itself.
+
+A recipe says everything that decides the result; the runtime says where and how fast it is computed.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from backpass.errors import InputError
+from backpass.training.augment import Augmentation
+from backpass.training.stream import StreamAugmentation
+
+__all__ = [
+    "AgcSettings",
+    "DataSettings",
+    "OptimizerSettings",
+    "PgtSettings",
+    "Recipe",
+    "Run",
+    "Runtime",
+    "ScheduleSettings",
+    "SgsSettings",
+]
+
+OptimizerName = Literal["sgd", "adamw"]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images a run sees.
+
+    Attributes:
+        name: ``digits``, ``cifar10``, ``cifar100``, ``imagenet:PATH`` or ``folder:PATH``.
+        root: where torchvision's data sets lie or go.
+        download: fetch ``cifar10`` or ``cifar100`` when missing.
+        limit_train: train on this many images only, drawn stratified with a fixed seed.
+        limit_test: evaluate on this many images only, likewise.
+        label: what results call the data; default: the data set's own name.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    download: bool = False
+    limit_train: int | None = None
+    limit_test: int | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """The optimizer and its arguments.
+
+    Attributes:
+        name: ``sgd`` or ``adamw``.
+        lr: peak learning rate.
+        momentum: of SGD.
+        nesterov: of SGD.
+        weight_decay: on all parameters, or only on those with two or more axes.
+        decay_norm_and_bias: whether 1-D parameters (norms, biases) decay as well.
+    """
+
+    name: OptimizerName = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    decay_norm_and_bias: bool = True
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Cosine from the peak learning rate to ``final_lr``, step by step, after a linear warm-up of ``warmup_epochs``."""
+
+    final_lr: float = 1e-6
+    warmup_epochs: float = 0.0
+
+
+@dataclass(frozen=True)
+class SgsSettings:
+    """Arguments of :class:`backpass.SpatialGradientScaling` and how many batches one update measures."""
+
+    k: float = 5.0
+    measure: Literal["mutual_information", "autocorrelation"] = "mutual_information"
+    warmup: int = 1
+    every: int = 5
+    batches: int = 2
+    drop_near_equal: bool = False
+    apply: Literal["gradient", "update"] = "gradient"
+
+
+@dataclass(frozen=True)
+class PgtSettings:
+    """The exponent of :func:`backpass.power_grad_cross_entropy`."""
+
+    alpha: float = 0.3
+
+
+@dataclass(frozen=True)
+class AgcSettings:
+    """Arguments of :func:`backpass.adaptive_clip_grad_`."""
+
+    clip_factor: float = 0.01
+    eps: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the result of a run, except the method and the seed.
+
+    Attributes:
+        model: a name of :func:`backpass.models.list_models`, or ``timm/NAME``.
+        data: the images.
+        epochs: passes over the training images.
+        batch_size: images per optimizer step, over all processes.
+        micro_batches: backward passes that one step accumulates.
+        optimizer: the optimizer.
+        schedule: the learning rate over time.
+        augmentation: random changes of training images that are held in memory.
+        stream_augmentation: the same for images that are decoded in passing.
+        label_smoothing: of the training loss.
+        clip_norm: bound on the norm of all gradients together; ``None``: none.
+        clip_before_scaling: clip first and scale after, as the SGS reference does; the clipped norm is no bound then.
+        sgs: used by methods with ``sgs``.
+        pgt: used by methods with ``pgt``.
+        agc: used by methods with ``agc``.
+    """
+
+    model: str = "digits_net"
+    data: DataSettings = field(default_factory=DataSettings)
+    epochs: int = 200
+    batch_size: int = 128
+    micro_batches: int = 1
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    stream_augmentation: StreamAugmentation = field(default_factory=StreamAugmentation)
+    label_smoothing: float = 0.0
+    clip_norm: float | None = None
+    clip_before_scaling: bool = False
+    sgs: SgsSettings = field(default_factory=SgsSettings)
+    pgt: PgtSettings = field(default_factory=PgtSettings)
+    agc: AgcSettings = field(default_factory=AgcSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse counts that make no run."""
+        for name in ("epochs", "batch_size", "micro_batches"):
+            if getattr(self, name) < 1:
+                raise InputError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.micro_batches:
+            raise InputError(
+                f"expected batch_size to be a multiple of micro_batches, got {self.batch_size} and {self.micro_batches}"
+            )
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a run is computed.
+
+    Attributes:
+        device: ``auto`` (an accelerator if there is one) or ``cpu``.
+        precision: autocast of the forward pass.
+        channels_last: memory format of images and convolution kernels.
+        compile: run the model through ``torch.compile``.
+        workers: processes that decode streamed images.
+        checkpoint_every: epochs between checkpoints; the last epoch always has one.
+    """
+
+    device: Literal["auto", "cpu"] = "auto"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    channels_last: bool = False
+    compile: bool = False
+    workers: int = 4
+    checkpoint_every: int = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of an experiment: a recipe, a method and a seed."""
+
+    recipe: Recipe
+    method: str = "plain"
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the run as nested dictionaries of plain values, for JSON and checkpoints."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,160 @@
+"""Loader of image files that are decoded in passing by worker processes, as ImageNet is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from backpass.errors import InputError, missing_extra
+from backpass.training.augment import normalize
+from backpass.training.image_folder import decode_image
+from backpass.training.images import FileSplit, ImageData
+from backpass.training.loader import Batch, BatchPlan, Loader, check_count
+
+__all__ = ["StreamAugmentation", "StreamLoader"]
+
+
+@dataclass(frozen=True)
+class StreamAugmentation:
+    """Random resized crop, flip and colour jitter of images that are decoded in passing; defaults of SGS's ImageNet.
+
+    Args:
+        min_scale: smallest share of the image's area in the crop (torchvision's default, 0.08).
+        flip: mirror half of the images left to right.
+        color_jitter: brightness, contrast and saturation each change by a factor within 1 plus or minus this.
+
+    Raises:
+        InputError: a number is out of range.
+    """
+
+    min_scale: float = 0.08
+    flip: bool = True
+    color_jitter: float = 0.06
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_scale <= 1 or not 0 <= self.color_jitter < 1:
+            raise InputError(
+                f"min_scale must be in (0, 1] and color_jitter in [0, 1), got min_scale={self.min_scale} and "
+                f"color_jitter={self.color_jitter}."
+            )
+
+
+class StreamLoader(Loader):
+    """Loader of image files, decoded and transformed by worker processes, normalised on the device.
+
+    With an augmentation: random resized crop (bilinear), flip, colour jitter. Without: the shorter side is
+    resized to ``image_size / crop_fraction`` and the centre cropped. Chance is seeded for every position in the
+    epoch, so the number of workers changes nothing. The transforms are torchvision's (v2).
+
+    Args:
+        split: files and labels.
+        data: the data set that the split belongs to, for its image size and normalisation.
+        plan: the order.
+        augmentation: for training; none by default.
+        device: where the batches end.
+        channels_last: whether the batches are in that memory format.
+        workers: worker processes, kept from epoch to epoch; 0 works in this process.
+        prefetch: batches that each worker prepares ahead.
+        crop_fraction: of evaluation; 0.875 is 224 of 256.
+
+    Raises:
+        InputError: the plan is for another number of images; while iterating: a file cannot be decoded.
+        MissingExtraError: torchvision is not installed.
+    """
+
+    def __init__(
+        self,
+        split: FileSplit,
+        data: ImageData,
+        plan: BatchPlan,
+        augmentation: StreamAugmentation | None = None,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+        workers: int = 0,
+        prefetch: int = 2,
+        crop_fraction: float = 0.875,
+    ) -> None:
+        super().__init__(plan)
+        check_count(plan, len(split))
+        self.device = torch.device(device)
+        self.mean = torch.tensor(data.mean, device=self.device)
+        self.std = torch.tensor(data.std, device=self.device)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.workers = workers
+        self.prefetch = prefetch
+        self._dataset = _StreamDataset(split, _stream_transform(data.image_size, augmentation, crop_fraction))
+        self._planned: list[list[tuple[int, int]]] = []
+        self._kept = self._data_loader(self._planned, keep_workers=True)
+        self._in_use = False
+
+    def batches(self, order: Tensor, shards: list[slice], generator: torch.Generator) -> Iterator[Batch]:
+        """Yield one batch for each range of positions in ``order`` (see `Loader.batches`).
+
+        Two iterations at a time, as when measuring within an epoch, have workers of their own.
+        """
+        seeds = torch.randint(2**62, (len(order),), generator=generator)
+        planned = [list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shards]
+        if self._in_use:
+            yield from map(self._finish, self._data_loader(planned, keep_workers=False))
+            return
+        self._in_use = True
+        self._planned[:] = planned
+        try:
+            yield from map(self._finish, self._kept)
+        finally:
+            self._in_use = False
+
+    def _finish(self, batch: Batch) -> Batch:
+        images = batch[0].to(self.device, non_blocking=True, memory_format=self.memory_format)
+        return normalize(images, self.mean, self.std), batch[1].to(self.device, non_blocking=True)
+
+    def _data_loader(self, planned: list[list[tuple[int, int]]], keep_workers: bool) -> DataLoader[Any]:
+        return DataLoader(
+            self._dataset,
+            batch_sampler=planned,
+            num_workers=self.workers,
+            persistent_workers=keep_workers and self.workers > 0,
+            prefetch_factor=self.prefetch if self.workers else None,
+            pin_memory=self.device.type == "cuda",
+            # Without a generator of its own, it would draw from the global one.
+            generator=torch.Generator().manual_seed(self.plan.seed),
+        )
+
+
+class _StreamDataset(Dataset[Batch]):
+    """Images by index and seed."""
+
+    def __init__(self, split: FileSplit, transform: Any) -> None:
+        self.split = split
+        self.transform = transform
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:  # type: ignore[override]
+        index, seed = item
+        image = decode_image(self.split.files[index])
+        with torch.random.fork_rng(devices=[]):
+            # torchvision's transforms draw from the global generator of the CPU.
+            torch.default_generator.manual_seed(seed)
+            pixels: Tensor = self.transform(image)
+        return pixels, int(self.split.labels[index])
+
+
+def _stream_transform(
+    image_size: tuple[int, int], augmentation: StreamAugmentation | None, crop_fraction: float
+) -> Any:
+    try:
+        from torchvision.transforms import v2
+    except ImportError as error:
+        raise missing_extra("torchvision", "lab", "streamed images") from error
+    if augmentation is None:
+        steps = [v2.Resize(round(min(image_size) / crop_fraction)), v2.CenterCrop(image_size)]
+    else:
+        jitter = augmentation.color_jitter
+        steps = [
+            v2.RandomResizedCrop(image_size, scale=(augmentation.min_scale, 1.0)),
+            v2.RandomHorizontalFlip(0.5 if augmentation.flip else 0.0),
+            v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter),
+        ]
+    return v2.Compose([*steps, v2.PILToTensor()])

@@ -1,0 +1,425 @@
+"""Plans and loaders: what resuming, sharding, measuring, devices and workers must not change."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from backpass.errors import InputError
+from backpass.training.augment import Augmentation, normalize
+from backpass.training.data import build_loaders, measuring_batches
+from backpass.training.datasets import load_dataset
+from backpass.training.image_folder import decode_image
+from backpass.training.images import ImageData, ImageSplit
+from backpass.training.loader import BatchPlan, DeviceLoader, Loader
+from backpass.training.stream import StreamAugmentation, StreamLoader
+
+pytest.importorskip("torchvision")
+
+Batch = tuple[Tensor, Tensor]
+
+AUGMENTATION = Augmentation(crop_padding=2, flip=True, cutout=3)
+
+
+def toy_data(train: int = 22, test: int = 7) -> ImageData:
+    """Images of one colour each, told apart by it; labels equal to the index."""
+
+    def split(count: int) -> ImageSplit:
+        colour = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) * 5 + 3
+        return ImageSplit(colour.expand(-1, 3, 6, 6).contiguous(), torch.arange(count))
+
+    return ImageData(
+        label="toy",
+        train=split(train),
+        test=split(test),
+        class_names=tuple(map(str, range(max(train, test)))),
+        image_size=(6, 6),
+        mean=(0.1, 0.2, 0.3),
+        std=(0.4, 0.5, 0.6),
+    )
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> ImageData:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 3)):
+        for name in ("a", "b"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                height, width = rng.integers(20, 40, 2)
+                Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return load_dataset(f"folder:{tmp_path}", image_size=16)
+
+
+def device_loader(**changes: object) -> DeviceLoader:
+    data = toy_data()
+    assert isinstance(data.train, ImageSplit)
+    arguments = {"count": 22, "batch_size": 4, "shuffle": True, "drop_last": True, "seed": 5}
+    plan = BatchPlan(**{**arguments, **changes})  # type: ignore[arg-type]
+    return DeviceLoader(data.train, data, plan, AUGMENTATION)
+
+
+def stream_loader(data: ImageData, workers: int = 0, **changes: object) -> Loader:
+    arguments: dict[str, object] = {"batch_size": 4, "augmentation": StreamAugmentation(), "seed": 5}
+    return build_loaders(data, workers=workers, **{**arguments, **changes}).train  # type: ignore[arg-type]
+
+
+def joined(batches: Iterable[Batch]) -> Batch:
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def same(left: Iterable[Batch], right: Iterable[Batch]) -> bool:
+    (x, y), (other_x, other_y) = joined(left), joined(right)
+    return torch.equal(x, other_x) and torch.equal(y, other_y)
+
+
+# Plans
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    plan = BatchPlan(count=22, batch_size=4, shuffle=True, seed=1)
+    assert sorted(plan.order(0).tolist()) == list(range(22))
+    assert [plan.order(0)[s].tolist() for s in plan.shards()] == [
+        part.tolist() for part in torch.split(plan.order(0), 4)
+    ]
+
+
+def test_order_follows_from_seed_and_epoch_and_nothing_else() -> None:
+    def order(seed: int, epoch: int, **changes: int) -> list[int]:
+        return (
+            BatchPlan(count=50, batch_size=10, shuffle=True, drop_last=True, seed=seed, **changes).order(epoch).tolist()
+        )
+
+    torch.manual_seed(0)
+    first = order(3, 4)
+    torch.manual_seed(1)
+    assert order(3, 4) == first == order(3, 4, rank=1, world_size=2)
+    distinct = {tuple(order(seed, epoch)) for seed in range(5) for epoch in range(5)}
+    assert len(distinct) == 25
+
+
+def test_without_shuffling_the_order_is_the_splits() -> None:
+    assert BatchPlan(count=5, batch_size=2, seed=9).order(3).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_parts_of_all_processes_make_the_batches_of_one(world_size: int) -> None:
+    single = BatchPlan(count=22, batch_size=4, shuffle=True, drop_last=True).shards()
+    ranks = [
+        BatchPlan(count=22, batch_size=4, shuffle=True, drop_last=True, rank=r, world_size=world_size).shards()
+        for r in range(world_size)
+    ]
+    assert len(single) == 5
+    for batch, parts in zip(single, zip(*ranks, strict=True), strict=True):
+        assert [i for part in parts for i in range(22)[part]] == list(range(22)[batch])
+        assert {part.stop - part.start for part in parts} == {4 // world_size}
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_evaluation_on_many_processes_sees_every_image_once(count: int) -> None:
+    ranks = [BatchPlan(count=count, batch_size=5, rank=r, world_size=3).shards() for r in range(3)]
+    seen = [i for shards in ranks for shard in shards for i in range(count)[shard]]
+    assert sorted(seen) == list(range(count))
+    assert all(shard.start < shard.stop for shards in ranks for shard in shards)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"rank": 2, "world_size": 2}, "rank must be from 0 to world_size - 1 = 1, got 2"),
+        ({"drop_last": True, "world_size": 3}, "batch_size=4 is the size of a global batch and .* world_size=3"),
+        ({"drop_last": True, "batch_size": 11}, "10 images do not fill one batch of 11; lower batch_size"),
+        ({"shuffle": True, "world_size": 2}, "training on 2 processes needs drop_last=True"),
+    ],
+)
+def test_impossible_plans_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        BatchPlan(**{"count": 10, "batch_size": 4, **arguments})
+
+
+# Images on the device
+
+
+def test_images_keep_their_labels_and_are_normalised() -> None:
+    data = toy_data()
+    loader = build_loaders(data, batch_size=4).train
+    images, labels = joined(loader)
+    assert isinstance(data.train, ImageSplit)
+    assert images.dtype == torch.float32
+    assert torch.equal(images, normalize(data.train.images[labels], data.mean, data.std))
+    assert labels.tolist() == loader.plan.order(0)[:20].tolist()
+    assert len(loader) == 5
+
+
+def test_the_scale_of_the_pixels_is_the_data_sets() -> None:
+    data = load_dataset("digits", limit_train=20)
+    images, labels = joined(build_loaders(data, batch_size=20).train)
+    assert isinstance(data.train, ImageSplit)
+    order = build_loaders(data, batch_size=20).train.plan.order(0)
+    expected = (data.train.images[order].double() / 16 - data.mean[0]) / data.std[0]
+    torch.testing.assert_close(images.double(), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(labels, data.train.labels[order])
+
+
+def test_augmentation_is_what_the_pure_functions_give() -> None:
+    loader = device_loader()
+    images, labels = joined(loader.iter_epoch(2))
+    black, cut = (torch.tensor(x).view(3, 1, 1) for x in ([-0.25, -0.4, -0.5], [0.0] * 3))
+    for image, label in zip(images, labels, strict=True):
+        own = normalize(torch.full((1, 3, 1, 1), int(label) * 5 + 3, dtype=torch.uint8), loader.mean, loader.std)[0]
+        kinds = torch.stack([(image - colour).abs().amax(0) < 1e-6 for colour in (own, black, cut)])
+        assert kinds.any(0).all()
+        assert 4 <= kinds[2].sum() <= 9
+    whole = (images.unflatten(0, (-1, 4)) - black).abs().amax(2) < 1e-6
+    assert whole.any()
+
+
+def test_evaluation_is_plain_in_order_and_complete() -> None:
+    data = toy_data()
+    loaders = build_loaders(data, batch_size=4, augmentation=AUGMENTATION, eval_batch_size=3)
+    assert isinstance(data.test, ImageSplit)
+    images, labels = joined(loaders.test)
+    assert torch.equal(images, normalize(data.test.images, data.mean, data.std))
+    assert labels.tolist() == list(range(7))
+    assert [len(y) for _, y in loaders.test] == [3, 3, 1]
+    assert loaders.validation is None
+
+
+def test_validation_is_evaluated_like_the_test_images() -> None:
+    data = load_dataset("digits", split_validation=0.5, limit_train=30, seed=1)
+    validation = build_loaders(data, batch_size=30).validation
+    assert validation is not None
+    assert data.validation is not None
+    assert torch.equal(joined(validation)[1], data.validation.labels)
+
+
+def test_epochs_differ_and_any_epoch_can_be_had_again() -> None:
+    loader = device_loader()
+    first, second = list(loader.iter_epoch(0)), list(loader.iter_epoch(1))
+    assert not same(first, second)
+    assert same(device_loader().iter_epoch(1), second)
+    loader.set_epoch(1)
+    assert same(loader, second)
+    assert same(loader, second)
+    assert not same(device_loader(seed=6).iter_epoch(1), second)
+
+
+def test_an_epoch_can_be_entered_in_the_middle() -> None:
+    whole = list(device_loader().iter_epoch(3))
+    assert same(device_loader().iter_epoch(3, start=2), whole[2:])
+
+
+def test_global_random_state_neither_matters_nor_moves() -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = list(device_loader())
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert same(device_loader(), first)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_together_see_the_augmented_batches_of_one(world_size: int) -> None:
+    single = list(device_loader())
+    ranks = [list(device_loader(rank=r, world_size=world_size)) for r in range(world_size)]
+    for batch, parts in zip(single, zip(*ranks, strict=True), strict=True):
+        assert same([batch], parts)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_memory_format_changes_no_value(channels_last: bool) -> None:
+    loader = build_loaders(
+        toy_data(), batch_size=4, augmentation=AUGMENTATION, channels_last=channels_last, seed=5
+    ).train
+    batches = list(loader)
+    for images, _ in batches:
+        assert images.is_contiguous(memory_format=torch.channels_last) is channels_last
+    assert same(batches, device_loader())
+
+
+# Measuring
+
+
+def test_measuring_moves_neither_order_nor_augmentation() -> None:
+    undisturbed = list(device_loader().iter_epoch(1))
+    loader = device_loader()
+    batches = []
+    for batch in loader.iter_epoch(1):
+        measuring_batches(loader, 2, epoch=1)
+        batches.append(batch)
+    assert same(batches, undisturbed)
+
+
+def test_measuring_batches_are_training_images_seen_once_each_and_drawn_anew_every_epoch() -> None:
+    data = toy_data()
+    loader = build_loaders(data, batch_size=4, seed=5).train
+    measured = measuring_batches(loader, 3, epoch=0)
+    assert [tuple(x.shape) for x in measured] == [(4, 3, 6, 6)] * 3
+    assert isinstance(data.train, ImageSplit)
+    known = normalize(data.train.images, data.mean, data.std)[:, 0, 0, 0].tolist()
+    seen = torch.cat(measured)[:, 0, 0, 0].tolist()
+    assert len(set(seen)) == 12
+    assert set(seen) <= set(known)
+
+    assert torch.equal(torch.cat(measuring_batches(loader, 3, epoch=0)), torch.cat(measured))
+    assert not torch.equal(torch.cat(measuring_batches(loader, 3, epoch=1)), torch.cat(measured))
+    trained = torch.cat([x for x, _ in loader.iter_epoch(0)][:3])
+    assert not torch.equal(trained, torch.cat(measured))
+
+
+def test_measuring_batches_are_augmented() -> None:
+    plain = torch.cat(measuring_batches(build_loaders(toy_data(), batch_size=4, seed=5).train, 3, epoch=0))
+    augmented = torch.cat(measuring_batches(device_loader(), 3, epoch=0))
+    assert (plain.flatten(2).std(2) < 1e-6).all()
+    assert (augmented.flatten(2).std(2) > 1e-3).any(1).all()
+
+
+def test_measuring_on_many_processes_is_the_measuring_of_one_in_parts() -> None:
+    single = measuring_batches(device_loader(), 3, epoch=2)
+    ranks = [measuring_batches(device_loader(rank=r, world_size=2), 3, epoch=2) for r in range(2)]
+    for batch, parts in zip(single, zip(*ranks, strict=True), strict=True):
+        assert torch.equal(batch, torch.cat(parts))
+
+
+def test_measuring_stops_at_what_the_split_holds() -> None:
+    assert [len(x) for x in measuring_batches(device_loader(), 100, epoch=0)] == [4] * 5
+    assert [len(x) for x in measuring_batches(device_loader(), 100, epoch=0, batch_size=10)] == [10] * 2
+    with pytest.raises(InputError, match="22 images do not fill one batch of 23"):
+        measuring_batches(device_loader(), 1, epoch=0, batch_size=23)
+    with pytest.raises(InputError, match="count must be >= 1 batches to measure on, got 0"):
+        measuring_batches(device_loader(), 0, epoch=0)
+
+
+# Streams
+
+
+def test_streamed_evaluation_is_resize_and_centre_crop(photos: ImageData) -> None:
+    loader = build_loaders(photos, batch_size=4).test
+    images, labels = joined(loader)
+    assert labels.tolist() == [0] * 3 + [1] * 3
+    for image, file in zip(images, photos.test.files, strict=True):  # type: ignore[union-attr]
+        picture = decode_image(file)
+        scale = 18 / min(picture.size)  # round(16 / 0.875)
+        width, height = (max(18, int(side * scale)) for side in picture.size)
+        left, top = round((width - 16) / 2), round((height - 16) / 2)
+        resized = picture.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + 16, top + 16))
+        expected = normalize(torch.from_numpy(np.array(resized)).permute(2, 0, 1)[None], photos.mean, photos.std)
+        torch.testing.assert_close(image, expected[0])
+
+
+def test_streamed_training_repeats_by_seed_and_epoch(photos: ImageData) -> None:
+    first = list(stream_loader(photos).iter_epoch(1))
+    assert [tuple(x.shape) for x, _ in first] == [(4, 3, 16, 16)] * 3
+    assert same(stream_loader(photos).iter_epoch(1), first)
+    assert same(stream_loader(photos).iter_epoch(1, start=1), first[1:])
+    assert not same(stream_loader(photos).iter_epoch(2), first)
+    assert not same(stream_loader(photos, seed=6).iter_epoch(1), first)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_workers_measuring_and_interruptions_change_nothing(photos: ImageData) -> None:
+    expected = [list(stream_loader(photos).iter_epoch(epoch)) for epoch in range(2)]
+    measured = torch.cat(measuring_batches(stream_loader(photos), 2, epoch=0))
+    loader = stream_loader(photos, workers=2)
+    interrupted = loader.iter_epoch(0)
+    next(interrupted)
+    del interrupted
+    assert same(loader.iter_epoch(0), expected[0])
+
+    batches: list[Batch] = []
+    for batch in loader.iter_epoch(1):
+        if not batches:
+            assert torch.equal(torch.cat(measuring_batches(loader, 2, epoch=0)), measured)
+        batches.append(batch)
+    assert same(batches, expected[1])
+
+
+def test_streaming_neither_reads_nor_moves_the_global_random_state(photos: ImageData) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = list(stream_loader(photos))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert same(stream_loader(photos), first)
+
+
+def test_streamed_parts_of_processes_make_the_batches_of_one(photos: ImageData) -> None:
+    ranks = [list(stream_loader(photos, rank=r, world_size=2)) for r in range(2)]
+    for batch, parts in zip(stream_loader(photos), zip(*ranks, strict=True), strict=True):
+        assert same([batch], parts)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_streamed_batches_keep_the_memory_format(photos: ImageData, channels_last: bool) -> None:
+    images, _ = next(iter(stream_loader(photos, channels_last=channels_last)))
+    assert images.is_contiguous(memory_format=torch.channels_last) is channels_last
+
+
+def test_stream_augmentation_can_be_switched_off_piece_by_piece(photos: ImageData) -> None:
+    def batch(**changes: object) -> Tensor:
+        augmentation = StreamAugmentation(**changes)  # type: ignore[arg-type]
+        return joined(stream_loader(photos, augmentation=augmentation))[0]
+
+    assert not torch.equal(batch(flip=False), batch())
+    assert not torch.equal(batch(color_jitter=0.0), batch())
+    assert not torch.equal(batch(min_scale=1.0), batch())
+
+
+def test_a_damaged_file_is_named_while_streaming(photos: ImageData) -> None:
+    file = photos.train.files[3]  # type: ignore[union-attr]
+    Path(file).write_bytes(b"damaged")
+    with pytest.raises(InputError, match=f"cannot decode the image {file}"):
+        list(stream_loader(photos))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda data: StreamAugmentation(min_scale=0.0), r"min_scale must be in \(0, 1\].*got min_scale=0.0"),
+        (lambda data: StreamAugmentation(color_jitter=1.0), "color_jitter in .*color_jitter=1.0"),
+        (
+            lambda data: build_loaders(data, batch_size=4, augmentation=StreamAugmentation()),
+            r"toy: its images are in memory and take an Augmentation or none, got StreamAugmentation\(",
+        ),
+        (
+            lambda data: build_loaders(data, batch_size=4, augmentation=Augmentation()),
+            r"cutout=16 is not smaller than the images \(6x6 pixels\)",
+        ),
+        (
+            lambda data: DeviceLoader(data.train, data, BatchPlan(count=21, batch_size=4)),
+            "the plan is for 21 images, but the split holds 22",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_refused(make: Callable[[ImageData], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make(toy_data())
+
+
+def test_streams_refuse_the_augmentation_of_images_in_memory(photos: ImageData) -> None:
+    with pytest.raises(InputError, match=r"its images are files and take a StreamAugmentation or none, got Augment"):
+        build_loaders(photos, batch_size=4, augmentation=Augmentation())
+    assert isinstance(build_loaders(photos, batch_size=4).test, StreamLoader)
+
+
+@pytest.mark.cuda
+def test_the_device_changes_no_batch() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    for device in ("cpu", "cuda"):
+        loader = build_loaders(toy_data(), batch_size=4, augmentation=AUGMENTATION, device=device, seed=5).train
+        for (images, labels), (expected, expected_labels) in zip(loader, device_loader(), strict=True):
+            assert images.device.type == device
+            torch.testing.assert_close(images.cpu(), expected)
+            assert torch.equal(labels.cpu(), expected_labels)
