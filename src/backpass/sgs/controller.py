@@ -1,9 +1,10 @@
 """Spatial Gradient Scaling for a model in anyone's training loop: when to measure, when to scale."""
 
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,25 @@ from backpass.sgs.feature_maps import Include, scalable_convs, unwrap
 from backpass.sgs.measuring import Forward, measure_scalings
 from backpass.sgs.scaling import check_k
 
-__all__ = ["SpatialGradientScaling"]
+__all__ = ["Attachment", "SpatialGradientScaling"]
+
+
+class Attachment:
+    """SGS at work in an optimizer, until :meth:`remove` or the end of a ``with`` block."""
+
+    def __init__(self, handles: Sequence[RemovableHandle]) -> None:
+        self._handles = tuple(handles)
+
+    def remove(self) -> None:
+        """Let the optimizer step plainly again."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
 
 
 class SpatialGradientScaling:
@@ -87,9 +106,8 @@ class SpatialGradientScaling:
         self.scalings: dict[str, Tensor] = {
             name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
         }
-        self._factors: dict[str, Tensor] = {}
-        self._scaled: dict[str, tuple[Tensor, int]] = {}
-        self._handles: list[RemovableHandle] = []
+        self._scaled: dict[str, tuple[weakref.ref[Tensor], int]] = {}
+        self._attachments: list[Attachment] = []
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
@@ -145,8 +163,6 @@ class SpatialGradientScaling:
         """Write scalings in place, so that captured graphs and held references see them."""
         for name, scaling in scalings.items():
             self.scalings[name].copy_(scaling)
-            if name in self._factors:
-                self._factors[name].copy_(scaling.expand_as(self._factors[name]))
 
     # Applying
 
@@ -171,19 +187,18 @@ class SpatialGradientScaling:
             )
         for name, grad in fresh.items():
             grad.mul_(self._factor(name, grad))
-            self._scaled[name] = (grad, grad._version)
+            self._scaled[name] = (weakref.ref(grad), grad._version)
 
     def _is_scaled(self, name: str, grad: Tensor) -> bool:
-        last, version = self._scaled.get(name, (None, 0))
-        return last is grad and version == grad._version
+        if name not in self._scaled:
+            return False
+        last, version = self._scaled[name]
+        return last() is grad and version == grad._version
 
     def _factor(self, name: str, like: Tensor) -> Tensor:
         """Return the scaling laid out for ``(C_out, C_in, *kernel)``; the explicit C_in axis multiplies faster."""
-        factor = self._factors.get(name)
-        if factor is None or factor.device != like.device:
-            scaling = self.scalings[name] = self.scalings[name].to(like.device)
-            factor = self._factors[name] = scaling.expand(1, like.shape[1], *scaling.shape).contiguous()
-        return factor
+        scaling = self.scalings[name] = self.scalings[name].to(like.device)
+        return scaling.expand(1, like.shape[1], *scaling.shape).contiguous()
 
     @contextmanager
     def scaled_update(self) -> Iterator[None]:
@@ -202,37 +217,38 @@ class SpatialGradientScaling:
         if self.apply == "gradient":
             raise StateError("apply='gradient' scales gradients, not updates; use scale_gradients() or apply='update'")
         return {
-            name: p.detach().clone() for name, layer in self._layers.items() if (p := layer.parameter).grad is not None
+            name: p.detach().clone() for name, layer in self._layers.items() if (p := layer.parameter).requires_grad
         }
 
     @torch.no_grad()
     def _scale_update(self, before: Mapping[str, Tensor]) -> None:
         for name, old in before.items():
             kernel = self._layers[name].parameter
-            kernel.copy_(torch.lerp(old.float(), kernel.float(), self._factor(name, kernel)))
+            dtype = torch.promote_types(kernel.dtype, torch.float32)
+            kernel.copy_(torch.lerp(old.to(dtype), kernel.to(dtype), self._factor(name, kernel).to(dtype)))
 
-    def attach(self, optimizer: Optimizer) -> RemovableHandle:
+    def attach(self, optimizer: Optimizer) -> Attachment:
         """Scale at every ``optimizer.step()`` from now on, without a call in the loop.
 
         Returns:
-            A handle whose ``remove()`` ends it; :meth:`remove` ends all.
+            A handle whose ``remove()`` ends it, as does leaving its ``with`` block; :meth:`remove` ends all.
 
         Raises:
-            StateError: later, when ``step`` is given a closure: its gradients come after the hook. Call
-                ``scale_gradients()`` at the end of the closure instead.
+            StateError: later, when ``apply="gradient"`` and ``step`` is given a closure: its gradients come after the
+                hook. Call ``scale_gradients()`` at the end of the closure instead.
         """
         before: dict[str, Tensor] = {}
 
         def pre(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self.apply == "update":
+                before.update(self._kernels())
+                return
             if kwargs.get("closure") is not None or any(arg is not None for arg in args[1:]):
                 raise StateError(
                     "step(closure) computes gradients after this hook; detach SGS from the optimizer and call "
                     "scale_gradients() at the end of the closure"
                 )
-            if self.apply == "gradient":
-                self.scale_gradients()
-            else:
-                before.update(self._kernels())
+            self.scale_gradients()
 
         def post(*_: Any) -> None:
             self._scale_update(before)
@@ -241,14 +257,14 @@ class SpatialGradientScaling:
         handles = [optimizer.register_step_pre_hook(pre)]
         if self.apply == "update":
             handles.append(optimizer.register_step_post_hook(post))
-        self._handles += handles
-        return _HandleGroup(handles)
+        self._attachments.append(attachment := Attachment(handles))
+        return attachment
 
     def remove(self) -> None:
         """Detach from every optimizer; gradients are plain from the next step on."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for attachment in self._attachments:
+            attachment.remove()
+        self._attachments.clear()
 
     # State
 
@@ -268,7 +284,10 @@ class SpatialGradientScaling:
         Raises:
             InputError: other layers, shapes or settings; nothing is loaded then.
         """
-        for setting in ("k", "measure", "drop_near_equal", "apply"):
+        settings = ("k", "measure", "drop_near_equal", "apply")
+        if absent := {"scalings", *settings} - state.keys():
+            raise InputError(f"expected a state_dict() of {type(self).__name__}, got one without {sorted(absent)}")
+        for setting in settings:
             if state[setting] != getattr(self, setting):
                 raise InputError(
                     f"the state was made with {setting}={state[setting]!r}, this object has {getattr(self, setting)!r}"
@@ -286,18 +305,6 @@ class SpatialGradientScaling:
                     f"got {tuple(scaling.shape)}"
                 )
         self._set(scalings)
-
-
-class _HandleGroup(RemovableHandle):
-    """Several handles removed as one."""
-
-    def __init__(self, handles: Sequence[RemovableHandle]) -> None:
-        super().__init__({})
-        self._group = list(handles)
-
-    def remove(self) -> None:
-        for handle in self._group:
-            handle.remove()
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:

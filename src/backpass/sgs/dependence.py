@@ -38,6 +38,8 @@ __all__ = [
     "normalized_mutual_information",
 ]
 
+_ROUNDING = 1e-12  # relative error of a float64 sum over many pixels, with a margin
+
 
 def entropy(counts: Tensor) -> Tensor:
     """Return the entropy, in nats, of the distribution that each row of counts describes.
@@ -77,12 +79,13 @@ def correlation_of_moments(pairs: int, moments: Tensor) -> Tensor:
         moments: float64 ``(5, C)``.
 
     Returns:
-        float64 ``(C,)`` in ``[-1, 1]``; NaN where a side does not vary.
+        float64 ``(C,)`` in ``[-1, 1]``; NaN where a side does not vary, or by no more than the rounding of its sums.
     """
     p, q, pp, qq, pq = moments / max(pairs, 1)
-    product_of_variances = (pp - p * p).clamp(min=0) * (qq - q * q).clamp(min=0)
-    correlation = (pq - p * q) / product_of_variances.sqrt()
-    return torch.where(product_of_variances > 0, correlation.clamp(-1, 1), torch.nan)
+    variance_p, variance_q = pp - p * p, qq - q * q
+    correlation = (pq - p * q) / (variance_p * variance_q).sqrt()
+    varies = (variance_p > _ROUNDING * pp) & (variance_q > _ROUNDING * qq)
+    return torch.where(varies, correlation.clamp(-1, 1), torch.nan)
 
 
 class Dependence(ABC):
@@ -243,7 +246,8 @@ def mutual_information(
         float64 ``(C, *kernel_size)``, 1 at the centre, NaN where S is undefined (a constant channel).
 
     Raises:
-        InputError: the map is empty, not finite, not floating, or does not fit the kernel's number of axes.
+        InputError: the map is empty, not finite, not floating, or it, the padding or the dilation does not fit the
+            kernel's number of axes.
 
     Source: SGS paper, section 3.2 and the published estimator, which this reproduces where that one is defined.
 
@@ -289,8 +293,7 @@ def _measure(
             f"expected a non-empty floating point map (N, C) with {axes} spatial axes for kernel size "
             f"{tuple(kernel_size)}, got shape {tuple(feature_map.shape)} of {feature_map.dtype}"
         )
-    pads = [padding] * axes if isinstance(padding, int) else list(padding)
-    steps = [dilation] * axes if isinstance(dilation, int) else list(dilation)
+    pads, steps = _per_axis("padding", padding, axes), _per_axis("dilation", dilation, axes)
     padded = F.pad(feature_map.detach().float(), [p for pad in reversed(pads) for p in (pad, pad)])
     dependence = measure(kernel_size, padded.shape[1], drop_near_equal=drop_near_equal, device=feature_map.device)
     dependence.observe(padded, steps)
@@ -299,3 +302,10 @@ def _measure(
     dependence.start_counting()
     dependence.count(padded, steps)
     return dependence.result()
+
+
+def _per_axis(name: str, value: Sequence[int] | int, axes: int) -> list[int]:
+    values = [value] * axes if isinstance(value, int) else list(value)
+    if len(values) != axes:
+        raise InputError(f"expected {name} to be one number or {axes}, one for each spatial axis, got {value!r}")
+    return values

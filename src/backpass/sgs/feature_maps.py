@@ -3,7 +3,7 @@
 import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from backpass.eager import eagerly
 from backpass.errors import InputError
 
 __all__ = ["ConvLayer", "FeatureMapVisitor", "capture_feature_maps", "evaluating", "scalable_convs", "unwrap"]
@@ -73,7 +74,7 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             ``(module name, module) -> bool``.
 
     Raises:
-        InputError: no convolution is left to scale, or two modules share a kernel of different spatial shapes.
+        InputError: no convolution is left to scale, or modules that share a kernel see different numbers of channels.
     """
     layers: dict[int, ConvLayer] = {}
     for path, module in unwrap(model).named_modules():
@@ -86,14 +87,12 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
         parameter = getattr(owner, key)
         if id(parameter) in layers:
             first = layers[id(parameter)]
-            layers[id(parameter)] = ConvLayer(
-                first.name,
-                (*first.modules, module),
-                first.kernel_size,
-                first.channels,
-                first.owner,
-                first.key,
-            )
+            if module.in_channels != first.channels:
+                raise InputError(
+                    f"{prefix} shares {first.name} but sees {module.in_channels} channels, not {first.channels}; "
+                    "leave one of them out with include=..."
+                )
+            layers[id(parameter)] = replace(first, modules=(*first.modules, module))
             continue
         name = f"{prefix}.{suffix}" if prefix else suffix
         kernel_size = tuple(module.kernel_size)
@@ -120,9 +119,9 @@ def _kernel_parameter(conv: nn.Module) -> tuple[nn.Module, str, str]:
         originals = parametrizations["weight"]
         key = "original" if hasattr(originals, "original") else "original1"
         return originals, key, f"parametrizations.weight.{key}"
-    if "weight_v" in conv._parameters:  # torch.nn.utils.weight_norm, the older form
-        return conv, "weight_v", "weight_v"
-    return conv, "weight", "weight"
+    older_forms = ("weight_v", "weight_orig")  # torch.nn.utils: weight_norm; spectral_norm and prune
+    key = next((key for key in older_forms if key in conv._parameters), "weight")
+    return conv, key, key
 
 
 FeatureMapVisitor = Callable[[ConvLayer, Tensor, tuple[int, ...]], None]
@@ -140,9 +139,15 @@ class _ConvolutionInputs(TorchFunctionMode):
         self.visit = visit
         self.running: list[ConvLayer] = []
 
+    def leave(self, layer: ConvLayer) -> None:
+        """Forget a layer that has run; one that failed before it was entered was never noted."""
+        if self.running and self.running[-1] is layer:
+            self.running.pop()
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        output = func(*args, **(kwargs or {}))
         if self.running and func in _CONVOLUTIONS:
             call = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False))
             call |= kwargs or {}
@@ -150,7 +155,7 @@ class _ConvolutionInputs(TorchFunctionMode):
             if tuple(call["weight"].shape[2:]) == layer.kernel_size:
                 dilation = _per_axis(call.get("dilation", 1), len(layer.kernel_size))
                 self.visit(layer, _padded(call, layer.kernel_size, dilation), dilation)
-        return func(*args, **(kwargs or {}))
+        return output
 
 
 def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
@@ -187,40 +192,37 @@ def capture_feature_maps(layers: Sequence[ConvLayer], visit: FeatureMapVisitor) 
         for layer in layers:
             for module in layer.modules:
                 enter = module.register_forward_pre_hook(lambda *_, layer=layer: mode.running.append(layer))
-                leave = module.register_forward_hook(lambda *_: _pop(mode.running), always_call=True)
+                leave = module.register_forward_hook(lambda *_, layer=layer: mode.leave(layer), always_call=True)
                 stack.callback(enter.remove)
                 stack.callback(leave.remove)
         with mode:
             yield
 
 
-def _pop(running: list[ConvLayer]) -> None:
-    running.pop()
-
-
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run the model eagerly, in eval mode and without gradients, and bring it back exactly as it was.
 
-    Modes of all modules, buffers and torch's random state are restored, also after an exception.
+    Modes of all modules, buffers and torch's random state are restored, also after an exception. Buffers keep their
+    identity; those that the model adds meanwhile are taken out again.
     """
-    modules = list(model.modules())
-    modes = [module.training for module in modules]
-    buffers = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in modules
-        for name, buffer in module._buffers.items()
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(module, dict(module._buffers)) for module, _ in modes]
+    values = [
+        (buffer, buffer.detach().clone()) for _, held in buffers for buffer in held.values() if buffer is not None
     ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
             model.eval()
-            with torch.compiler.set_stance("force_eager"):
+            with eagerly():
                 yield
     finally:
-        for module, training in zip(modules, modes, strict=True):
+        for module, training in modes:
             module.training = training
-        for module, name, buffer, value in buffers:
-            if buffer is not None and value is not None and not torch.equal(buffer, value):
+        for buffer, value in values:
+            if not torch.equal(buffer, value):  # an untouched buffer keeps its version for autograd
                 buffer.data.copy_(value)
-            module._buffers[name] = buffer
+        for module, held in buffers:
+            module._buffers.clear()
+            module._buffers.update(held)

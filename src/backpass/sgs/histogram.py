@@ -90,7 +90,7 @@ def pixel_pairs(feature_map: Tensor, displacement: Offset) -> tuple[Tensor, Tens
 
 
 def bin_indices(feature_map: Tensor, low: Tensor, high: Tensor, bins: int) -> Tensor:
-    """Return the bin of each pixel, ``floor((x - low) * bins / (high - low))``, as int16.
+    """Return the bin of each pixel, ``floor((x - low) * (bins / (high - low)))``, as int16.
 
     Bins have equal width between the channel's ``low`` and ``high``; the maximum belongs to the last bin. The
     arithmetic is float64, because 8-bit image values sit on bin edges where float32 rounding moves them.

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from backpass.errors import InputError
@@ -50,9 +51,9 @@ def measure_scalings(
 ) -> Measurement:
     """Return the mean-1 scaling of each convolution kernel, measured on the inputs that its layer sees.
 
-    The model runs twice over the batches (ranges, then counts), eagerly, in eval mode and without gradients, and comes
-    back as it was: modes, buffers, random state and hooks. Feature maps are consumed in float32 as they appear, so
-    memory does not grow with the number of batches.
+    The model runs twice over the batches (ranges, then counts), eagerly, in eval mode and without gradients, both times
+    from the same buffers and random state, and comes back as it was: modes, buffers, random state and hooks. Feature
+    maps are consumed in float32 as they appear, so memory does not grow with the number of batches.
 
     Args:
         model: any module; wrappers are looked through.
@@ -66,11 +67,16 @@ def measure_scalings(
         forward: runs the model on a batch of any other form; default: ``model(input)`` on the model's device.
 
     Raises:
-        InputError: no batch, an empty or non-tensor batch, or a batch that the model cannot run on.
+        InputError: a tensor in place of the batches, no batch, an empty or non-tensor batch, or a batch that the model
+            cannot run on.
     """
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
-    batches = batches if isinstance(batches, Sequence) else list(batches)
+    if isinstance(batches, Tensor):
+        raise InputError(f"expected an iterable of batches, got one {_describe(batches)}; pass [batch]")
+    if not isinstance(batches, Sequence):
+        with evaluating(model):  # a loader may draw random numbers
+            batches = list(batches)
     if len(batches) == 0:
         raise InputError("expected at least one measuring batch, got none")
     device = next(iter(layers.values())).parameter.device
@@ -92,11 +98,12 @@ def measure_scalings(
 
     with evaluating(model):
         _run(batches, run, watched, observe)
-        unreached = tuple(name for name, d in dependences.items() if not d.seen)
-        not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
-        measurable = dependences.keys() - {*unreached, *not_finite}
-        for name in measurable:
-            dependences[name].start_counting()
+    unreached = tuple(name for name, d in dependences.items() if not d.seen)
+    not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
+    measurable = dependences.keys() - {*unreached, *not_finite}
+    for name in measurable:
+        dependences[name].start_counting()
+    with evaluating(model):
         _run(batches, run, watched, count)
     scalings = {name: scaling_from_dependence(d.result(), k) for name, d in dependences.items() if name in measurable}
     return Measurement(scalings, unreached, not_finite)
@@ -107,7 +114,7 @@ def _run(batches: Sequence[Any], forward: Forward, layers: Sequence[ConvLayer], 
         for number, batch in enumerate(batches):
             try:
                 forward(batch)
-            except InputError:
+            except (InputError, torch.OutOfMemoryError):
                 raise
             except (RuntimeError, ValueError, TypeError, IndexError) as error:
                 raise InputError(

@@ -1,0 +1,5 @@
+"""Adaptive gradient clipping (AGC): bound each unit's gradient by a share of the unit's own norm."""
+
+from backpass.agc.clipping import AdaptiveGradientClipping, adaptive_clip_grad_, unitwise_norm
+
+__all__ = ["AdaptiveGradientClipping", "adaptive_clip_grad_", "unitwise_norm"]

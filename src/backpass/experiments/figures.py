@@ -1,0 +1,71 @@
+"""Pictures of results, as SVG text: learning curves, and the scalings of each layer."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.figure import Figure
+
+from backpass.experiments.results import RunResult
+
+__all__ = ["learning_curves", "scaling_pictures"]
+
+_COLORS = ("#4c566a", "#0b7285", "#c2410c", "#6d28d9", "#15803d", "#b91c1c", "#a16207", "#0369a1")
+
+
+def learning_curves(results: Sequence[RunResult]) -> str:
+    """Return test accuracy by epoch for each method as SVG: the mean over seeds, and the range as a band."""
+    figure = Figure(figsize=(7.5, 4.0), layout="constrained")
+    axes = figure.subplots()
+    by_method: dict[str, list[RunResult]] = {}
+    for result in results:
+        by_method.setdefault(result.method, []).append(result)
+    for number, (method, runs) in enumerate(by_method.items()):
+        epochs = min(len(run.history) for run in runs)
+        values = torch.tensor([[100 * record["test_accuracy"] for record in run.history[:epochs]] for run in runs])
+        x = list(range(1, epochs + 1))
+        color = _COLORS[number % len(_COLORS)]
+        axes.plot(x, values.mean(0).tolist(), color=color, label=method, marker="o", markersize=2.5, linewidth=1.4)
+        axes.fill_between(x, values.amin(0).tolist(), values.amax(0).tolist(), color=color, alpha=0.12, linewidth=0)
+    axes.set(xlabel="epoch", ylabel="test accuracy, %")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def scaling_pictures(scalings: Mapping[str, Sequence[object]]) -> str:
+    """Return the scaling of each layer as SVG, one small heat map a kernel with its values written in.
+
+    Colours run from 0 to the largest entry of all kernels; 1 is plain training. A 1-D kernel is one row, of a 3-D
+    kernel the middle plane is drawn.
+    """
+    columns = min(len(scalings), 6)
+    rows = -(-len(scalings) // columns)
+    figure = Figure(figsize=(1.75 * columns, 2.0 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    planes = {name: _plane(torch.tensor(values)) for name, values in scalings.items()}
+    high = max(float(plane.max()) for plane in planes.values())
+    for ax in axes:
+        ax.axis("off")
+    for ax, (name, plane) in zip(axes, planes.items(), strict=False):
+        ax.imshow(plane.tolist(), cmap="viridis", vmin=0.0, vmax=high)
+        ax.set_title(name.removesuffix(".weight"), fontsize=7)
+        for (i, j), value in zip(
+            torch.cartesian_prod(*map(torch.arange, plane.shape)).tolist(), plane.flatten().tolist(), strict=True
+        ):
+            color = "black" if value > 0.6 * high else "white"
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
+    return _svg(figure)
+
+
+def _plane(scaling: torch.Tensor) -> torch.Tensor:
+    while scaling.ndim > 2:
+        scaling = scaling[scaling.shape[0] // 2]
+    return scaling.view(-1, scaling.shape[-1])
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]

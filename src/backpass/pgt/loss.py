@@ -1,0 +1,338 @@
+"""Cross-entropy losses with the PowerGrad Transform in their backward pass (Das et al., arXiv 2111.12495)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from backpass.errors import InputError
+from backpass.pgt.power import check_alpha, power_log_sigmoid, power_log_softmax
+
+__all__ = [
+    "PowerGradBCEWithLogitsLoss",
+    "PowerGradCrossEntropyLoss",
+    "power_grad_binary_cross_entropy_with_logits",
+    "power_grad_cross_entropy",
+]
+
+_REDUCTIONS = ("none", "mean", "sum")
+
+
+def power_grad_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    alpha: float,
+) -> Tensor:
+    """Return the value of ``F.cross_entropy``, with the probabilities raised to ``alpha`` in the backward pass.
+
+    With p = softmax(z) and t the target mass of a sample (smoothed and weighted), T its sum over the classes, the
+    gradient of the sample's loss is ``T * p**alpha / sum(p**alpha) - t`` instead of ``T * p - t``. It equals the
+    gradient of ``cross_entropy(alpha * z) / alpha``, since ``p**alpha / sum(p**alpha) = softmax(alpha * z)``. The
+    reduction then acts as it does on any loss: no batch size, loss scale or world size enters. A target that
+    requires a gradient gets the plain one, ``-log p``.
+
+    Args:
+        input: logits z, in nats; shape (C,), (N, C) or (N, C, d1, ..., dK), floating point. Under autocast they are
+            read in float32, like those of ``F.cross_entropy``.
+        target: class indices, int64, of the shape of ``input`` without its axis C; or class probabilities,
+            floating point, of the shape of ``input``.
+        weight: one factor for each class, shape (C,); default none.
+        ignore_index: samples with this class index count neither in the loss nor in its mean; default -100.
+        reduction: "none" (one loss for each sample), "sum", or "mean" (default; over the samples that count,
+            weighted for class indices).
+        label_smoothing: share of the target mass spread evenly over all classes, in [0, 1]; default 0.
+        alpha: the exponent, above 0. Published: 0.25 for ResNet-18, SE-ResNet-18 and ResNet-18 without
+            normalisation; 0.3 for ResNet-50, ResNet-101 and SE-ResNet-50. 1 is plain cross-entropy.
+
+    Returns:
+        A scalar, or one loss for each sample with ``reduction="none"``; in nats.
+
+    Raises:
+        InputError: an option is out of its range, the logits are not floating point, a shape does not fit, or a label
+            on the CPU is no class (labels on a GPU are left to its own check, which does not wait for them).
+
+    Source: Das et al., arXiv 2111.12495, by its formula. Its published code rebuilds p from the gradient that it
+    receives, which is right only where the loss scale is the squared batch size; here p comes from the logits.
+
+    >>> z = torch.tensor([[2.0, 0.0, -1.0]], requires_grad=True)
+    >>> target = torch.tensor([0])
+    >>> loss = power_grad_cross_entropy(z, target, alpha=0.25)
+    >>> torch.equal(loss, F.cross_entropy(z, target))
+    True
+    >>> loss.backward()
+    >>> torch.allclose(z.grad, torch.softmax(0.25 * z, 1) - torch.tensor([1.0, 0.0, 0.0]))
+    True
+    """
+    alpha = check_alpha(alpha)
+    _check_reduction(reduction)
+    _check_label_smoothing(label_smoothing)
+    _check_logits(input)
+    if input.ndim == 0:
+        raise InputError("input must have shape (C,), (N, C) or (N, C, d1, ...), got a scalar; add the class axis.")
+    class_dim = 0 if input.ndim == 1 else 1
+    classes = input.shape[class_dim]
+    if weight is not None and weight.shape != (classes,):
+        raise InputError(
+            f"weight must hold one value for each class, shape ({classes},), got {tuple(weight.shape)} "
+            f"for input of shape {tuple(input.shape)}."
+        )
+    probabilities = _target_is_probabilities(input, target, class_dim, ignore_index)
+    log_probs = power_log_softmax(_float32_under_autocast(input), class_dim, alpha=alpha)
+    if probabilities:
+        if label_smoothing > 0:
+            target = target * (1 - label_smoothing) + label_smoothing / classes
+        loss = -_weighted(log_probs * target, weight)
+        if reduction == "none":
+            return loss.sum(class_dim)
+        total = loss.sum()
+        return total / (input.numel() // classes) if reduction == "mean" else total
+    loss = _nll_loss(log_probs, target, weight, ignore_index, reduction)
+    if label_smoothing > 0:
+        uniform = _uniform_target_loss(log_probs, target, weight, ignore_index, reduction)
+        loss = (1 - label_smoothing) * loss + uniform * (label_smoothing / classes)
+    return loss
+
+
+def power_grad_binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+    *,
+    alpha: float,
+) -> Tensor:
+    """Return the value of ``F.binary_cross_entropy_with_logits``, with PowerGrad in the backward pass.
+
+    With p = sigmoid(z), target t, weight w and positive weight c, an element's loss is
+    ``-w * (c * t * log p + (1 - t) * log(1 - p))`` and its gradient is
+    ``w * ((1 - t) * p' - c * t * (1 - p'))`` where ``p' = p**alpha / (p**alpha + (1-p)**alpha) = sigmoid(alpha * z)``
+    stands in the place of p. It is the two-class case of :func:`power_grad_cross_entropy`, and the gradient of
+    ``binary_cross_entropy_with_logits(alpha * z) / alpha``.
+
+    Args:
+        input: logits z, in nats; any shape, floating point. Under autocast they are read in float32.
+        target: probabilities of the positive class, floating point, of the shape of ``input``.
+        weight: factor of each element; broadcasts against ``input``; default none.
+        reduction: "none", "sum", or "mean" (default; over all elements).
+        pos_weight: factor of the positive part; broadcasts against ``input``, so shape (C,) for (N, C); default none.
+        alpha: the exponent, above 0; 1 is the plain loss.
+
+    Returns:
+        A scalar, or one loss for each element with ``reduction="none"``; in nats.
+
+    Raises:
+        InputError: an option is out of its range, the logits are not floating point, or a shape does not fit.
+
+    >>> z, target = torch.tensor([3.0, -1.0], requires_grad=True), torch.tensor([1.0, 0.0])
+    >>> power_grad_binary_cross_entropy_with_logits(z, target, reduction="sum", alpha=0.5).backward()
+    >>> torch.allclose(z.grad, torch.sigmoid(0.5 * z) - target)
+    True
+    """
+    alpha = check_alpha(alpha)
+    _check_reduction(reduction)
+    _check_logits(input)
+    if target.shape != input.shape:
+        raise InputError(
+            f"target must have the shape of input, {tuple(input.shape)}, got {tuple(target.shape)}; "
+            "unsqueeze or one-hot encode the target so that each logit has its own."
+        )
+    for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
+        if factor is not None and not _broadcasts_to(factor.shape, input.shape):
+            raise InputError(
+                f"{name} must broadcast to the shape of input, {tuple(input.shape)}, got {tuple(factor.shape)}."
+            )
+    input = _float32_under_autocast(input)
+    positive = target * power_log_sigmoid(input, alpha=alpha)
+    if pos_weight is not None:
+        positive = pos_weight * positive
+    loss = -(positive + (1 - target) * power_log_sigmoid(-input, alpha=alpha))
+    if weight is not None:
+        loss = weight * loss
+    if reduction == "none":
+        return loss
+    return loss.mean() if reduction == "mean" else loss.sum()
+
+
+class PowerGradCrossEntropyLoss(nn.CrossEntropyLoss):
+    """:func:`power_grad_cross_entropy` as a module, in the place of ``nn.CrossEntropyLoss``.
+
+    Args:
+        alpha: the exponent, above 0; see :func:`power_grad_cross_entropy` for the published values.
+        weight: one factor for each class, shape (C,); a buffer, so ``.to(device)`` moves it.
+        ignore_index: as in the function.
+        reduction: as in the function.
+        label_smoothing: as in the function.
+
+    Raises:
+        InputError: an option is out of its range.
+
+    >>> PowerGradCrossEntropyLoss(alpha=0.3)
+    PowerGradCrossEntropyLoss(alpha=0.3)
+    """
+
+    def __init__(
+        self,
+        alpha: float,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        _check_reduction(reduction)
+        _check_label_smoothing(label_smoothing)
+        super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
+        self.alpha = check_alpha(alpha)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of ``input`` (logits) and ``target``."""
+        return power_grad_cross_entropy(
+            input,
+            target,
+            weight=self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            alpha=self.alpha,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the exponent, as the call has it."""
+        return f"alpha={self.alpha}"
+
+
+class PowerGradBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
+    """:func:`power_grad_binary_cross_entropy_with_logits` as a module, in the place of ``nn.BCEWithLogitsLoss``.
+
+    Args:
+        alpha: the exponent, above 0.
+        weight: as in the function; a buffer.
+        reduction: as in the function.
+        pos_weight: as in the function; a buffer.
+
+    Raises:
+        InputError: an option is out of its range.
+
+    >>> PowerGradBCEWithLogitsLoss(alpha=0.3)
+    PowerGradBCEWithLogitsLoss(alpha=0.3)
+    """
+
+    def __init__(
+        self,
+        alpha: float,
+        weight: Tensor | None = None,
+        reduction: str = "mean",
+        pos_weight: Tensor | None = None,
+    ) -> None:
+        _check_reduction(reduction)
+        super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)
+        self.alpha = check_alpha(alpha)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of ``input`` (logits) and ``target``."""
+        return power_grad_binary_cross_entropy_with_logits(
+            input,
+            target,
+            weight=self.weight,
+            reduction=self.reduction,
+            pos_weight=self.pos_weight,
+            alpha=self.alpha,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the exponent, as the call has it."""
+        return f"alpha={self.alpha}"
+
+
+def _nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
+    try:
+        return F.nll_loss(log_probs, target, weight, ignore_index=ignore_index, reduction=reduction)
+    except IndexError as error:
+        # Found by the kernel, so that good labels cost no extra reading and labels on a GPU no wait.
+        classes = log_probs.shape[0 if log_probs.ndim == 1 else 1]
+        outside = (target != ignore_index) & ((target < 0) | (target >= classes))
+        raise InputError(
+            f"target must hold class indices from 0 to {classes - 1} (the logits have {classes} classes) or "
+            f"ignore_index={ignore_index}, got {sorted(set(target[outside].tolist()))}; "
+            "check the number of outputs of the last layer and the numbering of the labels."
+        ) from error
+
+
+def _uniform_target_loss(
+    log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+) -> Tensor:
+    """Return the loss against a target mass of one on every class, reduced like the loss of the labels."""
+    ignored = target == ignore_index
+    loss = -_weighted(log_probs, weight).sum(0 if log_probs.ndim == 1 else 1)
+    loss = loss.masked_fill(ignored, 0.0)
+    if reduction == "none":
+        return loss
+    if reduction == "sum":
+        return loss.sum()
+    if weight is None:
+        return loss.sum() / (~ignored).sum()
+    label_weights = weight.gather(0, target.masked_fill(ignored, 0).flatten())
+    return loss.sum() / label_weights.masked_fill(ignored.flatten(), 0.0).sum()
+
+
+def _weighted(log_probs: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return log_probs
+    return log_probs * weight.view(-1, *[1] * (log_probs.ndim - 2))
+
+
+def _target_is_probabilities(input: Tensor, target: Tensor, class_dim: int, ignore_index: int) -> bool:
+    """Say whether ``target`` holds class probabilities, by the rule of ``F.cross_entropy``: the shape of ``input``."""
+    label_shape = input.shape[:class_dim] + input.shape[class_dim + 1 :]
+    if target.shape == input.shape:
+        if not target.is_floating_point():
+            raise InputError(
+                f"a target of the shape of input, {tuple(input.shape)}, holds class probabilities and must be "
+                f"floating point, got {target.dtype}; call .float() on one-hot rows, or drop the class axis of indices."
+            )
+        if ignore_index >= 0:
+            raise InputError(
+                f"ignore_index={ignore_index} needs class indices, got class probabilities of shape "
+                f"{tuple(target.shape)}; give ignored samples a target of zeros instead."
+            )
+        return True
+    if target.shape != label_shape:
+        raise InputError(
+            f"for input of shape {tuple(input.shape)}, target must hold class indices of shape {tuple(label_shape)} or "
+            f"class probabilities of shape {tuple(input.shape)}, got shape {tuple(target.shape)}."
+        )
+    if target.dtype not in (torch.int64, torch.uint8):
+        raise InputError(f"class indices must be torch.int64, got {target.dtype}; call target.long().")
+    return False
+
+
+def _check_logits(input: Tensor) -> None:
+    if not input.is_floating_point():
+        raise InputError(
+            f"input must hold floating-point logits, got {input.dtype} of shape {tuple(input.shape)}; "
+            "pass the unnormalised scores of the model, not predicted classes."
+        )
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in _REDUCTIONS:
+        raise InputError(f"reduction must be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}.")
+
+
+def _check_label_smoothing(label_smoothing: float) -> None:
+    if not 0 <= label_smoothing <= 1:
+        raise InputError(f"label_smoothing must lie between 0 and 1, got {label_smoothing}; 0 switches it off.")
+
+
+def _broadcasts_to(shape: torch.Size, wanted: torch.Size) -> bool:
+    sizes = zip(reversed(shape), reversed(wanted), strict=False)
+    return len(shape) <= len(wanted) and all(size in (1, want) for size, want in sizes)
+
+
+def _float32_under_autocast(input: Tensor) -> Tensor:
+    low = input.dtype in (torch.float16, torch.bfloat16)
+    return input.float() if low and torch.is_autocast_enabled(input.device.type) else input

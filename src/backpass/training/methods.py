@@ -1,0 +1,163 @@
+"""The methods as the loop sees them: one small object each, and a registry that composes them by name.
+
+A method decides *when*; the arithmetic lives in its own package, which knows nothing of this one.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from backpass.agc import AdaptiveGradientClipping
+from backpass.errors import InputError
+from backpass.pgt import power_grad_cross_entropy
+from backpass.sgs import SpatialGradientScaling
+from backpass.training.recipe import Recipe
+from backpass.training.task import Classification, Criterion, Task
+
+__all__ = ["METHODS", "Method", "build_methods", "check_method", "list_methods"]
+
+MeasuringBatches = Callable[[int], Sequence[Tensor]]
+
+
+class Method:
+    """A backward-pass method in the loop. Every hook does nothing unless a method says otherwise.
+
+    The loop calls, in this order: :meth:`criterion` once; :meth:`start_epoch` before each epoch's first batch; in each
+    step, after backward and unscaling, :meth:`scale_gradients`, then (after norm clipping) :meth:`clip_gradients`, then
+    the optimizer inside :meth:`around_step`.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module, task: Task) -> None:
+        self.recipe = recipe
+        self.model = model
+        self.task = task
+
+    def criterion(self, plain: Criterion) -> Criterion:
+        """Return the training loss; ``plain`` is the task's own."""
+        return plain
+
+    def start_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
+        """Prepare for epoch ``epoch``; return whether something was measured.
+
+        ``measuring_batches(n)`` draws ``n`` training batches from a generator of their own.
+        """
+        return False
+
+    def scale_gradients(self) -> None:
+        """Alter the gradients of this step."""
+
+    def clip_gradients(self) -> None:
+        """Bound the gradients of this step."""
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """Return a context for the optimizer's step."""
+        return nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what :meth:`state_dict` returned."""
+
+
+class Sgs(Method):
+    """Spatial Gradient Scaling."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module, task: Task) -> None:
+        super().__init__(recipe, model, task)
+        s = recipe.sgs
+        self.batches = s.batches
+        self.sgs = SpatialGradientScaling(
+            model,
+            k=s.k,
+            measure=s.measure,
+            warmup=s.warmup,
+            every=s.every,
+            drop_near_equal=s.drop_near_equal,
+            apply=s.apply,
+        )
+
+    def start_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
+        """Measure the scalings when they are due."""
+        due = self.sgs.due(epoch)
+        if due:
+            self.sgs.update(measuring_batches(self.batches))
+        return due
+
+    def scale_gradients(self) -> None:
+        """Scale each kernel's gradient, unless the update is scaled instead."""
+        if self.sgs.apply == "gradient":
+            self.sgs.scale_gradients()
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """Scale the update, if that was asked for."""
+        return self.sgs.scaled_update() if self.sgs.apply == "update" else nullcontext()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scalings."""
+        return self.sgs.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the scalings."""
+        self.sgs.load_state_dict(state)
+
+
+class Pgt(Method):
+    """The PowerGrad Transform."""
+
+    def criterion(self, plain: Criterion) -> Criterion:
+        """Return cross-entropy with the powered gradient."""
+        task, alpha = self.task, self.recipe.pgt.alpha
+        if not isinstance(task, Classification):
+            raise InputError(f"pgt alters the gradient of cross-entropy; {type(task).__name__} has another loss")
+        smoothing = task.label_smoothing
+        return lambda output, target: power_grad_cross_entropy(output, target, label_smoothing=smoothing, alpha=alpha)
+
+
+class Agc(Method):
+    """Adaptive gradient clipping."""
+
+    def __init__(self, recipe: Recipe, model: nn.Module, task: Task) -> None:
+        super().__init__(recipe, model, task)
+        self.agc = AdaptiveGradientClipping(model, clip_factor=recipe.agc.clip_factor, eps=recipe.agc.eps)
+
+    def clip_gradients(self) -> None:
+        """Clip each unit's gradient to a share of the unit's norm."""
+        self.agc.clip_gradients()
+
+
+METHODS: dict[str, type[Method]] = {"sgs": Sgs, "pgt": Pgt, "agc": Agc}
+
+
+def list_methods() -> list[str]:
+    """Return the methods' names: ``plain``, the single ones, and the pairs in common use (any ``a+b`` is accepted)."""
+    return ["plain", *METHODS, "sgs+pgt", "sgs+agc", "pgt+agc"]
+
+
+def check_method(name: str) -> list[str]:
+    """Return the parts of a method's name; ``plain`` has none.
+
+    Raises:
+        InputError: an unknown or repeated part.
+
+    >>> check_method("sgs+pgt"), check_method("plain")
+    (['sgs', 'pgt'], [])
+    """
+    if name == "plain":
+        return []
+    parts = name.split("+")
+    unknown = [part for part in parts if part not in METHODS]
+    if unknown or len(set(parts)) != len(parts):
+        raise InputError(
+            f"expected a method such as {', '.join(list_methods())}, got {name!r}"
+            + (f": unknown {', '.join(map(repr, unknown))}" if unknown else ": a part is repeated")
+        )
+    return parts
+
+
+def build_methods(name: str, recipe: Recipe, model: nn.Module, task: Task) -> dict[str, Method]:
+    """Return the method objects that ``name`` such as ``"sgs+pgt"`` stands for, by their names."""
+    return {part: METHODS[part](recipe, model, task) for part in check_method(name)}

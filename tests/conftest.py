@@ -1,0 +1,16 @@
+"""Shared by all tests: every test starts from the same seed, and Accelerate forgets the last test's settings."""
+
+import sys
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _fresh_start():
+    torch.manual_seed(0)
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState
+
+        AcceleratorState._reset_state(reset_partial_state=True)

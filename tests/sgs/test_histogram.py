@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from backpass.sgs import histogram
+from reference import mutual_information as slow
+
+
+def ranges(x: Tensor) -> tuple[Tensor, Tensor]:
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    return x.amin(axes), x.amax(axes)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_offsets_of_even_kernels_start_at_the_lower_centre() -> None:
+    assert histogram.tap_offsets((2,)) == [(0,), (1,)]
+    assert histogram.tap_offsets((4,)) == [(-1,), (0,), (1,), (2,)]
+    assert histogram.half_offsets((4,)) == [(1,), (2,)]
+    assert histogram.half_offsets((1,)) == []
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple))
+def test_half_offsets_reach_every_tap_up_to_sign(kernel_size: tuple[int, ...]) -> None:
+    half = set(histogram.half_offsets(kernel_size))
+    taps = {offset for _, offset in slow.tap_displacements(kernel_size, [1] * len(kernel_size))}
+    assert set(histogram.tap_offsets(kernel_size)) == taps
+    for tap in taps:
+        negative = tuple(-o for o in tap)
+        assert ((tap in half) + (negative in half)) == (1 if any(tap) else 0)
+
+
+@given(st.integers(1, 10**7))
+def test_number_of_bins_is_sturges(pairs: int) -> None:
+    assert histogram.number_of_bins(pairs) == slow.sturges(pairs)
+
+
+@pytest.mark.parametrize("displacement", [(0, 1), (1, -1), (-2, 3), (0, -4)])
+def test_pixel_pairs_are_displaced_views(displacement: tuple[int, int]) -> None:
+    x = torch.arange(2 * 1 * 5 * 6.0).view(2, 1, 5, 6)
+    first, second = histogram.pixel_pairs(x, displacement)
+    assert sorted(zip(first.flatten().tolist(), second.flatten().tolist(), strict=True)) == sorted(
+        slow.pixel_pairs([x.numpy()], 0, displacement)
+    )
+    assert first.numel() == histogram.number_of_pairs(x.shape, displacement)
+    assert first.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+
+
+def test_no_pairs_where_the_displacement_leaves_the_map() -> None:
+    x = noise(2, 1, 3, 3)
+    assert histogram.number_of_pairs(x.shape, (3, 0)) == 0
+    assert all(side.numel() == 0 for side in histogram.pixel_pairs(x, (4, -1)))
+
+
+def test_bins_by_hand() -> None:
+    x = torch.tensor([0.0, 0.99, 1.0, 3.99, 4.0]).view(1, 1, 5)
+    low, high = ranges(x)
+    assert histogram.bin_indices(x, low, high, 4).flatten().tolist() == [0, 0, 1, 3, 3]
+
+
+def test_a_constant_channel_falls_into_bin_zero() -> None:
+    x = torch.full((1, 1, 4), 7.5)
+    assert histogram.bin_indices(x, *ranges(x), 9).flatten().tolist() == [0, 0, 0, 0]
+
+
+def test_eight_bit_values_on_bin_edges_are_binned_in_float64() -> None:
+    """255 / 15 = 17: every 17th grey level of a normalised image lies on an edge; float32 rounding moves one."""
+    x = ((torch.arange(256).float() / 255 - 0.5071) / 0.2673).view(1, 1, 256)
+    low, high = ranges(x)
+    expected = [slow.bin_of(v, float(low), float(high), 15) for v in x.double().flatten().tolist()]
+    assert histogram.bin_indices(x, low, high, 15).flatten().tolist() == expected
+    in_float32 = ((x - low) * (15 / (high - low))).to(torch.int16).clamp(0, 14).flatten().tolist()
+    assert in_float32 != expected
+
+
+def test_joint_histogram_by_hand() -> None:
+    x = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0]).view(1, 1, 5)
+    (joint,) = histogram.joint_histograms(x, [(1,)], *ranges(x), [2])
+    assert joint.tolist() == [[[1, 2], [1, 0]]]
+
+
+def test_drop_near_equal_by_hand() -> None:
+    """Of (0, 2), (2, 4), (4, 4), (4, 1), (1, 0) only (2, 4) and (4, 1) hold no zero and two bins."""
+    x = torch.tensor([0.0, 2.0, 4.0, 4.0, 1.0, 0.0]).view(1, 1, 6)
+    (joint,) = histogram.joint_histograms(x, [(1,)], *ranges(x), [4], drop_near_equal=True)
+    expected = torch.zeros(4, 4, dtype=torch.int64)
+    expected[2, 3] = expected[3, 1] = 1
+    assert torch.equal(joint[0], expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(3, 6), st.integers(3, 6)),
+    displacement=st.tuples(st.integers(-2, 2), st.integers(-2, 2)),
+    bins=st.integers(1, 12),
+    drop=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_joint_histogram_equals_the_loops(
+    shape: tuple[int, ...], displacement: tuple[int, int], bins: int, drop: bool, seed: int
+) -> None:
+    x = noise(*shape, seed=seed).relu()
+    low, high = ranges(x)
+    (joint,) = histogram.joint_histograms(x, [displacement], low, high, [bins], drop_near_equal=drop)
+    for c in range(shape[1]):
+        pairs = slow.pixel_pairs([x.numpy()], c, displacement)
+        expected = slow.joint_histogram(pairs, float(low[c]), float(high[c]), bins, drop)
+        np.testing.assert_array_equal(joint[c].numpy(), expected)
+
+
+def test_joint_histogram_equals_numpy_histogramdd() -> None:
+    x = noise(4, 2, 9, 9)
+    low, high = ranges(x)
+    (joint,) = histogram.joint_histograms(x, [(1, -1)], low, high, [10])
+    for c in range(2):
+        p, q = (side[:, c].flatten().double().numpy() for side in histogram.pixel_pairs(x, (1, -1)))
+        edges = (float(low[c]), float(high[c]))
+        expected, _ = np.histogramdd((p, q), bins=10, range=[edges, edges])
+        np.testing.assert_array_equal(joint[c].numpy(), expected)
+
+
+@pytest.mark.parametrize("elements", [1, 40, 1000])
+def test_slicing_changes_no_count(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    x = noise(7, 5, 6, 6)
+    call = (x, [(0, 1), (1, 0), (1, 1)], *ranges(x), [9, 9, 8])
+    whole = histogram.joint_histograms(*call)
+    monkeypatch.setattr(histogram, "_ELEMENTS_AT_ONCE", elements)
+    monkeypatch.setattr(histogram, "_INT16_MAX", 100)
+    for joint, part in zip(whole, histogram.joint_histograms(*call), strict=True):
+        assert torch.equal(joint, part)
+    assert [int(joint.sum()) for joint in whole] == [
+        5 * histogram.number_of_pairs(x.shape, d) for d in [(0, 1), (1, 0), (1, 1)]
+    ]
+
+
+def test_many_channels_fit_int16_cell_numbers() -> None:
+    x = noise(1, 300, 4, 4)
+    low, high = ranges(x)
+    (joint,) = histogram.joint_histograms(x, [(0, 1)], low, high, [25])
+    (last,) = histogram.joint_histograms(x[:, 299:], [(0, 1)], low[299:], high[299:], [25])
+    assert torch.equal(joint[299:], last)
+
+
+def test_channels_last_counts_the_same() -> None:
+    x = noise(3, 4, 6, 6)
+    low, high = ranges(x)
+    strided = x.to(memory_format=torch.channels_last)
+    (a,) = histogram.joint_histograms(x, [(1, 1)], low, high, [7])
+    (b,) = histogram.joint_histograms(strided, [(1, 1)], low, high, [7])
+    assert torch.equal(a, b)

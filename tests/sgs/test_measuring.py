@@ -1,0 +1,424 @@
+import copy
+import gc
+import warnings
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from backpass.errors import InputError
+from backpass.sgs import SpatialGradientScaling, measure_scalings, measuring
+from backpass.sgs.dependence import MutualInformation
+from reference import mutual_information as slow
+
+GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs.npz")
+CONVS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(), nn.Conv2d(4, 3, 3, padding=1)
+    )
+
+
+def scalings(model: nn.Module, batches: Sequence[Any], **options: Any) -> dict[str, Tensor]:
+    return measure_scalings(model, batches, **options).scalings
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+# Against the slow reference and the published estimator
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+    axes = draw(st.integers(1, 3))
+    kernel = draw(st.tuples(*[st.integers(1, 4 if axes < 3 else 3)] * axes).filter(lambda k: max(k) > 1))
+    dilation = draw(st.tuples(*[st.integers(1, 2)] * axes))
+    groups, per_group, width = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    stride: tuple[int, ...] | int
+    if draw(st.booleans()):
+        padding: str | tuple[int, ...] = draw(st.sampled_from(["same", "valid"]))
+        stride = 1
+    else:
+        padding, stride = draw(st.tuples(*[st.integers(0, 2)] * axes)), draw(st.integers(1, 3))
+    return CONVS[axes](
+        groups * per_group,
+        groups * width,
+        kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
+    )
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    conv=convolutions(),
+    batch=st.integers(1, 2),
+    extra=st.integers(0, 2),
+    k=st.floats(0.5, 20),
+    kind=st.sampled_from([("mutual_information", False), ("mutual_information", True), ("autocorrelation", False)]),
+    seed=st.integers(0, 10**6),
+)
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
+def test_update_equals_the_slow_reference(
+    conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, batch: int, extra: int, k: float, kind: tuple[str, bool], seed: int
+) -> None:
+    measure, drop = kind
+    reach = [d * (size - 1) + 1 for d, size in zip(conv.dilation, conv.kernel_size, strict=True)]
+    spatial = [max(r, 3) + extra for r in reach]  # reflecting by two needs three pixels
+    x = noise(2 * batch, conv.in_channels, *spatial, seed=seed)
+    x[:, 0] = x[:, 0].relu()
+    sgs = SpatialGradientScaling(conv, k=k, measure=measure, drop_near_equal=drop)  # type: ignore[arg-type]
+    sgs.update(x.split(batch))
+    expected = slow.conv_scaling(
+        [part.numpy() for part in x.split(batch)],
+        conv.kernel_size,
+        padding=conv.padding,
+        padding_mode=conv.padding_mode,
+        dilation=conv.dilation,
+        k=k,
+        measure=measure,
+        drop_near_equal=drop,
+    )
+    np.testing.assert_allclose(sgs.scalings["weight"].numpy(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_update_equals_the_published_estimator(case: int) -> None:
+    kh, kw, ph, pw, k = GOLDEN[f"meta{case}"].tolist()
+    x = torch.from_numpy(GOLDEN[f"x{case}"])
+    conv = nn.Conv2d(x.shape[1], 2, (int(kh), int(kw)), padding=(int(ph), int(pw)))
+    g = scalings(conv, x.split(3), k=k)["weight"]
+    np.testing.assert_allclose(g.numpy(), GOLDEN[f"G{case}"], rtol=0, atol=1e-6)
+
+
+def test_depthwise_sees_every_channel() -> None:
+    x = noise(2, 6, 5, 5)
+    depthwise = scalings(nn.Conv2d(6, 6, 3, padding=1, groups=6), [x])
+    assert_same(depthwise, scalings(nn.Conv2d(6, 1, 3, padding=1), [x]))
+
+
+def test_shared_and_repeated_layers_gather_every_call() -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.conv(x[:1])
+            return self.conv(x[1:] * 2)
+
+    x = noise(2, 2, 6, 6)
+    expected = slow.conv_scaling([x[:1].numpy(), 2 * x[1:].numpy()], (3, 3), padding=(1, 1), dilation=(1, 1))
+    np.testing.assert_allclose(scalings(Twice(), [x])["conv.weight"].numpy(), expected, rtol=0, atol=1e-6)
+
+
+def test_unbatched_and_half_precision_input() -> None:
+    x = noise(2, 6, 6).bfloat16()
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+    expected = scalings(conv, [x[None].float()])
+    assert_same(scalings(conv, [x.float()]), expected)
+    assert_same(scalings(conv.bfloat16(), [x]), expected)
+
+
+# Batches
+
+
+def test_any_split_in_batches_gives_bitwise_the_same_scalings() -> None:
+    model, x = net(), noise(12, 2, 8, 8)
+    whole = scalings(model, [x])
+    for split in (1, 5, [2, 7, 3]):
+        assert_same(scalings(model, x.split(split)), whole)
+    assert not torch.equal(scalings(model, [x[:6]])["0.weight"], whole["0.weight"])
+
+
+def test_forms_of_batches() -> None:
+    model, x = net(), noise(4, 2, 8, 8)
+    expected = scalings(model, [x])
+    labels = torch.zeros(4)
+    assert_same(scalings(model, [(x, labels)]), expected)
+    assert_same(scalings(model, [[x, labels]]), expected)
+    assert_same(scalings(model, DataLoader(TensorDataset(x, labels), batch_size=2)), expected)  # type: ignore[arg-type]
+    assert_same(scalings(model, (part for part in x.split(2))), expected)  # type: ignore[arg-type]
+    assert_same(scalings(model, [{"image": x}], forward=lambda batch: model(batch["image"])), expected)
+
+
+def test_a_sequence_is_read_when_needed_and_never_held() -> None:
+    class Lazy(Sequence[Tensor]):
+        alive: list[weakref.ref[Tensor]]
+
+        def __init__(self) -> None:
+            self.alive = []
+            self.most = 0
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: Any) -> Tensor:
+            if index >= 4:
+                raise IndexError
+            x = noise(2, 2, 8, 8, seed=index)
+            self.alive.append(weakref.ref(x))
+            self.most = max(self.most, sum(ref() is not None for ref in self.alive))
+            return x
+
+    batches = Lazy()
+    scalings(net(), batches)
+    assert len(batches.alive) == 8
+    assert batches.most <= 2  # the one that the loop variable still names, and the next
+
+
+def test_no_feature_map_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    class Watched(MutualInformation):
+        def observe(self, feature_map: Tensor, dilation: Sequence[int]) -> None:
+            nonlocal most
+            super().observe(feature_map, dilation)
+            maps.append(weakref.ref(feature_map))
+            most = max(most, sum(ref() is not None for ref in maps))
+
+    monkeypatch.setitem(measuring.MEASURES, "mutual_information", Watched)
+    scalings(net(), noise(12, 2, 8, 8).split(2))
+    gc.collect()
+    assert len(maps) == 12
+    assert most <= 2
+    assert all(ref() is None for ref in maps)
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "expected at least one measuring batch, got none"),
+        (iter(()), "expected at least one measuring batch, got none"),
+        (torch.zeros(2, 2, 8, 8), r"an iterable of batches, got one tensor of shape \(2, 2, 8, 8\); pass \[batch\]"),
+        ([torch.zeros(0, 2, 8, 8)], r"expected a non-empty measuring batch, got shape \(0, 2, 8, 8\)"),
+        ([{"image": torch.zeros(1)}], r"tensor or a tuple that starts with one, got dict; pass forward=\.\.\."),
+        ([("name", torch.zeros(1))], r"got tuple of str, tensor of shape \(1,\)"),
+        ([()], "got tuple of nothing"),
+        (
+            [torch.zeros(1, 2, 8, 8), torch.zeros(1, 5, 8, 8)],
+            r"failed on measuring batch 1 \(tensor of shape \(1, 5, 8, 8\)\): .*expected input.* to have 2 channels.*"
+            r"pass forward=\.\.\. for batches of another form",
+        ),
+    ],
+)
+def test_batches_that_cannot_be_measured(batches: Any, message: str) -> None:
+    model = net()
+    sgs = SpatialGradientScaling(model)
+    with pytest.raises(InputError, match=message):
+        sgs.update(batches)
+    assert all(torch.equal(g, torch.ones(3, 3)) for g in sgs.scalings.values())
+    assert all(m.training for m in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+# Degenerate inputs
+
+
+def test_constant_channels_do_not_count() -> None:
+    x = noise(2, 3, 8, 8)
+    x[:, 1] = 0.3
+    conv = nn.Conv2d(3, 1, 3)
+    assert_same(scalings(conv, [x]), scalings(nn.Conv2d(2, 1, 3), [x[:, [0, 2]]]))
+    assert not torch.equal(scalings(conv, [x])["weight"], torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("measure", ["mutual_information", "autocorrelation"])
+@pytest.mark.parametrize("value", [0.0, 0.7])
+def test_a_layer_without_signal_gets_ones(measure: str, value: float) -> None:
+    x = torch.full((2, 3, 8, 8), value)
+    (g,) = scalings(nn.Conv2d(3, 1, 3), [x], measure=measure).values()
+    assert torch.equal(g, torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_a_layer_with_non_finite_input_keeps_its_scaling_and_is_named_once(bad: float) -> None:
+    class Break(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.where(x == x.max(), bad, x)
+
+    model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), Break(), nn.Conv2d(2, 2, 3, padding=1))
+    sgs = SpatialGradientScaling(model)
+    kept = torch.linspace(0.6, 1.4, 9).view(3, 3)
+    sgs.scalings["2.weight"].copy_(kept)
+    expected = r"^found NaN or infinity in the input of 2\.weight; the scaling there stays as it was$"
+    with pytest.warns(UserWarning, match=expected) as warned:
+        sgs.update([noise(2, 2, 6, 6)])
+    assert len(warned) == 1
+    assert warned[0].filename == __file__
+    assert torch.equal(sgs.scalings["2.weight"], kept)
+    assert not torch.equal(sgs.scalings["0.weight"], torch.ones(3, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sgs.update([noise(2, 2, 6, 6)])
+
+
+def test_unreached_layers_keep_their_scaling_and_are_named() -> None:
+    class Partial(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    sgs = SpatialGradientScaling(Partial())
+    with pytest.warns(UserWarning, match=r"^no measuring batch reached unused\.weight; the scaling there stays"):
+        sgs.update([noise(2, 2, 6, 6)])
+    assert torch.equal(sgs.scalings["unused.weight"], torch.ones(3, 3))
+    assert not torch.equal(sgs.scalings["used.weight"], torch.ones(3, 3))
+
+
+# The model
+
+
+class NoisyInEval(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.calls, Tensor)
+        self.calls += 1
+        return x + torch.rand_like(x) + self.calls
+
+
+def test_both_passes_see_the_same_maps_of_a_model_that_draws_random_numbers() -> None:
+    seen: list[Tensor] = []
+    conv = nn.Conv2d(2, 1, 3)
+    conv.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+    model = nn.Sequential(NoisyInEval(), conv)
+    scalings(model, [torch.zeros(2, 2, 6, 6)] * 2)
+    first, second, again, once_more = seen
+    assert torch.equal(first, again)
+    assert torch.equal(second, once_more)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_update_leaves_no_trace_on_the_model(fails: bool) -> None:
+    model = nn.Sequential(NoisyInEval(), net()).train()
+    model[1][1].eval()
+    user_hook = model[1][0].register_forward_hook(lambda *_: None)
+    hooks = [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()]
+    modes = [m.training for m in model.modules()]
+    state, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    batches = [noise(2, 2, 6, 6), noise(2, 5 if fails else 2, 6, 6)]
+    if fails:
+        with pytest.raises(InputError, match="measuring batch 1"):
+            SpatialGradientScaling(model).update(batches)
+    else:
+        SpatialGradientScaling(model).update(batches)
+    assert [m.training for m in model.modules()] == modes
+    assert [(dict(m._forward_hooks), dict(m._forward_pre_hooks)) for m in model.modules()] == hooks
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    user_hook.remove()
+
+
+def test_drawing_from_a_loader_leaves_the_random_state_alone() -> None:
+    loader = DataLoader(TensorDataset(noise(4, 2, 8, 8)), batch_size=2, shuffle=True)
+    model = net()
+    before = torch.get_rng_state()
+    scalings(model, loader)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), before)
+    next(iter(loader))
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def compiled_whole(model: nn.Sequential, backend: Any) -> nn.Module:
+    return torch.compile(model, backend=backend)  # type: ignore[return-value]
+
+
+def compiled_in_place(model: nn.Sequential, backend: Any) -> nn.Module:
+    model.compile(backend=backend)
+    return model
+
+
+def compiled_in_part(model: nn.Sequential, backend: Any) -> nn.Module:
+    model[4] = torch.compile(model[4], backend=backend)
+    return model
+
+
+@pytest.mark.parametrize("how", [compiled_whole, compiled_in_place, compiled_in_part])
+def test_a_compiled_model_is_measured_eagerly(how: Any) -> None:
+    compilations = 0
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Any:
+        nonlocal compilations
+        compilations += 1
+        return graph.forward
+
+    torch._dynamo.reset()
+    x = noise(4, 2, 8, 8)
+    expected = scalings(net(), [x])
+    model = how(net(), backend)
+    assert_same(scalings(model, [x]), expected)
+    assert compilations == 0
+    with torch.no_grad():
+        model.eval()(x)
+    assert compilations > 0
+    assert_same(scalings(model, [x]), expected)
+
+
+def test_models_in_float64_and_under_autocast() -> None:
+    x = noise(4, 2, 8, 8)
+    expected = scalings(net(), [x])
+    torch.testing.assert_close(scalings(net().double(), [x.double()]), expected, atol=1e-3, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = scalings(net(), [x])
+    torch.testing.assert_close(under_autocast["4.weight"], expected["4.weight"], atol=0.1, rtol=0)
+
+
+def test_settings_reach_the_measure() -> None:
+    model, x = net(), noise(4, 2, 8, 8).relu()
+    plain = scalings(model, [x])["0.weight"]
+    for options in ({"k": 2.0}, {"measure": "autocorrelation"}, {"drop_near_equal": True}):
+        assert not torch.allclose(scalings(model, [x], **options)["0.weight"], plain)
+
+
+def test_padding_counts_as_data() -> None:
+    """The zeros around a map share information among themselves: documented, and a large effect on small maps."""
+    x = noise(16, 2, 2, 2)
+    (g,) = scalings(nn.Conv2d(2, 1, 3, padding=1), [x]).values()
+    (expected,) = scalings(nn.Conv2d(2, 1, 3), [F.pad(x, (1, 1, 1, 1))]).values()
+    assert torch.equal(g, expected)
+
+
+def test_every_layer_is_reported_or_scaled() -> None:
+    def stream() -> Iterator[Tensor]:
+        yield noise(2, 2, 6, 6)
+
+    measured = measure_scalings(net(), stream())
+    assert list(measured.scalings) == ["0.weight", "4.weight"]
+    assert measured.unreached == measured.not_finite == ()
+    for g in measured.scalings.values():
+        assert g.dtype == torch.float32
+        assert g.mean().item() == pytest.approx(1, abs=1e-6)
+        assert bool((g > 0).all())

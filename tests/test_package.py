@@ -1,0 +1,76 @@
+"""What `import backpass` needs, tested in interpreters of their own."""
+
+import subprocess
+import sys
+
+import backpass
+
+# NumPy is not among them: torch looks for it itself.
+EXTRA = [
+    "accelerate",
+    "jinja2",
+    "matplotlib",
+    "optuna",
+    "rich",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "timm",
+    "torchmetrics",
+    "torchvision",
+    "tyro",
+]
+
+BLOCK = f"""
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {EXTRA!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_methods_work_with_torch_alone():
+    done = run(
+        BLOCK
+        + """
+import torch, backpass
+model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(32, 4))
+sgs = backpass.SpatialGradientScaling(model)
+criterion = backpass.PowerGradCrossEntropyLoss(alpha=0.3)
+x, y = torch.randn(8, 1, 4, 4), torch.arange(8) % 4
+sgs.update([x])
+criterion(model(x), y).backward()
+sgs.scale_gradients()
+backpass.adaptive_clip_grad_(model)
+torch.optim.SGD(model.parameters(), lr=0.1).step()
+print("trained", backpass.models.create_model("resnet18") is not None)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["trained", "True"]
+
+
+def test_the_blocker_blocks():
+    assert "No module named 'torchvision'" in run(BLOCK + "import torchvision").stderr
+
+
+def test_import_loads_nothing_of_the_extra():
+    code = f"import sys, backpass; print([n for n in {EXTRA!r} if n in sys.modules])"
+    assert run(code).stdout.strip() == "[]"
+
+
+def test_the_command_line_names_the_missing_extra():
+    done = run(BLOCK + "from backpass.__main__ import main; sys.exit(main(['list']))")
+    assert done.returncode == 2
+    assert "which is not installed; install it with: pip install 'backpass[lab]'" in done.stderr
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in backpass.__all__:
+        assert getattr(backpass, name).__doc__, name

@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from backpass.errors import InputError, StateError
+from backpass.models import create_model
+from backpass.training.checkpoint import load_checkpoint
+from backpass.training.recipe import OptimizerSettings, Run, Runtime
+from backpass.training.trainer import Trainer
+
+CPU = Runtime(device="cpu")
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_learns(recipe, images):
+    outcome = Trainer(Run(replace(recipe, epochs=8)), images, runtime=CPU).fit()
+    assert [record["epoch"] for record in outcome.history] == list(range(8))
+    assert outcome.history[-1]["train_loss"] < 0.5 * outcome.history[0]["train_loss"]
+    assert outcome.history[-1]["test_accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("method", ["plain", "sgs", "pgt", "agc", "sgs+pgt", "sgs+agc"])
+def test_a_resumed_run_equals_the_run_never_stopped(method, recipe, images, tmp_path):
+    whole = Trainer(Run(recipe, method, 3), images, runtime=CPU)
+    expected = whole.fit()
+    stopped = Trainer(Run(recipe, method, 3), images, runtime=CPU, folder=tmp_path)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(record):
+        if record["epoch"] == 1:
+            raise KilledError
+
+    stopped.on_epoch = kill
+    with pytest.raises(KilledError):
+        stopped.fit()
+    resumed = Trainer(Run(recipe, method, 3), images, runtime=CPU, folder=tmp_path)
+    assert resumed.resume()
+    assert len(resumed.history) == 2
+    outcome = resumed.fit()
+    assert same(weights(resumed), weights(whole))
+    losses = [[r["train_loss"] for r in o.history] for o in (outcome, expected)]
+    assert losses[0] == losses[1]
+    assert all(torch.equal(outcome.scalings[n], s) for n, s in expected.scalings.items())
+
+
+def test_methods_change_training_and_not_the_order_of_data(recipe, images):
+    """Before its first measurement SGS is plain training, bit for bit; after it no longer."""
+    runs = {}
+    for method in ("plain", "sgs", "pgt"):
+        trainer = Trainer(Run(recipe, method, 0), images, runtime=CPU)
+        states = []
+        trainer.on_epoch = lambda _, states=states, trainer=trainer: states.append(weights(trainer))
+        trainer.fit()
+        runs[method] = states
+    assert same(runs["sgs"][0], runs["plain"][0])
+    assert not same(runs["sgs"][1], runs["plain"][1])
+    assert not same(runs["pgt"][0], runs["plain"][0])
+
+
+def test_the_trained_model_is_the_plain_one(recipe, images):
+    trainer = Trainer(Run(recipe, "sgs+pgt", 0), images, runtime=CPU)
+    trainer.fit()
+    plain = create_model("digits_net", num_classes=3)
+    plain.load_state_dict(trainer.model.state_dict(), strict=True)
+    trainer.model.load_state_dict(plain.state_dict(), strict=True)
+
+
+def test_micro_batches_accumulate_the_same_gradient(recipe, images):
+    """Without batch normalisation in the way, the first step of 1, 2 and 4 micro-batches is the same."""
+    steps = []
+    for parts in (1, 2, 4):
+        trainer = Trainer(Run(replace(recipe, micro_batches=parts), "sgs+pgt", 0), images, runtime=CPU)
+        trainer.wrapped.eval()
+        batch, target = next(iter(trainer.loaders.train))
+        loss = trainer._step(batch, target)
+        steps.append((loss, weights(trainer)))
+    for loss, state in steps[1:]:
+        torch.testing.assert_close(loss, steps[0][0])
+        torch.testing.assert_close(state, steps[0][1])
+
+
+def test_order_of_clipping_and_scaling(recipe, images):
+    """Scaled then clipped, the norm is a bound; clipped then scaled, it is not."""
+    norms = {}
+    for before in (False, True):
+        settings = replace(recipe, clip_norm=0.01, clip_before_scaling=before)
+        trainer = Trainer(Run(settings, "sgs", 0), images, runtime=CPU)
+        batch, target = next(iter(trainer.loaders.train))
+        trainer.methods["sgs"].start_epoch(1, lambda n, batch=batch: [batch])
+        trainer.criterion(trainer.wrapped(batch), target).backward()
+        trainer._alter_gradients()
+        norms[before] = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
+    assert norms[False] == pytest.approx(0.01, rel=1e-3)
+    assert norms[True] > 0.0105
+
+
+def test_a_checkpoint_of_another_run_is_refused(recipe, images, tmp_path):
+    Trainer(Run(replace(recipe, epochs=1), "plain", 0), images, runtime=CPU, folder=tmp_path).fit()
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["run"]["seed"] == 0
+    other = Trainer(Run(replace(recipe, epochs=1), "plain", 1), images, runtime=CPU, folder=tmp_path)
+    with pytest.raises(InputError, match="the checkpoint belongs to another run"):
+        other.resume()
+
+
+def test_a_diverged_run_stops_with_advice(recipe, images):
+    settings = replace(recipe, optimizer=OptimizerSettings(lr=1e30))
+    with pytest.raises(
+        StateError, match=r"the training loss became (nan|inf) in epoch 0; lower the learning rate \(1e\+30\)"
+    ):
+        Trainer(Run(settings), images, runtime=CPU).fit()
+
+
+def test_bfloat16_and_channels_last_train(recipe, images):
+    runtime = Runtime(device="cpu", precision="bf16", channels_last=True)
+    trainer = Trainer(Run(recipe, "sgs+pgt", 0), images, runtime=runtime)
+    outcome = trainer.fit()
+    assert outcome.history[-1]["train_loss"] < outcome.history[0]["train_loss"]
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+    kernel = next(p for p in trainer.model.parameters() if p.ndim == 4 and p.shape[1] > 1)
+    assert kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("field", "value"), [("epochs", 0), ("batch_size", 0), ("micro_batches", 5)])
+def test_impossible_recipes(recipe, field, value):
+    with pytest.raises(InputError, match=str(value)):
+        replace(recipe, **{field: value})
