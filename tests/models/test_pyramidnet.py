@@ -32,6 +32,17 @@ def test_block_step_by_step(stride, side, in_float64):
     torch.testing.assert_close(block(x), out + shortcut)
 
 
+def test_stem_and_head_step_by_step(in_float64):
+    model = in_float64(create_model("pyramidnet110_a48", num_classes=4))
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    out = model.bn1(model.conv1(x))
+    assert (out < 0).any()  # no ReLU in the stem
+    for block in model.blocks:
+        out = block(out)
+    out = model.bn2(out).clamp(min=0).flatten(2).mean(2)
+    torch.testing.assert_close(model(x), out @ model.fc.weight.T + model.fc.bias)
+
+
 def test_initialisation():
     conv = create_model("pyramidnet110_a48").blocks[-1].conv2
     assert conv.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)

@@ -1,6 +1,7 @@
 import torch
 import torch.nn.functional as F
 
+from backpass.models import create_model
 from backpass.models.shufflenet import ShuffleUnit
 
 
@@ -32,3 +33,19 @@ def test_unit_at_stride_two_puts_the_pooled_input_first(in_float64):
 def test_groups():
     unit = ShuffleUnit(24, 240, stride=2)
     assert (unit.conv1.groups, unit.conv2.groups, unit.conv3.groups) == (3, 60, 3)
+
+
+def test_stem_and_head_step_by_step(in_float64):
+    model = in_float64(create_model("shufflenet", num_classes=4))
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    out = model.bn1(model.conv1(x)).clamp(min=0)
+    for unit in model.units:
+        out = unit(out)
+    out = out.flatten(2).mean(2)
+    torch.testing.assert_close(model(x), out @ model.fc.weight.T + model.fc.bias)
+
+
+def test_the_first_unit_of_each_stage_halves_the_map():
+    with torch.device("meta"):
+        units = create_model("shufflenet").units
+    assert [index for index, unit in enumerate(units) if unit.stride == 2] == [0, 4, 12]

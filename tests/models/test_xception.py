@@ -57,3 +57,17 @@ def test_the_layout():
             sides.append(x.shape[-1])
     assert sides == [32, 16, 8, *[8] * 9, 4]
     assert [block.raw_shortcut for block in blocks] == [False] * 11 + [True]
+
+
+def test_stem_and_exit_step_by_step(in_float64):
+    model = in_float64(create_model("xception", num_classes=4))
+    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+    conv1, bn1, _, conv2, bn2, _ = model.stem
+    out = bn1(conv1(x)).clamp(min=0)
+    out = bn2(conv2(out)).clamp(min=0)
+    out = model.blocks(out)
+    sep1, bn1, _, sep2, bn2 = model.last
+    out = bn1(sep1(out)).clamp(min=0)
+    out = bn2(sep2(out)).clamp(min=0)
+    out = out.flatten(2).mean(2)
+    torch.testing.assert_close(model(x), out @ model.fc.weight.T + model.fc.bias)

@@ -51,8 +51,8 @@ def standardize_weight(weight: Tensor, gain: Tensor, eps: float = 1e-4) -> Tenso
     return (weight - mean) * (gain.view(-1, 1, 1, 1) * torch.rsqrt((fan_in * var).clamp(min=eps)))
 
 
-def same_pad(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Tensor:
-    """Return ``x`` padded so that a sliding window gives ``ceil(side / stride)`` outputs a side.
+def same_pad(x: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Return ``x`` padded with zeros so that a sliding window gives ``ceil(side / stride)`` outputs a side.
 
     This is TensorFlow's "SAME" padding: an odd pixel goes to the bottom and right, not to the top and left.
 
@@ -60,7 +60,6 @@ def same_pad(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Te
         x: shape ``(N, C, H, W)``.
         kernel_size: side of the window.
         stride: stride of the window.
-        value: what the border is filled with.
 
     >>> same_pad(torch.ones(1, 1, 2, 2), kernel_size=3, stride=2)
     tensor([[[[1., 1., 0.],
@@ -72,7 +71,7 @@ def same_pad(x: Tensor, kernel_size: int, stride: int, value: float = 0.0) -> Te
         outputs = -(-side // stride)
         total = max((outputs - 1) * stride + kernel_size - side, 0)
         pads += [total // 2, total - total // 2]
-    return F.pad(x, pads, value=value)
+    return F.pad(x, pads)
 
 
 torch.fx.wrap("same_pad")  # torch.fx cannot trace arithmetic with max() on the shape of the input
@@ -208,7 +207,7 @@ class NFResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return logits ``(N, num_classes)`` for images ``(N, in_channels, H, W)``."""
         x = self.stem(same_pad(x, 7, 2))
-        x = F.max_pool2d(same_pad(x, 3, 2, value=float("-inf")), 3, stride=2)
+        x = F.max_pool2d(same_pad(x, 3, 2), 3, stride=2)  # a zero may win, since the first block begins with a ReLU
         logits: Tensor = self.fc(scaled_relu(self.blocks(x)).mean((2, 3)))
         return logits
 
