@@ -68,14 +68,18 @@ def test_a_constant_channel_falls_into_bin_zero() -> None:
     assert histogram.bin_indices(x, *ranges(x), 9).flatten().tolist() == [0, 0, 0, 0]
 
 
-def test_eight_bit_values_on_bin_edges_are_binned_in_float64() -> None:
-    """255 / 15 = 17: every 17th grey level of a normalised image lies on an edge; float32 rounding moves one."""
-    x = ((torch.arange(256).float() / 255 - 0.5071) / 0.2673).view(1, 1, 256)
+@pytest.mark.parametrize("bins", [15, 17, 20])
+def test_eight_bit_values_on_bin_edges_are_binned_in_float64(bins: int) -> None:
+    """Grey levels of normalised images lie on bin edges, from where float32 rounding moves a few."""
+    mean, std = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
+    x = (torch.arange(256).float() / 255 - mean.view(1, 3, 1)) / std.view(1, 3, 1)
     low, high = ranges(x)
-    expected = [slow.bin_of(v, float(low), float(high), 15) for v in x.double().flatten().tolist()]
-    assert histogram.bin_indices(x, low, high, 15).flatten().tolist() == expected
-    in_float32 = ((x - low) * (15 / (high - low))).to(torch.int16).clamp(0, 14).flatten().tolist()
-    assert in_float32 != expected
+    ours = histogram.bin_indices(x, low, high, bins)
+    for c in range(3):
+        expected = [slow.bin_of(v, float(low[c]), float(high[c]), bins) for v in x[0, c].tolist()]
+        assert ours[0, c].tolist() == expected
+    in_float32 = (x - low.view(1, 3, 1)).mul(bins / (high - low).view(1, 3, 1)).to(torch.int16).clamp(0, bins - 1)
+    assert not torch.equal(ours, in_float32)
 
 
 def test_joint_histogram_by_hand() -> None:

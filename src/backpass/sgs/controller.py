@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from backpass.errors import BackpassWarning, InputError, StateError
 from backpass.sgs.dependence import MEASURES
+from backpass.sgs.distributed import ProcessGroup, local_part
 from backpass.sgs.feature_maps import Include, scalable_convs, unwrap
 from backpass.sgs.measuring import Forward, measure_scalings
 from backpass.sgs.scaling import check_k
@@ -60,6 +61,8 @@ class SpatialGradientScaling:
         drop_near_equal: leave pairs out that hold a zero or share a bin (the paper's ImageNet recipes).
         apply: ``"gradient"`` scales gradients; ``"update"`` scales what the optimizer adds to the weights (the paper's
             Adagrad*), through :meth:`scaled_update` or :meth:`attach`.
+        process_group: the processes that measure together; default: all, where ``torch.distributed`` is in use. All of
+            them call :meth:`update` at the same time, each with batches of its own.
 
     Raises:
         InputError: no convolution to scale, or an argument out of range.
@@ -86,6 +89,7 @@ class SpatialGradientScaling:
         include: Include | None = None,
         drop_near_equal: bool = False,
         apply: Literal["gradient", "update"] = "gradient",
+        process_group: ProcessGroup = None,
     ) -> None:
         _check_choice("measure", measure, tuple(MEASURES))
         _check_choice("apply", apply, ("gradient", "update"))
@@ -101,6 +105,7 @@ class SpatialGradientScaling:
         self.every = every
         self.drop_near_equal = drop_near_equal
         self.apply: str = apply
+        self.process_group = process_group
         self._model = unwrap(model)
         self._layers = scalable_convs(model, include)
         self.scalings: dict[str, Tensor] = {
@@ -146,6 +151,7 @@ class SpatialGradientScaling:
             measure=self.measure,
             drop_near_equal=self.drop_near_equal,
             forward=forward,
+            process_group=self.process_group,
         )
         self._warn_once("no measuring batch reached", measured.unreached)
         self._warn_once("found NaN or infinity in the input of", measured.not_finite)
@@ -178,7 +184,11 @@ class SpatialGradientScaling:
         """
         if self.apply == "update":
             raise StateError("apply='update' scales the update, not the gradient; use `with sgs.scaled_update():`")
-        gradients = {name: p.grad for name, layer in self._layers.items() if (p := layer.parameter).grad is not None}
+        gradients = {
+            name: local_part(grad, name)
+            for name, layer in self._layers.items()
+            if (grad := layer.parameter.grad) is not None
+        }
         fresh = {name: grad for name, grad in gradients.items() if not self._is_scaled(name, grad)}
         if gradients and not fresh:
             raise StateError(
@@ -216,14 +226,17 @@ class SpatialGradientScaling:
     def _kernels(self) -> dict[str, Tensor]:
         if self.apply == "gradient":
             raise StateError("apply='gradient' scales gradients, not updates; use scale_gradients() or apply='update'")
-        return {
-            name: p.detach().clone() for name, layer in self._layers.items() if (p := layer.parameter).requires_grad
-        }
+        return {name: kernel.clone() for name, kernel in self._local_kernels().items()}
+
+    def _local_kernels(self) -> dict[str, Tensor]:
+        kernels = {name: layer.parameter for name, layer in self._layers.items()}
+        return {name: local_part(p.detach(), name) for name, p in kernels.items() if p.requires_grad}
 
     @torch.no_grad()
     def _scale_update(self, before: Mapping[str, Tensor]) -> None:
+        kernels = self._local_kernels()
         for name, old in before.items():
-            kernel = self._layers[name].parameter
+            kernel = kernels[name]
             dtype = torch.promote_types(kernel.dtype, torch.float32)
             kernel.copy_(torch.lerp(old.to(dtype), kernel.to(dtype), self._factor(name, kernel).to(dtype)))
 

@@ -74,8 +74,10 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             ``(module name, module) -> bool``.
 
     Raises:
-        InputError: no convolution is left to scale, or modules that share a kernel see different numbers of channels.
+        InputError: a model under flat-parameter FSDP1, no convolution left to scale, or modules that share a kernel and
+            see different numbers of channels.
     """
+    _refuse_flat_parameters(model)
     layers: dict[int, ConvLayer] = {}
     for path, module in unwrap(model).named_modules():
         if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or max(module.kernel_size) == 1:
@@ -103,6 +105,15 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             f"or Conv3d with a kernel axis longer than 1" + (f" that include={include!r} selects" if include else "")
         )
     return {layer.name: layer for layer in layers.values()}
+
+
+def _refuse_flat_parameters(model: nn.Module) -> None:
+    # By name, since importing FSDP1 for the check would cost every user its import.
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise InputError(
+            "FullyShardedDataParallel (FSDP1) flattens kernels, so their taps cannot be told apart; use FSDP2, "
+            "torch.distributed.fsdp.fully_shard"
+        )
 
 
 def _included(name: str, module: nn.Module, include: Include) -> bool:

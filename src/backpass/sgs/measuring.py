@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backpass.errors import InputError
+from backpass.errors import InputError, StateError
 from backpass.sgs.dependence import MEASURES
+from backpass.sgs.distributed import (
+    ProcessGroup,
+    any_process,
+    is_sharded,
+    largest_of_processes,
+    reduce_ranges,
+    reduce_totals,
+    reshard,
+)
 from backpass.sgs.feature_maps import (
     ConvLayer,
     FeatureMapVisitor,
@@ -48,6 +57,7 @@ def measure_scalings(
     measure: str = "mutual_information",
     drop_near_equal: bool = False,
     forward: Forward | None = None,
+    process_group: ProcessGroup = None,
 ) -> Measurement:
     """Return the mean-1 scaling of each convolution kernel, measured on the inputs that its layer sees.
 
@@ -65,10 +75,14 @@ def measure_scalings(
         measure: ``"mutual_information"`` or ``"autocorrelation"``.
         drop_near_equal: leave out pairs that hold a zero or share a bin.
         forward: runs the model on a batch of any other form; default: ``model(input)`` on the model's device.
+        process_group: the processes that measure together, each on batches of its own and as many as it likes; default:
+            all, where ``torch.distributed`` is in use. Ranges and counts are all-reduced, feature maps never sent, and
+            every process returns the same scalings, bit for bit: those of the union of the batches.
 
     Raises:
         InputError: a tensor in place of the batches, no batch, an empty or non-tensor batch, or a batch that the model
             cannot run on.
+        StateError: another process failed.
     """
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
@@ -81,7 +95,6 @@ def measure_scalings(
         raise InputError("expected at least one measuring batch, got none")
     device = next(iter(layers.values())).parameter.device
     run = forward if forward is not None else lambda batch: model(_input(batch).to(device, non_blocking=True))
-    watched = list(layers.values())
     dependences = {
         name: MEASURES[measure](
             layer.kernel_size, layer.channels, drop_near_equal=drop_near_equal, device=layer.parameter.device
@@ -94,18 +107,34 @@ def measure_scalings(
 
     def count(layer: ConvLayer, feature_map: Tensor, dilation: tuple[int, ...]) -> None:
         if layer.name in measurable:
-            dependences[layer.name].count(feature_map, dilation)
+            measurable[layer.name].count(feature_map, dilation)
 
-    with evaluating(model):
-        _run(batches, run, watched, observe)
+    # Running a sharded model is a collective operation, so every process runs it as often as the one with most batches.
+    runs = largest_of_processes(len(batches), device, process_group) if is_sharded(model) else len(batches)
+
+    def run_all(visit: FeatureMapVisitor) -> None:
+        failure = None
+        try:
+            with evaluating(model):
+                _run(batches, run, list(layers.values()), visit)
+                for _ in range(runs - len(batches)):
+                    run(batches[-1])
+        except Exception as error:
+            failure = error
+        reshard(model)
+        if any_process(failure is not None, device, process_group):
+            raise failure or StateError("measuring failed on another process; its own error says why")
+
+    run_all(observe)
+    reduce_ranges(list(dependences.values()), process_group)
     unreached = tuple(name for name, d in dependences.items() if not d.seen)
     not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
-    measurable = dependences.keys() - {*unreached, *not_finite}
-    for name in measurable:
-        dependences[name].start_counting()
-    with evaluating(model):
-        _run(batches, run, watched, count)
-    scalings = {name: scaling_from_dependence(d.result(), k) for name, d in dependences.items() if name in measurable}
+    measurable = {name: d for name, d in dependences.items() if name not in {*unreached, *not_finite}}
+    for dependence in measurable.values():
+        dependence.start_counting()
+    run_all(count)
+    reduce_totals(list(measurable.values()), process_group)
+    scalings = {name: scaling_from_dependence(d.result(), k) for name, d in measurable.items()}
     return Measurement(scalings, unreached, not_finite)
 
 

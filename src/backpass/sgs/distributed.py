@@ -1,0 +1,122 @@
+"""Several processes: statistics are reduced, feature maps never leave their process, shards are scaled where they lie.
+
+After the reduction every process holds bitwise the same statistics, those of one process on the union of the batches.
+"""
+
+import sys
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from backpass.errors import InputError
+from backpass.sgs.dependence import Dependence
+
+__all__ = [
+    "ProcessGroup",
+    "any_process",
+    "is_sharded",
+    "largest_of_processes",
+    "local_part",
+    "reduce_ranges",
+    "reduce_totals",
+    "reshard",
+]
+
+ProcessGroup = dist.ProcessGroup | None
+
+_INT32_MAX = 2**31 - 1
+
+
+def several_processes(group: ProcessGroup = None) -> bool:
+    """Return whether several processes measure together."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
+
+
+def reduce_ranges(dependences: Sequence[Dependence], group: ProcessGroup = None) -> None:
+    """Give every process the smallest minimum, the largest maximum and the sum of the pairs of all processes.
+
+    Two collectives for all layers together: floats (maxima and negated minima) and int64 pairs.
+    """
+    if not several_processes(group):
+        return
+    ranges = torch.cat([part for d in dependences for part in (-d.low, d.high)])
+    ranges = ranges.nan_to_num(torch.inf, torch.inf, -torch.inf)  # a maximum may lose NaN; infinity says as much
+    dist.all_reduce(ranges, dist.ReduceOp.MAX, group)
+    pairs = torch.cat([d.pairs for d in dependences])
+    dist.all_reduce(pairs, dist.ReduceOp.SUM, group)
+    sizes = [(d.low.numel(), d.pairs.numel()) for d in dependences]
+    by_layer = torch.split(ranges, [2 * channels for channels, _ in sizes])
+    for d, both, own in zip(dependences, by_layer, torch.split(pairs, [n for _, n in sizes]), strict=True):
+        negated_low, high = both.chunk(2)
+        d.low, d.high, d.pairs = -negated_low, high.clone(), own.clone()
+
+
+def reduce_totals(dependences: Sequence[Dependence], group: ProcessGroup = None) -> None:
+    """Give every process the sum of the totals of all processes; one collective for all layers together.
+
+    Counts travel as int32 where no sum can exceed it, which halves what is sent.
+    """
+    if not several_processes(group) or not dependences:
+        return
+    totals = [total for d in dependences for total in d.totals]
+    flat = torch.cat([total.flatten() for total in totals])
+    largest = max(int(d.pairs.max()) for d in dependences)
+    if not flat.is_floating_point() and largest <= _INT32_MAX:
+        flat = flat.int()
+    dist.all_reduce(flat, dist.ReduceOp.SUM, group)
+    for total, summed in zip(totals, torch.split(flat, [t.numel() for t in totals]), strict=True):
+        total.copy_(summed.view_as(total))
+
+
+def any_process(condition: bool, device: torch.device, group: ProcessGroup = None) -> bool:
+    """Return whether ``condition`` holds on any process; every process must ask."""
+    return condition if not several_processes(group) else largest_of_processes(int(condition), device, group) > 0
+
+
+def largest_of_processes(number: int, device: torch.device, group: ProcessGroup = None) -> int:
+    """Return the largest ``number`` of all processes."""
+    if not several_processes(group):
+        return number
+    value: Tensor = torch.tensor(number, device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX, group)
+    return int(value)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Return whether running the model is a collective operation, as under FSDP2 (``fully_shard``)."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # without it no module can be of its classes
+    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
+
+
+def reshard(model: nn.Module) -> None:
+    """Free the gathered parameters that FSDP2 keeps after a forward pass without a backward pass."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is not None:
+        for module in model.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()
+
+
+def local_part(tensor: Tensor, name: str) -> Tensor:
+    """Return this process's part of a kernel or its gradient, which shares memory with it.
+
+    Args:
+        tensor: a plain tensor, which is returned, or a DTensor that is replicated or sharded on dim 0, output channels.
+        name: of the parameter, for the error.
+
+    Raises:
+        InputError: the layout cuts the kernel or its input channels, or holds partial sums.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is None or not isinstance(tensor, module.DTensor):
+        return tensor
+    placements = tensor.placements
+    if not all(placement.is_replicate() or placement.is_shard(0) for placement in placements):
+        raise InputError(
+            f"expected {name} to be replicated or sharded on dim 0, got {placements}; its taps cannot be scaled in "
+            "parts: shard this parameter on dim 0"
+        )
+    local: Tensor = tensor.to_local()
+    return local
