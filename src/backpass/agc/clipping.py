@@ -94,7 +94,7 @@ def adaptive_clip_grad_(
         InputError: an option is out of its range, the head is not found, or a gradient is sparse.
         StateError: a gradient is not finite; the message names the first such parameter.
 
-    Source: Brock et al., arXiv 2102.06171, section 4 and appendix; gains count as one unit, as in its published code.
+    Source: Brock et al., arXiv 2102.06171, section 4; gains count as one unit, as in its published code.
 
     >>> layer = nn.Linear(2, 1, bias=False)
     >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 4.0]]))

@@ -27,9 +27,15 @@ class Method:
     The loop calls, in this order: :meth:`criterion` once; :meth:`start_epoch` before each epoch's first batch; in each
     step, after backward and unscaling, :meth:`scale_gradients`, then (after norm clipping) :meth:`clip_gradients`, then
     the optimizer inside :meth:`around_step`.
+
+    Args:
+        recipe: holds the settings of every method.
+        model: the plain model, before any wrapper.
+        task: what it is trained for.
+        loss_scaled: whether a ``GradScaler`` is in the loop, which expects overflows and skips their steps itself.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, task: Task) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, task: Task, *, loss_scaled: bool = False) -> None:
         self.recipe = recipe
         self.model = model
         self.task = task
@@ -66,8 +72,8 @@ class Method:
 class Sgs(Method):
     """Spatial Gradient Scaling."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, task: Task) -> None:
-        super().__init__(recipe, model, task)
+    def __init__(self, recipe: Recipe, model: nn.Module, task: Task, *, loss_scaled: bool = False) -> None:
+        super().__init__(recipe, model, task, loss_scaled=loss_scaled)
         s = recipe.sgs
         self.batches = s.batches
         self.sgs = SpatialGradientScaling(
@@ -120,9 +126,12 @@ class Pgt(Method):
 class Agc(Method):
     """Adaptive gradient clipping."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, task: Task) -> None:
-        super().__init__(recipe, model, task)
-        self.agc = AdaptiveGradientClipping(model, clip_factor=recipe.agc.clip_factor, eps=recipe.agc.eps)
+    def __init__(self, recipe: Recipe, model: nn.Module, task: Task, *, loss_scaled: bool = False) -> None:
+        super().__init__(recipe, model, task, loss_scaled=loss_scaled)
+        s = recipe.agc
+        self.agc = AdaptiveGradientClipping(
+            model, s.clip_factor, s.eps, head=s.head, error_if_nonfinite=not loss_scaled
+        )
 
     def clip_gradients(self) -> None:
         """Clip each unit's gradient to a share of the unit's norm."""
@@ -158,6 +167,8 @@ def check_method(name: str) -> list[str]:
     return parts
 
 
-def build_methods(name: str, recipe: Recipe, model: nn.Module, task: Task) -> dict[str, Method]:
+def build_methods(
+    name: str, recipe: Recipe, model: nn.Module, task: Task, *, loss_scaled: bool = False
+) -> dict[str, Method]:
     """Return the method objects that ``name`` such as ``"sgs+pgt"`` stands for, by their names."""
-    return {part: METHODS[part](recipe, model, task) for part in check_method(name)}
+    return {part: METHODS[part](recipe, model, task, loss_scaled=loss_scaled) for part in check_method(name)}

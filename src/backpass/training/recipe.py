@@ -102,6 +102,7 @@ class AgcSettings:
 
     clip_factor: float = 0.01
     eps: float = 1e-3
+    head: str | None = "auto"
 
 
 @dataclass(frozen=True)

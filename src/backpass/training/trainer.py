@@ -110,7 +110,8 @@ class Trainer:
         )
         if self.runtime.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
-        self.methods = build_methods(run.method, recipe, self.model, self.task)
+        loss_scaled = self.accelerator.scaler is not None
+        self.methods = build_methods(run.method, recipe, self.model, self.task, loss_scaled=loss_scaled)
         self.criterion: Criterion = self.task.loss
         for method in self.methods.values():
             self.criterion = method.criterion(self.criterion)
