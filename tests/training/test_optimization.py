@@ -4,12 +4,25 @@ import pytest
 import torch
 from torch import nn
 
+from backpass.errors import InputError
 from backpass.training.optimization import OPTIMIZERS, build_optimizer, build_schedule, parameter_groups
 from backpass.training.recipe import OptimizerSettings, ScheduleSettings
 
 
 def model() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+
+
+def rates(settings: ScheduleSettings, *, lr: float = 0.4, epochs: int = 6, steps_per_epoch: int = 2) -> list[float]:
+    """The rate of every step of the training, and the one that would follow."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    schedule = build_schedule(optimizer, settings, lr, epochs, steps_per_epoch)
+    seen = [optimizer.param_groups[0]["lr"]]
+    for _ in range(epochs * steps_per_epoch):
+        optimizer.step()
+        schedule.step()
+        seen.append(optimizer.param_groups[0]["lr"])
+    return seen
 
 
 def test_decay_can_spare_norms_and_biases():
@@ -29,23 +42,96 @@ def test_decay_is_on_everything_by_default_and_frozen_parameters_are_left_out():
 def test_every_optimizer_takes_a_step(name):
     net = model()
     before = net[0].weight.clone()
-    optimizer = build_optimizer(net, OptimizerSettings(name=name, lr=0.1))
+    optimizer = build_optimizer(net, OptimizerSettings(name=name, lr=0.1, weight_decay=0.03))
     net(torch.ones(2, 1, 5, 5)).pow(2).sum().backward()
     optimizer.step()
+    assert type(optimizer).__name__.lower() == name
     assert not torch.equal(net[0].weight, before)
     assert optimizer.param_groups[0]["lr"] == 0.1
+    assert optimizer.param_groups[0]["weight_decay"] == 0.03
+
+
+@pytest.mark.parametrize(("name", "first_step"), [("adagrad", 0.1), ("adam", 0.1), ("adamax", 0.1), ("sgd", 0.05)])
+def test_first_steps_by_hand(name, first_step):
+    """A gradient of 0.5 at rate 0.1: the adaptive optimizers divide it by its own size, SGD does not."""
+    net = nn.Linear(1, 1, bias=False)
+    optimizer = build_optimizer(net, OptimizerSettings(name=name, lr=0.1, weight_decay=0.0))
+    before = net.weight.item()
+    net.weight.grad = torch.full((1, 1), 0.5)
+    optimizer.step()
+    assert before - net.weight.item() == pytest.approx(first_step, rel=1e-5)
+
+
+@pytest.mark.parametrize(("momentum", "second_step"), [(0.0, 0.05), (0.9, 0.095)])
+def test_momentum_is_that_of_the_recipe(momentum, second_step):
+    net = nn.Linear(1, 1, bias=False)
+    optimizer = build_optimizer(net, OptimizerSettings(lr=0.1, momentum=momentum, weight_decay=0.0))
+    for _ in range(2):
+        before = net.weight.item()
+        net.weight.grad = torch.full((1, 1), 0.5)
+        optimizer.step()
+    assert before - net.weight.item() == pytest.approx(second_step, rel=1e-5)
+
+
+def test_unknown_and_contradictory_optimizers():
+    with pytest.raises(InputError, match=r"expected an optimizer out of sgd, adadelta, .*radam, got 'lion'"):
+        build_optimizer(model(), OptimizerSettings(name="lion"))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="nesterov=True is for sgd, got the optimizer 'adam'"):
+        build_optimizer(model(), OptimizerSettings(name="adam", nesterov=True))
 
 
 def test_cosine_schedule_with_warm_up():
-    parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.4)
-    schedule = build_schedule(optimizer, ScheduleSettings(final_lr=0.04, warmup_epochs=2), 0.4, 6, 2)
-    rates = []
+    seen = rates(ScheduleSettings(final_lr=0.04, warmup_epochs=2))
+    assert seen[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert seen[4:] == pytest.approx([0.04 + 0.36 * (1 + math.cos(math.pi * t / 8)) / 2 for t in range(9)])
+    assert seen[-1] == pytest.approx(0.04)
+
+
+def test_cosine_ends_where_the_cool_down_starts():
+    seen = rates(ScheduleSettings(final_lr=0.04, warmup_epochs=1, cooldown_epochs=2))
+    assert seen[:2] == pytest.approx([0.2, 0.4])
+    assert seen[2:8] == pytest.approx([0.04 + 0.36 * (1 + math.cos(math.pi * t / 6)) / 2 for t in range(6)])
+    assert seen[8:] == pytest.approx([0.04] * 5)
+
+
+def test_cosine_is_torchs():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12, eta_min=0.04)
+    expected = [0.4]
     for _ in range(12):
-        rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.step()
-    rates.append(optimizer.param_groups[0]["lr"])
-    assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert rates[4:] == pytest.approx([0.04 + 0.36 * (1 + math.cos(math.pi * t / 8)) / 2 for t in range(9)])
-    assert rates[-1] == pytest.approx(0.04)
+        oracle.step()
+        expected.append(optimizer.param_groups[0]["lr"])
+    assert rates(ScheduleSettings(final_lr=0.04)) == pytest.approx(expected)
+
+
+def test_steps_are_torchs():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4)
+    oracle = torch.optim.lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.5)
+    expected = [0.4]
+    for _ in range(12):
+        optimizer.step()
+        oracle.step()
+        expected.append(optimizer.param_groups[0]["lr"])
+    assert rates(ScheduleSettings("step", step_epochs=2, step_factor=0.5)) == pytest.approx(expected)
+
+
+def test_steps_count_from_the_start_and_stop_in_the_cool_down():
+    settings = ScheduleSettings("step", warmup_epochs=1, cooldown_epochs=3, step_epochs=1.5, step_factor=0.1)
+    seen = rates(settings, epochs=6, steps_per_epoch=2)
+    assert seen == pytest.approx([0.2, 0.4, 0.4, 0.04, 0.04, 0.04, *[0.004] * 7])
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        (ScheduleSettings(warmup_epochs=5, cooldown_epochs=2), "fit into the 6 epochs, got 5 and 2"),
+        (ScheduleSettings(warmup_epochs=-1), "got -1 and 0.0"),
+        (ScheduleSettings(cooldown_epochs=-1), "got 0.0 and -1"),
+        (ScheduleSettings("step", step_epochs=0), "step_epochs to be above 0, got 0"),
+        (ScheduleSettings("poly"), "a schedule out of cosine, step, got 'poly'"),  # type: ignore[arg-type]
+    ],
+)
+def test_impossible_schedules(settings, text):
+    with pytest.raises(InputError, match=text):
+        rates(settings)

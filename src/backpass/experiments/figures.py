@@ -13,21 +13,18 @@ __all__ = ["learning_curves", "scaling_pictures"]
 _COLORS = ("#4c566a", "#0b7285", "#c2410c", "#6d28d9", "#15803d", "#b91c1c", "#a16207", "#0369a1")
 
 
-def learning_curves(results: Sequence[RunResult]) -> str:
-    """Return test accuracy by epoch for each method as SVG: the mean over seeds, and the range as a band."""
+def learning_curves(by_name: Mapping[str, Sequence[RunResult]]) -> str:
+    """Return accuracy by epoch for each named group of runs as SVG: the mean, and the range as a band."""
     figure = Figure(figsize=(7.5, 4.0), layout="constrained")
     axes = figure.subplots()
-    by_method: dict[str, list[RunResult]] = {}
-    for result in results:
-        by_method.setdefault(result.method, []).append(result)
-    for number, (method, runs) in enumerate(by_method.items()):
+    for number, (name, runs) in enumerate(by_name.items()):
         epochs = min(len(run.history) for run in runs)
-        values = torch.tensor([[100 * record["test_accuracy"] for record in run.history[:epochs]] for run in runs])
+        values = 100 * torch.tensor([run.accuracies[:epochs] for run in runs])
         x = list(range(1, epochs + 1))
         color = _COLORS[number % len(_COLORS)]
-        axes.plot(x, values.mean(0).tolist(), color=color, label=method, marker="o", markersize=2.5, linewidth=1.4)
+        axes.plot(x, values.mean(0).tolist(), color=color, label=name, marker="o", markersize=2.5, linewidth=1.4)
         axes.fill_between(x, values.amin(0).tolist(), values.amax(0).tolist(), color=color, alpha=0.12, linewidth=0)
-    axes.set(xlabel="epoch", ylabel="test accuracy, %")
+    axes.set(xlabel="epoch", ylabel="accuracy, %")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return _svg(figure)

@@ -1,11 +1,10 @@
-"""What a run leaves on disk, and what a set of runs amounts to: one schema, checked on reading."""
+"""What a run leaves on disk: one schema, checked on reading."""
 
 import json
+import math
 import os
 import platform
-import statistics
 import subprocess
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,10 +15,36 @@ import torch
 from backpass.errors import InputError
 from backpass.training.checkpoint import atomic_write
 
-__all__ = ["RunResult", "Summary", "environment", "read_results", "summarize", "write_result"]
+__all__ = ["SCHEMA", "RunResult", "check_result", "environment", "read_result", "read_results", "write_result"]
 
-SCHEMA = 1
-_PACKAGES = ("backpass", "torch", "torchvision", "accelerate", "numpy", "scikit-learn", "timm")
+SCHEMA = 2
+_PACKAGES = ("backpass", "torch", "torchvision", "accelerate", "numpy", "scikit-learn", "scipy", "timm", "optuna")
+
+_Check = tuple[type, ...]
+_TEXT, _COUNT, _NUMBER = (str,), (int,), (int, float)
+_KEYS: dict[str, dict[str, _Check]] = {
+    "run": {"recipe": (dict,), "method": _TEXT, "seed": _COUNT},
+    "data": {"label": _TEXT, "train": _COUNT, "evaluated": _COUNT, "split": _TEXT},
+    "model": {"name": _TEXT, "parameters": _COUNT, "macs": _COUNT},
+    "cost": {
+        "train_seconds": _NUMBER,
+        "measure_seconds": _NUMBER,
+        "evaluate_seconds": _NUMBER,
+        "gpu_hours": (*_NUMBER, type(None)),
+        "peak_memory": (int, type(None)),
+    },
+    "environment": {
+        "commit": (str, type(None)),
+        "python": _TEXT,
+        "versions": (dict,),
+        "platform": _TEXT,
+        "cpu": _TEXT,
+        "cpu_count": (int, type(None)),
+        "threads": _COUNT,
+        "accelerator": (str, type(None)),
+        "runtime": (dict,),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -28,12 +53,15 @@ class RunResult:
 
     Attributes:
         run: recipe, method and seed (:meth:`backpass.training.recipe.Run.as_dict`).
-        data: label and number of images of each split.
-        model: name, parameters and multiply-adds of one image.
-        history: one record per epoch (:class:`backpass.training.trainer.Outcome`).
-        cost: seconds of training, measuring and evaluating, and peak accelerator memory in bytes or null.
+        data: ``label``; images to ``train`` on and ``evaluated``; the ``split`` that was evaluated, ``test`` or
+            ``validation``.
+        model: ``name``, ``parameters``, and ``macs``, the multiply-adds of one image.
+        history: one record per epoch (:class:`backpass.training.trainer.Outcome`): the raw values.
+        cost: ``train_seconds``, ``measure_seconds``, ``evaluate_seconds``; ``gpu_hours``, all of these on all GPUs, and
+            ``peak_memory`` in bytes, both null on a CPU.
         scalings: the last SGS scalings by parameter name, as nested lists.
-        environment: commit, versions, hardware, runtime settings.
+        environment: ``commit``, ``python``, ``versions``, ``platform``, ``cpu``, ``cpu_count``, ``threads``,
+            ``accelerator``, ``runtime``.
         schema: version of this schema.
     """
 
@@ -57,48 +85,29 @@ class RunResult:
         return int(self.run["seed"])
 
     @property
+    def accuracies(self) -> list[float]:
+        """Accuracy on the evaluated split after each epoch, as fractions."""
+        return [record[f"{self.data['split']}_accuracy"] for record in self.history]
+
+    @property
     def accuracy(self) -> float:
-        """Test accuracy after the last epoch, as a fraction."""
-        return self.history[-1]["test_accuracy"]
+        """Accuracy after the last epoch, as a fraction."""
+        return self.accuracies[-1]
 
     @property
     def best_accuracy(self) -> float:
-        """The best test accuracy of any epoch, as a fraction; optimistic, since the test images chose the epoch."""
-        return max(record["test_accuracy"] for record in self.history)
+        """The best accuracy of any epoch, as a fraction; optimistic, since the evaluated images chose the epoch."""
+        return max(self.accuracies)
 
     @property
     def seconds(self) -> float:
         """Seconds of training and measuring, without evaluation."""
         return sum(record["train_seconds"] + record["measure_seconds"] for record in self.history)
 
-
-@dataclass(frozen=True)
-class Summary:
-    """One method's row of a comparison.
-
-    Attributes:
-        method: the method.
-        n: number of runs.
-        mean: mean test accuracy after the last epoch, as a fraction.
-        std: its sample standard deviation; ``None`` for a single run.
-        values: accuracy by seed.
-        difference: mean difference to ``plain`` over common seeds; ``None`` for plain or without one.
-        time_ratio: training plus measuring time relative to ``plain``, median over common seeds; ``None`` likewise.
-        seconds: mean seconds of training plus measuring.
-    """
-
-    method: str
-    n: int
-    mean: float
-    std: float | None
-    values: dict[int, float]
-    difference: float | None
-    time_ratio: float | None
-    seconds: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the row as plain values."""
-        return asdict(self)
+    @property
+    def hardware(self) -> tuple[Any, Any]:
+        """Names of the CPU and the accelerator."""
+        return self.environment["cpu"], self.environment["accelerator"]
 
 
 def write_result(path: Path, result: RunResult) -> None:
@@ -110,17 +119,44 @@ def read_result(path: Path) -> RunResult:
     """Return the result at ``path``.
 
     Raises:
-        InputError: not JSON, another schema, or a field missing or unknown.
+        InputError: not JSON, another schema, a field missing, unknown or of the wrong type, or no finite accuracy.
     """
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable result ({error})") from error
+    return check_result(content, str(path))
+
+
+def check_result(content: Any, source: str) -> RunResult:
+    """Return the result that ``content``, from JSON, holds.
+
+    Raises:
+        InputError: see :func:`read_result`; the message starts with ``source``.
+    """
     names = {f.name for f in fields(RunResult)}
     if not isinstance(content, dict) or content.get("schema") != SCHEMA or set(content) != names:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path}: expected a result of schema {SCHEMA} with the fields {sorted(names)}, got {found}")
+        raise InputError(f"{source}: expected a result of schema {SCHEMA} with the fields {sorted(names)}, got {found}")
+    for section, keys in _KEYS.items():
+        for key, types in keys.items():
+            value = content[section].get(key, ...) if isinstance(content[section], dict) else ...
+            if not isinstance(value, types) or isinstance(value, bool):
+                wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in types)
+                got = "nothing" if value is ... else repr(value)
+                raise InputError(f"{source}: expected {section}.{key} to be {wanted}, got {got}")
+    _check_history(content["history"], f"{content['data']['split']}_accuracy", source)
     return RunResult(**content)
+
+
+def _check_history(history: Any, accuracy: str, source: str) -> None:
+    if not isinstance(history, list) or not history:
+        raise InputError(f"{source}: expected history to be a list with a record for each epoch, got {history!r}")
+    for epoch, record in enumerate(history):
+        for key in ("epoch", accuracy, "train_seconds", "measure_seconds", "evaluate_seconds"):
+            value = record.get(key) if isinstance(record, dict) else None
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise InputError(f"{source}: expected {key} of epoch {epoch} to be a finite number, got {value!r}")
 
 
 def read_results(folder: Path) -> list[RunResult]:
@@ -133,33 +169,6 @@ def read_results(folder: Path) -> list[RunResult]:
     if not results:
         raise InputError(f"expected run folders with a result.json below {folder}, found none")
     return results
-
-
-def summarize(results: Sequence[RunResult]) -> list[Summary]:
-    """Return one row per method, in order of first appearance, each beside ``plain`` where that was run."""
-    by_method: dict[str, dict[int, RunResult]] = {}
-    for result in results:
-        by_method.setdefault(result.method, {})[result.seed] = result
-    plain = by_method.get("plain", {})
-    rows = []
-    for method, runs in by_method.items():
-        values = {seed: run.accuracy for seed, run in sorted(runs.items())}
-        common = [] if method == "plain" else [seed for seed in values if seed in plain]
-        differences = [values[seed] - plain[seed].accuracy for seed in common]
-        ratios = [runs[seed].seconds / plain[seed].seconds for seed in common]
-        rows.append(
-            Summary(
-                method=method,
-                n=len(values),
-                mean=statistics.fmean(values.values()),
-                std=statistics.stdev(values.values()) if len(values) > 1 else None,
-                values=values,
-                difference=statistics.fmean(differences) if differences else None,
-                time_ratio=statistics.median(ratios) if ratios else None,
-                seconds=statistics.fmean(run.seconds for run in runs.values()),
-            )
-        )
-    return rows
 
 
 def environment() -> dict[str, Any]:

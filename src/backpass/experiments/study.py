@@ -1,111 +1,96 @@
-"""Running recipes: one run in its folder, and the comparison of methods over seeds."""
+"""Running a plan: its cells go into one queue, workers take them, and the results come back in order."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
-from backpass.errors import InputError
-from backpass.experiments.results import RunResult, environment, read_result, write_result
-from backpass.models import count_macs, count_parameters
-from backpass.training.checkpoint import atomic_write, save_weights
-from backpass.training.datasets import load_dataset
+from backpass.errors import StateError
+from backpass.experiments.cells import Cell
+from backpass.experiments.plan import Plan, compare_plan, write_plan
+from backpass.experiments.queue import CellState, Queue
+from backpass.experiments.results import RunResult, check_result, read_result, write_result
+from backpass.experiments.runs import Progress, load_data
+from backpass.experiments.worker import GRACE, HEARTBEAT, work, work_in_processes
 from backpass.training.images import ImageData
-from backpass.training.methods import check_method
-from backpass.training.recipe import DataSettings, Recipe, Run, Runtime
-from backpass.training.trainer import EpochRecord, Trainer
+from backpass.training.recipe import DataSettings, Recipe, Runtime
 
-__all__ = ["Progress", "compare", "execute", "load_data"]
+__all__ = ["Outcome", "compare", "describe_failures", "run_study"]
 
-
-class Progress:
-    """What a study tells its audience; every hook does nothing unless overridden."""
-
-    def start_study(self, runs: int) -> None:
-        """``runs`` runs are about to start."""
-
-    def start_run(self, run: Run) -> None:
-        """One run starts."""
-
-    def step(self, epoch: int, step: int, steps: int) -> None:
-        """Step ``step`` of ``steps`` of epoch ``epoch`` is done."""
-
-    def end_epoch(self, record: EpochRecord) -> None:
-        """One epoch is over."""
-
-    def end_run(self, result: RunResult) -> None:
-        """One run is over, now or in an earlier, interrupted study."""
+_SHOWN = 3
 
 
-def load_data(settings: DataSettings) -> ImageData:
-    """Return the images that the settings ask for."""
-    return load_dataset(
-        settings.name,
-        root=settings.root,
-        download=settings.download,
-        limit_train=settings.limit_train,
-        limit_test=settings.limit_test,
-        label=settings.label,
-    )
+@dataclass(frozen=True)
+class Outcome:
+    """What a study has come to.
+
+    Attributes:
+        results: of the complete cells, in the order of the plan.
+        failures: error by folder of the cells that failed.
+        cells: number of cells.
+    """
+
+    results: list[RunResult]
+    failures: dict[str, str]
+    cells: int
+
+    def check(self) -> None:
+        """Raise StateError if a cell failed."""
+        if self.failures:
+            raise StateError(describe_failures(self.failures, self.cells))
 
 
-def execute(
-    run: Run, data: ImageData, folder: Path, *, runtime: Runtime, progress: Progress | None = None
-) -> RunResult:
-    """Return the result of one run, trained now, continued from its checkpoint, or read if it is complete.
+def run_study(
+    plan: Plan,
+    folder: Path,
+    *,
+    runtime: Runtime,
+    storage: str | None = None,
+    processes: int = 1,
+    progress: Progress | None = None,
+    load: Callable[[DataSettings], ImageData] = load_data,
+    heartbeat: float = HEARTBEAT,
+    grace: float = GRACE,
+) -> Outcome:
+    """Run every cell of the plan that is not complete, and return the results of all.
 
-    The folder holds ``config.json``, ``environment.json``, ``metrics.jsonl`` (one line per epoch), ``checkpoint.pt``,
-    ``model.safetensors`` (the trained plain weights) and, at the end, ``result.json``.
+    An interrupted study goes on where it was when it is started again on the same folder; cells that failed are tried
+    again. Further workers may be started on the study meanwhile, here or elsewhere.
+
+    Args:
+        plan: what to run; kept as ``study.json`` in the folder.
+        folder: of the run folders.
+        runtime: how every worker computes.
+        storage: where the cells are kept (:func:`backpass.experiments.storage.open_storage`); the folder by default.
+            In a storage other than the folder, the study has the folder's name.
+        processes: workers to start on this machine; one runs in this process.
+        progress: is told of the cells that this process runs.
+        load: reads images, in this process.
+        heartbeat: seconds between a worker's signs of life.
+        grace: seconds without one until a cell is taken over.
 
     Raises:
-        InputError: the folder belongs to another run.
+        InputError: a run folder belongs to another run, or the storage cannot be opened.
+        StateError: a worker process ended with an error.
     """
     progress = progress or Progress()
-    progress.start_run(run)
-    finished = folder / "result.json"
-    if finished.is_file():
-        result = read_result(finished)
-        if result.run != json.loads(json.dumps(run.as_dict())):
-            raise InputError(f"{folder} holds the result of another run; choose another folder or remove it")
-        progress.end_run(result)
-        return result
-    folder.mkdir(parents=True, exist_ok=True)
-    surroundings = environment() | {"runtime": asdict(runtime)}
-    _write_json(folder / "config.json", run.as_dict())
-    _write_json(folder / "environment.json", surroundings)
-
-    def end_epoch(record: EpochRecord) -> None:
-        lines = "".join(json.dumps(r) + "\n" for r in trainer.history)
-        atomic_write(folder / "metrics.jsonl", lines.encode())
-        progress.end_epoch(record)
-
-    trainer = Trainer(run, data, runtime=runtime, folder=folder, on_step=progress.step, on_epoch=end_epoch)
-    trainer.resume()
-    outcome = trainer.fit()
-    shape = (data.channels, *data.image_size)
-    result = RunResult(
-        run=json.loads(json.dumps(run.as_dict())),
-        data={"label": data.label, "train": len(data.train), "test": len(data.test)},
-        model={
-            "name": run.recipe.model,
-            "parameters": count_parameters(trainer.model),
-            "macs": count_macs(trainer.model, shape),
-        },
-        history=outcome.history,
-        cost={
-            **{
-                key: sum(r[key] for r in outcome.history)
-                for key in ("train_seconds", "measure_seconds", "evaluate_seconds")
-            },
-            "peak_memory": outcome.peak_memory,
-        },
-        scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
-        environment=surroundings,
-    )
-    save_weights(folder / "model.safetensors", trainer.model.state_dict())
-    write_result(finished, result)
-    progress.end_run(result)
-    return result
+    cells = plan.cells()
+    name = "study" if storage is None else folder.resolve().name
+    with closing(Queue.create(storage or str(folder), name, folder=folder, runtime=runtime)) as queue:
+        queue.fill(cells)
+        write_plan(plan, folder)
+        progress.start_study(len(cells))
+        for result in _results(_states(queue, cells), folder):
+            progress.end_run(result)
+        if processes == 1:
+            work(queue, folder, progress=progress, load=load, heartbeat=heartbeat, grace=grace)
+        else:
+            where = ["--study", storage or str(folder), "--name", name, "--out", str(folder)]
+            times = ["--heartbeat", str(heartbeat), "--grace", str(grace)]
+            work_in_processes([*where, *times], processes)
+        states = _states(queue, cells)
+    failures = {state.cell.folder: state.error for state in states if state.error is not None}
+    return Outcome(_results(states, folder), failures, len(cells))
 
 
 def compare(
@@ -120,23 +105,41 @@ def compare(
 ) -> list[RunResult]:
     """Return the results of every method with every seed, methods in turn within a seed so that drift is shared.
 
-    An interrupted comparison goes on where it was when it is started again on the same folder.
-
     Raises:
-        InputError: no method or seed, or an unknown method.
+        InputError: no method or seed, an unknown method, or a run folder that belongs to another run.
+        StateError: a run failed.
     """
-    if not methods or not seeds:
-        raise InputError(f"expected at least one method and one seed, got {list(methods)} and {list(seeds)}")
-    for method in methods:
-        check_method(method)
-    progress = progress or Progress()
-    data = load(recipe.data)
-    runs = [Run(recipe, method, seed) for seed in seeds for method in methods]
-    progress.start_study(len(runs))
-    return [
-        execute(run, data, folder / f"{run.method}-seed{run.seed}", runtime=runtime, progress=progress) for run in runs
-    ]
+    plan = compare_plan(recipe, methods, seeds)
+    outcome = run_study(plan, folder, runtime=runtime, progress=progress, load=load)
+    outcome.check()
+    return outcome.results
 
 
-def _write_json(path: Path, content: object) -> None:
-    atomic_write(path, json.dumps(content, indent=1).encode())
+def describe_failures(failures: dict[str, str], cells: int) -> str:
+    """Return a line that names the first failed cells and says how to go on."""
+    shown = "; ".join(f"{folder}: {error}" for folder, error in list(failures.items())[:_SHOWN])
+    more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+    return (
+        f"{len(failures)} of {cells} cells failed ({shown}{more}); error.txt in their folders has the traceback; start "
+        "the same command again to try them again"
+    )
+
+
+def _states(queue: Queue, cells: Sequence[Cell]) -> list[CellState]:
+    """Return the states of the cells, in their order; the queue may hold others from an earlier plan."""
+    states = {state.cell.folder: state for state in queue.states()}
+    return [states[cell.folder] for cell in cells]
+
+
+def _results(states: Sequence[CellState], folder: Path) -> list[RunResult]:
+    """Return the results of complete cells; a result file that another machine has is written here as well."""
+    results = []
+    for state in states:
+        if state.result is None:
+            continue
+        path = folder / state.cell.folder / "result.json"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_result(path, check_result(state.result, f"the queue's result of {state.cell.folder}"))
+        results.append(read_result(path))
+    return results

@@ -1,11 +1,11 @@
 """Optimizers and learning rates from a recipe."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
 from torch.optim.lr_scheduler import LambdaLR
 
 from backpass.errors import InputError
@@ -13,18 +13,15 @@ from backpass.training.recipe import OptimizerSettings, ScheduleSettings
 
 __all__ = ["OPTIMIZERS", "build_optimizer", "build_schedule", "parameter_groups"]
 
-
-def _sgd(groups: Iterable[dict[str, Any]], s: OptimizerSettings) -> Optimizer:
-    return SGD(groups, lr=s.lr, momentum=s.momentum, nesterov=s.nesterov)
-
-
-def _adamw(groups: Iterable[dict[str, Any]], s: OptimizerSettings) -> Optimizer:
-    return AdamW(groups, lr=s.lr)
-
-
-OPTIMIZERS: dict[str, Callable[[Iterable[dict[str, Any]], OptimizerSettings], Optimizer]] = {
-    "sgd": _sgd,
-    "adamw": _adamw,
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
+    "sgd": SGD,
+    "adadelta": Adadelta,
+    "adagrad": Adagrad,
+    "adam": Adam,
+    "adamax": Adamax,
+    "adamw": AdamW,
+    "nadam": NAdam,
+    "radam": RAdam,
 }
 
 
@@ -41,10 +38,19 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Return the recipe's optimizer over the model's parameters."""
+    """Return the recipe's optimizer over the model's parameters.
+
+    Raises:
+        InputError: the name is unknown, or Nesterov momentum is asked of another optimizer than SGD.
+    """
     if settings.name not in OPTIMIZERS:
         raise InputError(f"expected an optimizer out of {', '.join(OPTIMIZERS)}, got {settings.name!r}")
-    return OPTIMIZERS[settings.name](parameter_groups(model, settings), settings)
+    momentum: dict[str, Any] = {}
+    if settings.name == "sgd":
+        momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+    elif settings.nesterov:
+        raise InputError(f"nesterov=True is for sgd, got the optimizer {settings.name!r}; set nesterov=False")
+    return OPTIMIZERS[settings.name](parameter_groups(model, settings), lr=settings.lr, **momentum)
 
 
 def build_schedule(
@@ -52,17 +58,49 @@ def build_schedule(
 ) -> LambdaLR:
     """Return the learning rate schedule, to be stepped after every optimizer step.
 
-    ``lr(t) = final + (lr - final) * (1 + cos(pi * t / T)) / 2`` over the ``T`` steps that follow the warm-up, in which
-    the rate grows linearly from ``lr / warmup`` at the first step.
+    With ``w`` the steps of the warm-up and ``e`` the step at which the cool-down starts, the rate at step ``t`` is
+
+    - ``lr * (t + 1) / w`` for ``t < w``;
+    - cosine: ``final + (lr - final) * (1 + cos(pi * (t - w) / (e - w))) / 2`` for ``w <= t <= e``;
+    - step: ``lr * step_factor ** floor(t / (step_epochs * steps_per_epoch))`` for ``w <= t <= e``;
+    - the rate of step ``e`` for ``t > e``.
+
+    Args:
+        optimizer: its groups have the peak learning rate.
+        settings: of the schedule; lengths are in epochs.
+        lr: the peak learning rate, above 0.
+        epochs: of the whole training, warm-up and cool-down included.
+        steps_per_epoch: optimizer steps.
+
+    Raises:
+        InputError: the name is unknown, a length is negative, warm-up and cool-down do not fit into the epochs, or
+            ``step_epochs`` is not above 0.
     """
-    total = epochs * steps_per_epoch
     warmup = round(settings.warmup_epochs * steps_per_epoch)
+    end = epochs * steps_per_epoch - round(settings.cooldown_epochs * steps_per_epoch)
+    if settings.warmup_epochs < 0 or settings.cooldown_epochs < 0 or warmup > end:
+        raise InputError(
+            f"expected warmup_epochs and cooldown_epochs that are not negative and fit into the {epochs} epochs, got "
+            f"{settings.warmup_epochs} and {settings.cooldown_epochs}; shorten them or train longer"
+        )
+    final = settings.final_lr / lr
+    step_length = settings.step_epochs * steps_per_epoch
+
+    def cosine(step: int) -> float:
+        progress = (step - warmup) / max(end - warmup, 1)
+        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+
+    def steps(step: int) -> float:
+        return settings.step_factor ** math.floor(step / step_length)
+
+    ways_down = {"cosine": cosine, "step": steps}
+    if settings.name not in ways_down:
+        raise InputError(f"expected a schedule out of {', '.join(ways_down)}, got {settings.name!r}")
+    if step_length <= 0:
+        raise InputError(f"expected step_epochs to be above 0, got {settings.step_epochs}")
+    way_down = ways_down[settings.name]
 
     def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-        final = settings.final_lr / lr
-        return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+        return (step + 1) / warmup if step < warmup else way_down(min(step, end))
 
     return LambdaLR(optimizer, factor)

@@ -19,11 +19,13 @@ __all__ = [
     "Recipe",
     "Run",
     "Runtime",
+    "ScheduleName",
     "ScheduleSettings",
     "SgsSettings",
 ]
 
-OptimizerName = Literal["sgd", "adamw"]
+OptimizerName = Literal["sgd", "adadelta", "adagrad", "adam", "adamax", "adamw", "nadam", "radam"]
+ScheduleName = Literal["cosine", "step"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class DataSettings:
         name: ``digits``, ``cifar10``, ``cifar100``, ``imagenet:PATH`` or ``folder:PATH``.
         root: where torchvision's data sets lie or go.
         download: fetch ``cifar10`` or ``cifar100`` when missing.
+        validation: share of the training images to hold out and to evaluate in the place of the test images.
         limit_train: train on this many images only, drawn stratified with a fixed seed.
         limit_test: evaluate on this many images only, likewise.
         label: what results call the data; default: the data set's own name.
@@ -42,6 +45,7 @@ class DataSettings:
     name: str = "digits"
     root: str | None = None
     download: bool = False
+    validation: float = 0.0
     limit_train: int | None = None
     limit_test: int | None = None
     label: str | None = None
@@ -49,14 +53,14 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimizer and its arguments.
+    """The optimizer and its arguments; what is not named here has PyTorch's default.
 
     Attributes:
-        name: ``sgd`` or ``adamw``.
+        name: the class of ``torch.optim``, in lower case.
         lr: peak learning rate.
-        momentum: of SGD.
-        nesterov: of SGD.
-        weight_decay: on all parameters, or only on those with two or more axes.
+        momentum: of SGD; the other optimizers have their own and leave it aside.
+        nesterov: of SGD; refused with another optimizer.
+        weight_decay: part of the gradient (L2), for AdamW apart from it.
         decay_norm_and_bias: whether 1-D parameters (norms, biases) decay as well.
     """
 
@@ -70,10 +74,23 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """Cosine from the peak learning rate to ``final_lr``, step by step, after a linear warm-up of ``warmup_epochs``."""
+    """The learning rate over time: a linear warm-up to the peak, a way down, and a cool-down that stays at its end.
 
+    Attributes:
+        name: the way down: half a cosine wave, or steps.
+        final_lr: where the cosine ends.
+        warmup_epochs: length of the warm-up.
+        cooldown_epochs: length of the cool-down; the last of the recipe's epochs, not more of them.
+        step_epochs: epochs from one step to the next, counted from the start of training.
+        step_factor: what each step multiplies the rate with.
+    """
+
+    name: ScheduleName = "cosine"
     final_lr: float = 1e-6
     warmup_epochs: float = 0.0
+    cooldown_epochs: float = 0.0
+    step_epochs: float = 30.0
+    step_factor: float = 0.1
 
 
 @dataclass(frozen=True)

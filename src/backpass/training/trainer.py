@@ -57,7 +57,9 @@ class Outcome:
 
     Attributes:
         history: one record per epoch: ``epoch``, ``lr``, ``train_loss``, ``test_loss``, the headline metric as
-            ``test_accuracy``, and the seconds ``train_seconds``, ``measure_seconds``, ``evaluate_seconds``.
+            ``test_accuracy``, and the seconds ``train_seconds``, ``measure_seconds``, ``evaluate_seconds``. Where
+            validation images are held out, they are evaluated in the place of the test images, and ``validation_loss``
+            and ``validation_accuracy`` stand here.
         scalings: the last scalings of SGS by parameter name; empty without SGS.
         peak_memory: bytes allocated at most on the accelerator; ``None`` on a CPU.
     """
@@ -219,12 +221,17 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Return ``test_loss`` and the headline metric on the test images, over all processes."""
+        """Return loss and headline metric on the validation images, or without any on the test images.
+
+        Both are over all processes; their names begin with ``validation_`` or ``test_``.
+        """
+        held_out = self.loaders.validation
+        split, loader = ("test", self.loaders.test) if held_out is None else ("validation", held_out)
         self._share_buffers()
         self.model.eval()
         metric = self.task.metric(self.accelerator.device)
         total = torch.zeros(2, device=self.accelerator.device, dtype=torch.float64)
-        for images, target in self.loaders.test:
+        for images, target in loader:
             output = self.model(images)
             metric.update(output, target)
             total += torch.stack(
@@ -232,8 +239,8 @@ class Trainer:
             )
         total = self.accelerator.reduce(total, "sum")
         return {
-            "test_loss": (total[0] / total[1]).item(),
-            f"test_{self.task.metric_name}": metric.compute().item(),
+            f"{split}_loss": (total[0] / total[1]).item(),
+            f"{split}_{self.task.metric_name}": metric.compute().item(),
         }
 
     def _share_buffers(self) -> None:

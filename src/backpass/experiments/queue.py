@@ -1,0 +1,282 @@
+"""The cells of a study as trials in one Optuna storage, each handed to one worker at a time.
+
+A waiting cell is a waiting trial. Claiming sets it running by compare-and-set in the storage, so that one worker wins.
+A running cell's worker counts beats in the trial; whoever sees the count stand still for the grace period, by its own
+clock, fails that trial and puts the cell back. The folder is the same, so the next worker goes on from its checkpoint.
+The same mechanism serves databases and journal files, and needs no two machines to agree on the time of day.
+
+A cell can have several trials, some failed. Two workers may put the same cell back at once; therefore a claimed trial
+is run only if no trial of its cell is complete and none with a lower number waits or runs. So a cell completes once.
+
+The grid is written out as waiting trials because Optuna's ``GridSampler`` can hand one point to two workers.
+"""
+
+import itertools
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from backpass.errors import InputError
+from backpass.experiments.cells import Cell, from_plain, to_plain
+from backpass.experiments.storage import open_storage
+from backpass.training.recipe import Run, Runtime
+
+__all__ = ["CellState", "Claim", "LostCellError", "Queue"]
+
+_MAX_LOSSES = 10
+_LIVE = (TrialState.WAITING, TrialState.RUNNING)
+_LOST, _RELEASED, _DUPLICATE = "lost", "released", "duplicate"
+
+
+class LostCellError(Exception):
+    """The cell was taken for abandoned and given to another worker."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A cell that this worker, and no other, is to run; ``trial`` is its id in the storage."""
+
+    cell: Cell
+    trial: int
+
+
+@dataclass(frozen=True)
+class CellState:
+    """Where a cell stands.
+
+    Attributes:
+        cell: the cell.
+        state: a failed cell raised an error, or lost its workers too often.
+        worker: host and process of the worker, while it runs.
+        error: why it failed.
+        result: the content of its ``result.json``, when complete.
+    """
+
+    cell: Cell
+    state: Literal["waiting", "running", "complete", "failed"]
+    worker: str | None = None
+    error: str | None = None
+    result: dict[str, Any] | None = None
+
+
+class Queue:
+    """The cells of one study.
+
+    Args:
+        storage: of :func:`backpass.experiments.storage.open_storage`.
+        name: of the study in it.
+    """
+
+    def __init__(self, storage: BaseStorage, name: str) -> None:
+        self.name = name
+        self._storage = storage
+        self._study = optuna.load_study(study_name=name, storage=storage)
+        self._study_id = storage.get_study_id_from_name(name)
+        self._beats = itertools.count()
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    @classmethod
+    def open(cls, address: str, name: str | None = None) -> "Queue":
+        """Return a study that was made earlier.
+
+        Args:
+            address: folder, ``journal:PATH`` or database URL.
+            name: of the study; may be left out where there is one only.
+
+        Raises:
+            InputError: the storage cannot be opened, or holds no such study.
+        """
+        storage = open_storage(address)
+        names = optuna.get_all_study_names(storage)
+        if (name is None and len(names) != 1) or (name is not None and name not in names):
+            wanted = "one study, or its name" if name is None else f"a study called {name!r}"
+            raise InputError(f"expected {wanted} in {address}, found {', '.join(map(repr, names)) or 'no study'}")
+        return cls(storage, name or names[0])
+
+    @classmethod
+    def create(cls, address: str, name: str, *, folder: Path, runtime: Runtime) -> "Queue":
+        """Return the study called ``name``, made now or earlier.
+
+        Args:
+            address: folder, ``journal:PATH`` or database URL; missing folders and tables are made.
+            name: of the study.
+            folder: where the run folders lie; workers use it unless told otherwise.
+            runtime: how every worker computes.
+        """
+        storage = open_storage(address, create=True)
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+        study.set_user_attr("folder", str(folder.resolve()))
+        study.set_user_attr("runtime", to_plain(runtime))
+        return cls(storage, name)
+
+    def close(self) -> None:
+        """Close the connections to a database."""
+        if isinstance(self._storage, RDBStorage):
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+
+    @property
+    def folder(self) -> Path:
+        """Where the run folders lie, as the study's maker saw it."""
+        return Path(self._study.user_attrs["folder"])
+
+    @property
+    def runtime(self) -> Runtime:
+        """How every worker computes."""
+        return from_plain(Runtime, self._study.user_attrs["runtime"])
+
+    def fill(self, cells: Sequence[Cell]) -> None:
+        """Let every cell wait that neither waits, runs, nor is complete; failed ones get another chance.
+
+        Raises:
+            InputError: two cells share a folder, or a folder belongs to another run.
+        """
+        by_folder = self._by_folder()
+        new: dict[str, Cell] = {}
+        for cell in cells:
+            plain = to_plain(cell)
+            trials = by_folder.get(cell.folder, [])
+            if any(trial.user_attrs["cell"] != plain for trial in trials) or new.get(cell.folder, cell) != cell:
+                raise InputError(f"{cell.folder} belongs to another run of study {self.name!r}; choose another folder")
+            if not any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
+                new[cell.folder] = cell
+        for cell in new.values():
+            self._add(to_plain(cell))
+
+    def claim(self) -> Claim | None:
+        """Return the next waiting cell, now running; ``None`` if none waits."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            identity = self._id(trial)
+            try:
+                won = self._storage.set_trial_state_values(identity, TrialState.RUNNING)
+            except UpdateFinishedTrialError:
+                continue
+            if won and self._is_elsewhere(trial):
+                self._fail(identity, _DUPLICATE)
+            elif won:
+                return Claim(_cell(trial), identity)
+        return None
+
+    def beat(self, claim: Claim) -> None:
+        """Say that the cell is being worked on.
+
+        Raises:
+            LostCellError: another worker has it now.
+        """
+        worker = f"{platform.node()}:{os.getpid()}"
+        try:
+            self._storage.set_trial_user_attr(claim.trial, "beat", [worker, next(self._beats)])
+        except UpdateFinishedTrialError as error:
+            raise LostCellError(claim.cell.folder) from error
+
+    def finish(self, claim: Claim, accuracy: float, result: Mapping[str, Any]) -> None:
+        """Record the result of a claimed cell.
+
+        Raises:
+            LostCellError: another worker has the cell now.
+        """
+        try:
+            self._storage.set_trial_user_attr(claim.trial, "result", dict(result))
+            self._storage.set_trial_state_values(claim.trial, TrialState.COMPLETE, [accuracy])
+        except UpdateFinishedTrialError as error:
+            raise LostCellError(claim.cell.folder) from error
+
+    def fail(self, claim: Claim, error: str) -> None:
+        """Record that a claimed cell raised an error; it is not tried again before the next :meth:`fill`."""
+        self._fail(claim.trial, error)
+
+    def release(self, claim: Claim) -> None:
+        """Put a claimed cell back, for this worker has been stopped."""
+        self._fail(claim.trial, _RELEASED)
+        self._put_back()
+
+    def take_over(self, grace: float) -> None:
+        """Put back the cells whose workers have shown no beat for ``grace`` seconds of watching.
+
+        Watching starts with the first call that sees the cell run. A cell that has lost ten workers has failed.
+        """
+        now = time.monotonic()
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            beat = trial.user_attrs.get("beat")
+            seen, since = self._seen.get(trial.number, (None, now))
+            if trial.number not in self._seen or beat != seen:
+                self._seen[trial.number] = (beat, now)
+            elif now - since > grace:
+                self._fail(self._id(trial), _LOST)
+        self._put_back()
+
+    def states(self) -> list[CellState]:
+        """Return where every cell stands, in the order in which they came."""
+        return [_state(trials) for trials in self._by_folder().values()]
+
+    def _put_back(self) -> None:
+        for trials in self._by_folder().values():
+            endings = _endings(trials)
+            gone = endings and endings[-1] in (_LOST, _RELEASED) and endings.count(_LOST) < _MAX_LOSSES
+            if gone and not any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
+                self._add(trials[0].user_attrs["cell"])
+
+    def _add(self, plain_cell: dict[str, Any]) -> None:
+        self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"cell": plain_cell}))
+
+    def _fail(self, trial: int, ending: str) -> None:
+        try:
+            # The ending comes first: a finished trial takes no more attributes.
+            self._storage.set_trial_user_attr(trial, "ending", ending)
+            self._storage.set_trial_state_values(trial, TrialState.FAIL)
+        except UpdateFinishedTrialError:
+            pass
+
+    def _is_elsewhere(self, trial: FrozenTrial) -> bool:
+        others = self._by_folder()[_folder(trial)]
+        return any(
+            other.state == TrialState.COMPLETE or (other.state in _LIVE and other.number < trial.number)
+            for other in others
+        )
+
+    def _by_folder(self) -> dict[str, list[FrozenTrial]]:
+        grouped: dict[str, list[FrozenTrial]] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            grouped.setdefault(_folder(trial), []).append(trial)
+        return grouped
+
+    def _id(self, trial: FrozenTrial) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
+
+
+def _folder(trial: FrozenTrial) -> str:
+    return str(trial.user_attrs["cell"]["folder"])
+
+
+def _cell(trial: FrozenTrial) -> Cell:
+    plain = trial.user_attrs["cell"]
+    return Cell(from_plain(Run, plain["run"]), plain["folder"])
+
+
+def _endings(trials: Sequence[FrozenTrial]) -> list[str]:
+    endings = [t.user_attrs.get("ending", _LOST) for t in trials if t.state == TrialState.FAIL]
+    return [ending for ending in endings if ending != _DUPLICATE]
+
+
+def _state(trials: Sequence[FrozenTrial]) -> CellState:
+    """Return where the cell of these trials stands."""
+    cell = _cell(trials[0])
+    for trial in sorted(trials, key=lambda trial: trial.state != TrialState.COMPLETE):
+        if trial.state == TrialState.COMPLETE:
+            return CellState(cell, "complete", result=trial.user_attrs["result"])
+        if trial.state == TrialState.RUNNING:
+            return CellState(cell, "running", worker=trial.user_attrs.get("beat", [None])[0])
+    if any(trial.state == TrialState.WAITING for trial in trials):
+        return CellState(cell, "waiting")
+    ending = _endings(trials)[-1]
+    lost = ending in (_LOST, _RELEASED)
+    return CellState(cell, "failed", error=f"its workers died, {_MAX_LOSSES} times in all" if lost else ending)

@@ -1,0 +1,82 @@
+"""Where the cells of a study are kept: a SQLite file, a database server, or a journal file in a shared folder."""
+
+import time
+from pathlib import Path
+
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from backpass.errors import InputError, missing_extra
+
+__all__ = ["open_storage"]
+
+_FILE = "study.db"
+_TRIES = 5
+
+
+def open_storage(address: str, *, create: bool = False) -> BaseStorage:
+    """Return the Optuna storage at ``address``.
+
+    Args:
+        address: a folder, for the SQLite file ``study.db`` in it (workers on one machine; SQLite's locks do not work on
+            most network file systems); ``journal:PATH``, for a journal file (workers on machines that share a folder);
+            or a database URL of SQLAlchemy, such as ``postgresql://user@host/database`` (workers anywhere).
+        create: make missing folders and files.
+
+    Raises:
+        InputError: there is nothing at the address and ``create`` is not given, or the database cannot be reached.
+        MissingExtraError: the database's driver is not installed.
+    """
+    if address.startswith("journal:"):
+        path = _existing(Path(address.removeprefix("journal:")), create)
+        return JournalStorage(JournalFileBackend(str(path)))
+    if "://" not in address:
+        path = _existing(Path(address) / _FILE, create)
+        return _open_database(f"sqlite:///{path}")
+    return _open_database(address)
+
+
+def _existing(path: Path, create: bool) -> Path:
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not path.is_file():
+        raise InputError(
+            f"expected the cells of a study at {path}, found none; start one with backpass compare, search or "
+            "reproduce, and give its folder, journal:PATH or database URL"
+        )
+    return path
+
+
+def _open_database(address: str) -> RDBStorage:
+    try:
+        url = sqlalchemy.make_url(address)
+    except ArgumentError as error:
+        raise InputError(f"expected a database URL such as postgresql://user@host/database, got {address!r}") from error
+    if url.drivername == "postgresql":
+        # Which driver that means depends on the version of SQLAlchemy.
+        url = url.set(drivername="postgresql+psycopg")
+    is_sqlite = url.get_backend_name() == "sqlite"
+    # isolation_level None leaves transactions to the BEGIN below.
+    options = {"connect_args": {"timeout": 60, "isolation_level": None}} if is_sqlite else {"pool_pre_ping": True}
+    for remaining in reversed(range(_TRIES)):
+        try:
+            storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
+            break
+        except ImportError as error:
+            raise missing_extra(f"the driver of {url.drivername}", "postgresql", "studies in a database") from error
+        except NoSuchModuleError as error:
+            raise InputError(f"expected a database that SQLAlchemy knows, got {url.drivername!r}") from error
+        except SQLAlchemyError as error:
+            # Workers that start at once may all try to make the tables; one succeeds.
+            if remaining == 0 or "already exists" not in str(error):
+                raise InputError(f"cannot open {url.render_as_string(hide_password=True)}: {error}") from error
+            time.sleep(0.2)
+    if is_sqlite:
+        # SQLite knows no row locks: without the write lock from the start, two workers can read the same waiting trial
+        # before either sets it running, and both win.
+        sqlalchemy.event.listen(
+            storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
+        )
+    return storage

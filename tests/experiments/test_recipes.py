@@ -1,0 +1,178 @@
+"""The recipes and tables against the facts they are made from, written down here a second time by hand."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from backpass.errors import InputError
+from backpass.experiments.recipes import RECIPES, TABLES, get_recipe, get_table, list_tables
+from backpass.training.recipe import OptimizerSettings, PgtSettings, SgsSettings
+from backpass.training.stream import StreamAugmentation
+
+# Plain -> SGS of Table 4.
+TABLE_4 = """
+    vgg11_bn 70.8 -> 73.2 | vgg13_bn 74.7 -> 76.1 | vgg16_bn 74.9 -> 76.2 | vgg19_bn 74.6 -> 76.1
+    resnet18 77.8 -> 78.8 | resnet34 79.0 -> 80.0 | resnet50 79.1 -> 79.6
+    shufflenet 72.4 -> 72.8 | mobilenetv2 73.9 -> 74.2
+    seresnet18 78.4 -> 79.6 | seresnet34 79.3 -> 80.3
+    preactresnet18 75.7 -> 76.3 | preactresnet34 77.4 -> 77.9
+    pyramidnet110_a48 79.1 -> 79.9 | pyramidnet110_a84 81.1 -> 81.6 | pyramidnet110_a270 83.3 -> 83.6
+    xception 79.0 -> 80.0
+"""
+# Model, alpha: plain -> PGT.
+PGT = """
+    nonorm_resnet18 0.25: 66.80 -> 67.80 | timm/resnet18 0.25: 70.21 -> 70.30 | timm/resnet50 0.3: 76.56 -> 76.89
+    timm/resnet101 0.3: 77.90 -> 78.26 | timm/seresnet18 0.25: 71.09 -> 71.44 | timm/seresnet50 0.3: 77.22 -> 77.95
+"""
+
+
+def lines(text: str) -> set[str]:
+    return {line.strip() for part in text.strip().splitlines() for line in part.split("|")}
+
+
+def test_names():
+    assert list_tables() == [*(f"sgs-table-{n}" for n in range(1, 7)), "pgt-results", "pgt-clipping"]
+    assert list(RECIPES) == ["digits", "cifar-200", "cifar-600", "imagenet-120", "pgt-imagenet"]
+
+
+@pytest.mark.parametrize("name", list_tables())
+def test_rows_are_told_apart(name):
+    table = get_table(name)
+    assert table.name == name
+    assert {row.table for row in table.rows} == {name}
+    assert len({row.label for row in table.rows}) == len(table.rows)
+    assert len({row.run(row.method, 0) for row in table.rows}) == len(table.rows)
+
+
+def test_missing_numbers_are_said_to_be_missing():
+    rows = [row for table in TABLES.values() for row in table.rows]
+    assert sum(row.paper_accuracy is None for row in rows) == 22
+    for row in rows:
+        complete = None not in (row.paper_accuracy, row.paper_baseline)
+        assert complete == ("at hand" not in row.source), row.label
+
+
+def test_unknown_tables():
+    with pytest.raises(InputError, match=r"unknown table 'sgs-table4'; did you mean sgs-table-4 or "):
+        get_table("sgs-table4")
+    with pytest.raises(InputError, match=r"unknown table 'xyz'; expected one of sgs-table-1, .*pgt-clipping"):
+        get_table("xyz")
+
+
+def test_table_1():
+    first, second = get_table("sgs-table-1").rows
+    methods = ("plain", "dbb", "dyrep", "sgs", "acb")
+    assert [first.published(m) for m in methods] == [94.90, 95.00, 95.00, 95.20, None]
+    assert [second.published(m) for m in methods] == [73.70, 74.40, 74.10, 75.50, None]
+    assert (first.recipe.data.name, second.recipe.data.name) == ("cifar10", "cifar100")
+    assert first.model == second.model == "vgg16_small"
+    assert get_table("sgs-table-1").seeds.startswith("mean of 5 runs; ")
+
+
+def test_table_2():
+    numbers = [[row.published(m) for m in ("plain", "dbb", "dyrep", "sgs")] for row in get_table("sgs-table-2").rows]
+    assert numbers == [[71.13, 70.99, 71.50, 71.65], [74.17, 74.33, 74.40, 74.62], [76.95, 76.71, 77.11, 77.10]]
+
+
+def test_table_4():
+    rows = get_table("sgs-table-4").rows
+    assert {f"{row.model} {row.paper_baseline} -> {row.paper_accuracy}" for row in rows} == lines(TABLE_4)
+    assert len(rows) == 17
+    assert {replace(row.recipe, model="") for row in rows} == {replace(RECIPES["cifar-200"], model="")}
+
+
+def test_ablations_use_larger_batches():
+    for name, model in (("sgs-table-3", "vgg11_small_2h"), ("sgs-table-5", "vgg11_bn"), ("sgs-table-6", "vgg11_bn")):
+        for row in get_table(name).rows:
+            recipe = row.recipe
+            assert (row.model, recipe.epochs, recipe.batch_size, recipe.sgs.every, recipe.sgs.batches) == (
+                (model, 200, 512, 10, 2)
+            )
+            assert recipe.optimizer.weight_decay == 5e-4
+
+
+def test_searches_differ_in_what_they_search():
+    assert [row.recipe.sgs.measure for row in get_table("sgs-table-3").rows] == [
+        "mutual_information",
+        "autocorrelation",
+    ]
+    assert [row.recipe.sgs.k for row in get_table("sgs-table-5").rows] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_table_6_has_the_nine_optimizers():
+    rows = {row.label: row for row in get_table("sgs-table-6").rows}
+    names = {label: row.recipe.optimizer.name for label, row in rows.items()}
+    assert names == {
+        "SGD": "sgd",
+        "SGD + momentum": "sgd",
+        "Adadelta": "adadelta",
+        "Adagrad": "adagrad",
+        "Adagrad*": "adagrad",
+        "Adam": "adam",
+        "Adamax": "adamax",
+        "NAdam": "nadam",
+        "RAdam": "radam",
+    }
+    assert (rows["SGD"].recipe.optimizer.momentum, rows["SGD + momentum"].recipe.optimizer.momentum) == (0.0, 0.9)
+    assert {label for label, row in rows.items() if row.recipe.sgs.apply == "update"} == {"Adagrad*"}
+    assert {label: row.paper_baseline for label, row in rows.items() if row.paper_baseline} == {"SGD + momentum": 68.6}
+
+
+def test_pgt_results():
+    rows = get_table("pgt-results").rows
+    known = {
+        f"{row.model} {row.recipe.pgt.alpha}: {row.paper_baseline:.2f} -> {row.paper_accuracy:.2f}"
+        for row in rows
+        if row.paper_accuracy is not None
+    }
+    assert known == lines(PGT)
+    assert {row.label for row in rows if row.recipe.schedule.name == "step"} == {"ResNet-18, step", "ResNet-50, step"}
+    assert {row.label: row.recipe.label_smoothing for row in rows if row.recipe.label_smoothing} == {
+        "ResNet-50, label smoothing": 0.1
+    }
+
+
+def test_clipping_comes_with_and_without_pgt():
+    by_unit, by_norm = get_table("pgt-clipping").rows
+    assert (by_unit.methods, by_unit.recipe.clip_norm) == (("agc", "pgt+agc"), None)
+    assert (by_norm.methods, by_norm.recipe.clip_norm) == (("plain", "pgt"), 1.0)
+    assert get_table("pgt-clipping").methods == ("agc", "plain", "pgt+agc", "pgt")
+
+
+def test_settings_of_the_imagenet_recipes():
+    sgs, pgt = get_recipe("imagenet-120"), get_recipe("pgt-imagenet")
+    assert (sgs.epochs, sgs.batch_size, sgs.schedule.final_lr, sgs.schedule.warmup_epochs) == (120, 256, 1e-7, 0)
+    assert sgs.optimizer == OptimizerSettings("sgd", 0.1, 0.9, True, 1e-4, False)
+    assert sgs.sgs == SgsSettings(k=5.0, warmup=1, every=5, batches=2, drop_near_equal=True)
+    assert sgs.stream_augmentation == StreamAugmentation(0.08, True, 0.06)
+    assert (pgt.epochs, pgt.batch_size, pgt.schedule.warmup_epochs, pgt.schedule.cooldown_epochs) == (100, 1024, 5, 10)
+    assert pgt.optimizer == OptimizerSettings("sgd", 0.1, 0.9, False, 5e-4, True)
+    assert pgt.pgt == PgtSettings(0.25)
+
+
+def test_rows_that_differ_in_an_idle_method_share_its_baseline():
+    """Six values of k and one plain run; nine optimizers, of which Adagrad and Adagrad* share theirs."""
+    counts = {name: len(table.runs([0])) for name, table in TABLES.items()}
+    assert counts == {
+        "sgs-table-1": 4,
+        "sgs-table-2": 6,
+        "sgs-table-3": 3,
+        "sgs-table-4": 34,
+        "sgs-table-5": 7,
+        "sgs-table-6": 17,
+        "pgt-results": 18,
+        "pgt-clipping": 4,
+    }
+    k2, k3 = get_table("sgs-table-5").rows[:2]
+    assert k2.run("plain", 1) == k3.run("plain", 1)
+    assert k2.run("sgs", 1) != k3.run("sgs", 1)
+    assert k2.run("sgs", 1).recipe == k2.recipe
+
+
+def test_runs_go_through_all_rows_before_the_next_seed():
+    runs = get_table("sgs-table-1").runs([3, 4])
+    assert [(run.recipe.data.name, run.method, run.seed) for run in runs] == [
+        (data, method, seed) for seed in (3, 4) for data in ("cifar10", "cifar100") for method in ("plain", "sgs")
+    ]
+    assert json.loads(json.dumps(runs[0].as_dict()))["recipe"]["model"] == "vgg16_small"

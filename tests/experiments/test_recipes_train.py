@@ -1,0 +1,93 @@
+"""Every row of every table takes one training step on generated images in the formats of CIFAR and ImageNet."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from backpass.experiments.recipes import TABLES
+from backpass.experiments.recipes.table import Row
+from backpass.training.datasets import CIFAR_MEAN, CIFAR_STD
+from backpass.training.images import FileSplit, ImageData, ImageSplit
+from backpass.training.recipe import Runtime
+from backpass.training.trainer import Trainer
+
+pytest.importorskip("torchvision")
+pytest.importorskip("timm")
+
+ROWS = [row for table in TABLES.values() for row in table.rows]
+# The larger members of families whose smaller ones take their step by default.
+SLOW = {
+    "pyramidnet110_a270",
+    "pyramidnet110_a84",
+    "preactresnet34",
+    "resnet34",
+    "resnet50",
+    "seresnet34",
+    "timm/resnet101",
+    "vgg19_bn",
+}
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> tuple[str, ...]:
+    """Four JPEG files of different sizes."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    generator = torch.Generator().manual_seed(0)
+    files = []
+    for number, (height, width) in enumerate([(70, 90), (90, 70), (100, 100), (64, 80)]):
+        # Coarse colours, enlarged: JPEG keeps them, and neighbouring pixels have something in common.
+        coarse = torch.randint(0, 256, (8, 8, 3), generator=generator, dtype=torch.uint8)
+        files.append(str(folder / f"{number}.jpeg"))
+        Image.fromarray(coarse.numpy()).resize((width, height)).save(files[-1])
+    return tuple(files)
+
+
+def generated(name: str, photos: tuple[str, ...]) -> ImageData:
+    classes = CLASSES[name]
+    labels = torch.tensor([0, 1, classes // 2, classes - 1])
+    class_names = tuple(map(str, range(classes)))
+    if name == "imagenet":
+        split = FileSplit(photos, labels)
+        return ImageData(name, split, split, class_names, (64, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    coarse = torch.randint(0, 256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pixels = torch.nn.functional.interpolate(coarse, scale_factor=4)
+    held = ImageSplit(pixels, labels)
+    return ImageData(name, held, held, class_names, (32, 32), CIFAR_MEAN, CIFAR_STD)
+
+
+def parameters() -> list:
+    marks = dict.fromkeys(SLOW, (pytest.mark.slow,))
+    return [pytest.param(row, id=f"{row.table}: {row.label}", marks=marks.get(row.model, ())) for row in ROWS]
+
+
+@pytest.mark.parametrize("row", parameters())
+def test_a_step_of_every_row(row: Row, photos):
+    run = row.run(row.method, 42)
+    run = replace(run, recipe=replace(run.recipe, batch_size=2))
+    runtime = Runtime(device="cpu", workers=0)
+    trainer = Trainer(run, generated(row.recipe.data.name, photos), runtime=runtime)
+    assert "+".join(trainer.methods) == row.method
+    assert type(trainer.optimizer.optimizer).__name__.lower() == row.recipe.optimizer.name
+    assert ("pgt" in trainer.methods) == (trainer.criterion != trainer.task.loss)
+    if "sgs" in trainer.methods:
+        sgs = trainer.methods["sgs"]
+        assert not sgs.start_epoch(0, trainer._measuring_batches(0))
+        assert sgs.start_epoch(1, trainer._measuring_batches(1))
+        scalings = list(sgs.sgs.scalings.values())
+        assert any(not torch.equal(scaling, torch.ones_like(scaling)) for scaling in scalings)
+        assert all(scaling.mean().item() == pytest.approx(1, abs=1e-5) for scaling in scalings)
+    kernels = [parameter for parameter in trainer.model.parameters() if parameter.ndim == 4]
+    before = [kernel.detach().clone() for kernel in kernels]
+    trainer.wrapped.train()
+    images, target = next(iter(trainer.loaders.train))
+    loss = trainer._step(images, target).item()
+    # An untrained net's loss is near that of a guess.
+    guess = math.log(CLASSES[row.recipe.data.name])
+    assert 0.2 * guess < loss < 5 * guess
+    assert all(kernel.isfinite().all() for kernel in kernels)
+    assert all(not torch.equal(old, new) for old, new in zip(before, kernels, strict=True))

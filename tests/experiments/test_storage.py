@@ -1,0 +1,42 @@
+import re
+
+import optuna
+import pytest
+
+from backpass.errors import InputError, MissingExtraError
+from backpass.experiments.storage import open_storage
+
+
+@pytest.mark.parametrize("address", ["{}/new/study", "journal:{}/new/cells.log", "sqlite:///{}/cells.db"])
+def test_what_is_written_is_there_when_opened_again(address, tmp_path):
+    address = address.format(tmp_path)
+    optuna.create_study(storage=open_storage(address, create=True), study_name="s")
+    assert optuna.get_all_study_names(open_storage(address)) == ["s"]
+
+
+@pytest.mark.parametrize("address", ["{}/none", "journal:{}/none"])
+def test_nothing_there(address, tmp_path):
+    address = address.format(tmp_path)
+    path = re.escape(str(tmp_path / "none"))
+    with pytest.raises(InputError, match=rf"expected the cells of a study at {path}.*, found none; start one with"):
+        open_storage(address)
+
+
+def test_addresses_that_lead_nowhere():
+    with pytest.raises(
+        InputError, match=r"expected a database URL such as postgresql://user@host/database, got '://x'"
+    ):
+        open_storage("://x")
+    with pytest.raises(InputError, match="expected a database that SQLAlchemy knows, got 'oracl'"):
+        open_storage("oracl://x/y")
+    with pytest.raises(
+        MissingExtraError, match=r"the driver of mysql\+cymysql, .*pip install 'backpass\[postgresql\]'"
+    ):
+        open_storage("mysql+cymysql://x/y")
+
+
+def test_a_password_is_not_shown(tmp_path):
+    pytest.importorskip("psycopg", reason="psycopg, the driver of PostgreSQL, is not installed")
+    with pytest.raises(InputError, match=r"cannot open postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x: ") as error:
+        open_storage("postgresql://me:secret@127.0.0.1:1/x")
+    assert "secret" not in str(error.value)
