@@ -202,7 +202,7 @@ class AdaptiveGradientClipping:
 
         Raises:
             StateError: attached to this optimizer already. Or later, when ``step`` is given a closure: its gradients
-                after the hook; call ``clip_gradients()`` at the end of the closure instead. Or when a ``GradScaler``
+                come after the hook; call ``clip_gradients()`` at its end instead. Or when a ``GradScaler``
                 leaves unscaling to a fused step, which comes after the hook too: call ``scaler.unscale_(optimizer)``
                 first.
 
