@@ -46,10 +46,10 @@ def smooth_images(count: int, seed: int) -> Tensor:
     return F.interpolate(coarse, size=32, mode="bilinear")
 
 
-def warmed_up_model(device: str) -> nn.Module:
-    """Return the model with running statistics of the images, so that eval-mode maps have their usual spread."""
+def warmed_up(name: str, device: str) -> nn.Module:
+    """Return a model with running statistics of the images, so that eval-mode maps have their usual spread."""
     torch.manual_seed(0)
-    model = create_model("vgg16_small", num_classes=10).to(device).train()
+    model = create_model(name, num_classes=10).to(device).train()
     with torch.no_grad():
         for _ in range(20):
             model(smooth_images(32, seed=0).to(device))
@@ -93,7 +93,7 @@ def _status(field: str) -> int:
 
 
 def measure_update(batches: int, repetitions: int, meter: Meter) -> dict[str, Any]:
-    model = warmed_up_model(meter.device)
+    model = warmed_up("vgg16_small", meter.device)
     sgs = backpass.SpatialGradientScaling(model)
     images = [smooth_images(BATCH, seed) for seed in range(batches)]
 
@@ -113,7 +113,7 @@ def measure_update(batches: int, repetitions: int, meter: Meter) -> dict[str, An
 
 
 def measure_memory(batches: int, repetitions: int, meter: Meter) -> dict[str, Any]:
-    model = warmed_up_model(meter.device)
+    model = warmed_up("vgg16_small", meter.device)
     sgs = backpass.SpatialGradientScaling(model)
     images = [smooth_images(BATCH, seed) for seed in range(batches)]
     sgs.update([images[0][:2]])
@@ -121,7 +121,7 @@ def measure_memory(batches: int, repetitions: int, meter: Meter) -> dict[str, An
 
 
 def measure_step(batch_size: int, repetitions: int, meter: Meter) -> dict[str, Any]:
-    model = warmed_up_model(meter.device)
+    model = warmed_up("vgg16_small", meter.device)
     sgs = backpass.SpatialGradientScaling(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     x, y = smooth_images(batch_size, 0).to(meter.device), torch.arange(batch_size, device=meter.device) % 10

@@ -7,7 +7,8 @@ Both run in turn on the same model and images, each measurement in a fresh proce
   drives itself, without its ``.cuda()``. Ours is ``SpatialGradientScaling.update``.
 - ``estimate``: the estimator alone, on the same padded maps in memory, one layer after the other.
 
-Memory is the growth of the peak resident set over a process that has loaded everything and run one small update.
+Memory is the growth of the peak resident set over a process that has loaded everything and run one small update,
+measured once, apart from the time.
 
 The published estimator is not part of this repository: clone github.com/Ascend-Research/Reparameterization and name the
 folder of its ``dependence.py``. It needs fast-histogram, and NumPy 1, under which it counts every pixel (NumPy 2 makes
@@ -35,12 +36,12 @@ from torch import Tensor, nn
 
 import backpass
 from backpass.experiments.results import environment
-from backpass.models import create_model
 from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.scaling import scaling_from_dependence
 from sgs import BATCH, Meter, smooth_images, spread, warmed_up
 
 BATCHES = {2: 5, 20: 3}  # batches of 128 images: repetitions
+RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps freed blocks, which reads as memory in use
 K = 5.0
 
 
@@ -101,7 +102,7 @@ def our_estimate(kernel_size: tuple[int, ...], feature_map: Tensor) -> Tensor:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """One measurement of one side, in this process."""
     meter = Meter("cpu", arguments.clock)
-    model = warmed_up(create_model(arguments.models[0], num_classes=10), "cpu")
+    model = warmed_up(arguments.models[0], "cpu")
     count = arguments.batches
     if arguments.images:
         from backpass.training.data import build_loaders
@@ -123,7 +124,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         else:
             seconds = meter.seconds(lambda: [estimate(x, size, k=K, diag_rem=False) for size, x in maps])
         return {"seconds": seconds}
-    result: dict[str, Any] = {}
     found: dict[str, Tensor] = {}
 
     def update() -> None:
@@ -133,8 +133,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         else:
             found.update(published_update(model, batches, estimate))
 
-    result["memory_mb"] = meter.added_memory(lambda: result.update(seconds=meter.seconds(update)))
-    result["scalings"] = {name: scaling.tolist() for name, scaling in found.items()}
+    if arguments.what == "memory":
+        return {"memory_mb": meter.added_memory(update)}
+    return {"seconds": meter.seconds(update), "scalings": {name: s.tolist() for name, s in found.items()}}
+
+
+def in_fresh_process(options: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    options = [*options, "--published", arguments.published, "--clock", arguments.clock]
+    options += ["--images", arguments.images] if arguments.images else []
+    environ = os.environ | (RETURN_MEMORY if "memory" in options else {})
+    done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, env=environ, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
@@ -153,7 +162,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=list(BATCHES))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--output", default="benchmarks/results/sgs-published-cpu.json")
-    parser.add_argument("--what", choices=["update", "estimate"])
+    parser.add_argument("--what", choices=["update", "estimate", "memory"])
     parser.add_argument("--side", choices=["ours", "published"])
     parser.add_argument("--batches", type=int)
     arguments = parser.parse_args()
@@ -174,19 +183,19 @@ def main() -> None:
                 for _ in range(BATCHES[count]):
                     for side, found in sides.items():
                         options = ["--models", model, "--batches", str(count), "--what", what, "--side", side]
-                        options += ["--published", arguments.published, "--clock", arguments.clock]
-                        options += ["--images", arguments.images] if arguments.images else []
-                        done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, check=True)
-                        found.append(json.loads(done.stdout.splitlines()[-1]))
+                        found.append(in_fresh_process(options, arguments))
                 seconds = {side: [m["seconds"] for m in found] for side, found in sides.items()}
                 ratios = [p / o for o, p in zip(*seconds.values(), strict=True)]
                 row |= {"seconds": seconds, "ratios": ratios}
                 line = f"{model:<12} {row['images']:>5} {what:<9} ours {spread(seconds['ours'])} s  published "
                 line += f"{spread(seconds['published'])} s  {statistics.median(ratios):.2f} times faster"
                 if what == "update":
-                    row["memory_mb"] = {side: [m["memory_mb"] for m in found] for side, found in sides.items()}
+                    options = ["--models", model, "--batches", str(count), "--what", "memory", "--side"]
+                    row["memory_mb"] = {
+                        side: in_fresh_process([*options, side], arguments)["memory_mb"] for side in sides
+                    }
                     row["largest_difference"] = largest_difference(sides["ours"][0], sides["published"][0])
-                    ours, theirs = (statistics.median(values) for values in row["memory_mb"].values())
+                    ours, theirs = row["memory_mb"].values()
                     line += f"; {ours:.0f} against {theirs:.0f} MB (1/{theirs / ours:.0f}); "
                     line += f"scalings differ by at most {row['largest_difference']:.1e}"
                 rows.append(row)
