@@ -4,7 +4,7 @@ Spatial Gradient Scaling and the PowerGrad Transform for any PyTorch training lo
 against. The trained network is the plain one: same architecture, same ``state_dict``, same inference cost.
 """
 
-from backpass import agc, models, pgt, sgs
+from backpass import agc, models, pgt, reparam, sgs
 from backpass.agc import AdaptiveGradientClipping, adaptive_clip_grad_
 from backpass.errors import BackpassError, BackpassWarning
 from backpass.pgt import (
@@ -30,5 +30,6 @@ __all__ = [
     "pgt",
     "power_grad_binary_cross_entropy_with_logits",
     "power_grad_cross_entropy",
+    "reparam",
     "sgs",
 ]

@@ -73,7 +73,13 @@ def make_result():
         return RunResult(
             run=to_plain(Run(recipe, method, seed)),
             data={"label": "digits", "train": 64, "evaluated": 30, "split": split},
-            model={"name": recipe.model, "parameters": 56554, "macs": 1790000},
+            model={
+                "name": recipe.model,
+                "parameters": 56554,
+                "macs": 1790000,
+                "deployed_parameters": 56554,
+                "deployed_macs": 1790000,
+            },
             history=history,
             cost={
                 "train_seconds": seconds * len(accuracies),

@@ -44,7 +44,13 @@ def test_a_run_folder_holds_everything(executed):
         "result.json",
     }
     assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == result.history
-    assert result.model == {"name": "digits_net", "parameters": 56554, "macs": 1788544}
+    assert result.model == {
+        "name": "digits_net",
+        "parameters": 56554,
+        "macs": 1788544,
+        "deployed_parameters": 56554,
+        "deployed_macs": 1788544,
+    }
     assert result.data == {"label": "digits (scikit-learn)", "train": 96, "evaluated": 40, "split": "test"}
     assert result.cost["train_seconds"] == pytest.approx(sum(r["train_seconds"] for r in result.history))
     assert (result.cost["gpu_hours"], result.cost["peak_memory"]) == (None, None)

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations
 
 import backpass
 from backpass.errors import InputError, StateError
-from backpass.sgs import SpatialGradientScaling
+from backpass.sgs import SpatialGradientScaling, normalize, scaling_from_branches
 
 
 def net() -> nn.Sequential:
@@ -530,3 +530,46 @@ def test_a_state_that_does_not_fit_changes_nothing(change: Callable[[dict[str, A
     with pytest.raises(InputError, match=message):
         sgs.load_state_dict(state)
     assert all(torch.equal(sgs.scalings[name], before[name]) for name in before)
+
+
+ACB = [[0.6, 1.2, 0.6], [1.2, 1.8, 1.2], [0.6, 1.2, 0.6]]
+
+
+def mixed_kernels() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, (1, 3)), nn.Conv2d(2, 1, 3))
+
+
+def test_a_fixed_scaling_reaches_every_kernel_of_its_shape():
+    model = mixed_kernels()
+    scaling = normalize(scaling_from_branches(["3x3", "1x3", "3x1"]))
+    torch.testing.assert_close(scaling, torch.tensor(ACB))
+    sgs = SpatialGradientScaling(model, scaling=scaling)
+    assert sorted(sgs.scalings) == ["0.weight", "2.weight"]
+    model(torch.randn(2, 1, 7, 9)).sum().backward()
+    plain = {name: p.grad.clone() for name, p in model.named_parameters()}
+    sgs.scale_gradients()
+    for name, p in model.named_parameters():
+        torch.testing.assert_close(p.grad, plain[name] * (scaling if name in sgs.scalings else 1.0))
+    assert not any(sgs.due(epoch) for epoch in range(30))
+    with pytest.raises(StateError, match="has a fixed scaling; make one without scaling"):
+        sgs.update([torch.randn(2, 1, 7, 9)])
+
+
+def test_fixed_scalings_by_name():
+    sgs = SpatialGradientScaling(mixed_kernels(), scaling={"1.weight": torch.tensor([[0.5, 2.0, 0.5]])})
+    assert list(sgs.scalings) == ["1.weight"]
+    assert sgs.scalings["1.weight"].tolist() == [[0.5, 2.0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "text"),
+    [
+        (torch.ones(5, 5), r"of the shape of some kernel, or one for some of \['0.weight'.*got shape \(5, 5\)"),
+        ({"9.weight": torch.ones(3, 3)}, r"got \['9.weight'\]"),
+        ({"0.weight": torch.ones(3)}, r"scaling of 0.weight to be finite, above 0 and of shape \(3, 3\)"),
+        (torch.zeros(3, 3), r"above 0 and of shape \(3, 3\), got \[\[0.0"),
+    ],
+)
+def test_fixed_scalings_that_fit_nothing(scaling, text):
+    with pytest.raises(InputError, match=text):
+        SpatialGradientScaling(mixed_kernels(), scaling=scaling)

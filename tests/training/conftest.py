@@ -3,7 +3,7 @@ import torch
 
 from backpass.training.augment import Augmentation
 from backpass.training.images import ImageData, ImageSplit
-from backpass.training.recipe import OptimizerSettings, Recipe, SgsSettings
+from backpass.training.recipe import DyRepSettings, OptimizerSettings, Recipe, SgsSettings
 
 
 @pytest.fixture
@@ -30,4 +30,5 @@ def recipe() -> Recipe:
         optimizer=OptimizerSettings(lr=0.05),
         augmentation=Augmentation(crop_padding=1, flip=True, cutout=2),
         sgs=SgsSettings(warmup=1, every=1, batches=1),
+        dyrep=DyRepSettings(every=1, until=9, metric="snip", recalibration_batches=1),
     )

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 
 from backpass.errors import InputError
 from backpass.models import create_model
-from backpass.training.methods import METHODS, build_methods, check_method, list_methods
-from backpass.training.recipe import SgsSettings
+from backpass.reparam import block_map, to_plain
+from backpass.training.methods import METHODS, Context, build_methods, check_method, convert, list_methods
+from backpass.training.recipe import DyRepSettings, SgsSettings
 from backpass.training.task import Classification
 
 
@@ -26,15 +27,47 @@ def test_other_names_are_refused(name, text):
         check_method(name)
 
 
+def context_for(recipe, task=None) -> Context:
+    model = create_model("digits_net", num_classes=3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return Context(recipe, model, task or Classification(3), optimizer)
+
+
 def test_plain_is_no_method_and_pairs_compose(recipe):
-    model, task = create_model("digits_net", num_classes=3), Classification(3)
-    assert build_methods("plain", recipe, model, task) == {}
-    assert list(build_methods("sgs+pgt", recipe, model, task)) == ["sgs", "pgt"]
+    assert build_methods("plain", context_for(recipe)) == {}
+    assert list(build_methods("sgs+pgt", context_for(recipe))) == ["sgs", "pgt"]
+
+
+@pytest.mark.parametrize("name", ["acb", "repvgg", "dbb", "dbb_dyrep"])
+def test_branched_methods_convert_the_model_and_lead_back(name, recipe):
+    plain = create_model("digits_net", num_classes=3)
+    branched = convert(name, recipe, plain)
+    assert sum(p.numel() for p in branched.parameters()) > sum(p.numel() for p in plain.parameters())
+    plain.load_state_dict(to_plain(branched.eval()).state_dict(), strict=True)
+    assert convert("plain", recipe, plain) is plain
+    assert convert("sgs+pgt", recipe, plain) is plain
+
+
+def test_dyrep_grows_when_due(recipe):
+    context = context_for(
+        replace(recipe, dyrep=DyRepSettings(every=2, until=4, metric="snip", recalibration_batches=1))
+    )
+    dyrep = METHODS["dyrep"](context)
+    batch = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    changed = []
+    for epoch in range(5):
+        context.model(batch).square().mean().backward()
+        with dyrep.around_step():
+            context.optimizer.step()
+        context.optimizer.zero_grad()
+        changed.append(dyrep.end_epoch(epoch, lambda n: [batch]))
+    assert changed == [False, True, False, True, False]
+    assert len(block_map(context.model)) >= 1
 
 
 def test_pgt_replaces_the_loss_and_needs_classification(recipe):
-    model, task = create_model("digits_net", num_classes=3), Classification(3, label_smoothing=0.1)
-    method = METHODS["pgt"](recipe, model, task)
+    task = Classification(3, label_smoothing=0.1)
+    method = METHODS["pgt"](context_for(recipe, task))
     logits = torch.tensor([[1.0, 2.0, 0.5]], requires_grad=True)
     target = torch.tensor([1])
     loss = method.criterion(task.loss)(logits, target)
@@ -42,27 +75,26 @@ def test_pgt_replaces_the_loss_and_needs_classification(recipe):
     (gradient,) = torch.autograd.grad(loss, logits)
     smoothed = torch.tensor([[0.1 / 3, 0.9 + 0.1 / 3, 0.1 / 3]])
     torch.testing.assert_close(gradient, torch.softmax(recipe.pgt.alpha * logits.detach(), 1) - smoothed)
-    other = METHODS["pgt"](recipe, model, SimpleNamespace())  # type: ignore[arg-type]
+    other = METHODS["pgt"](context_for(recipe, SimpleNamespace()))
     with pytest.raises(InputError, match="SimpleNamespace has another loss"):
         other.criterion(task.loss)
 
 
 def test_sgs_measures_when_due_and_only_then(recipe):
-    model, task = create_model("digits_net", num_classes=3), Classification(3)
     asked = []
 
     def batches(count):
         asked.append(count)
         return [torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))] * count
 
-    sgs = METHODS["sgs"](replace(recipe, sgs=SgsSettings(warmup=1, every=2, batches=3)), model, task)
+    sgs = METHODS["sgs"](context_for(replace(recipe, sgs=SgsSettings(warmup=1, every=2, batches=3))))
     assert [sgs.start_epoch(epoch, batches) for epoch in range(5)] == [False, True, True, False, True]
     assert asked == [3, 3, 3]
 
 
 def test_sgs_on_the_update_leaves_gradients_alone(recipe):
-    model, task = create_model("digits_net", num_classes=3), Classification(3)
-    sgs = METHODS["sgs"](replace(recipe, sgs=SgsSettings(apply="update")), model, task)
+    context = context_for(replace(recipe, sgs=SgsSettings(apply="update")))
+    sgs, model = METHODS["sgs"](context), context.model
     sgs.start_epoch(1, lambda n: [torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))])
     model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))).sum().backward()
     weight = next(p for p in model.parameters() if p.ndim == 4)

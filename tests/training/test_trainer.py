@@ -27,7 +27,7 @@ def test_training_learns(recipe, images):
     assert outcome.history[-1]["test_accuracy"] > 0.9
 
 
-@pytest.mark.parametrize("method", ["plain", "sgs", "pgt", "agc", "sgs+pgt", "sgs+agc"])
+@pytest.mark.parametrize("method", ["plain", "sgs", "pgt", "agc", "sgs+pgt", "sgs+agc", "dbb", "dyrep"])
 def test_a_resumed_run_equals_the_run_never_stopped(method, recipe, images, tmp_path):
     whole = Trainer(Run(recipe, method, 3), images, runtime=CPU)
     expected = whole.fit()

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from backpass.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass.errors import InputError, NoEffectWarning, StateError
 
 __all__ = ["AdaptiveGradientClipping", "adaptive_clip_grad_", "unitwise_norm"]
@@ -106,8 +106,15 @@ def adaptive_clip_grad_(
     """
     _check_positive("clip_factor", clip_factor)
     _check_positive("eps", eps)
+    return _clip(_clipped_parameters(model_or_params, head), clip_factor, eps, error_if_nonfinite)
+
+
+@torch.no_grad()
+def _clip(
+    parameters: Iterable["_Parameter"], clip_factor: float, eps: float, error_if_nonfinite: bool
+) -> dict[str, Tensor]:
     clips = []
-    for parameter in _clipped_parameters(model_or_params, head):
+    for parameter in parameters:
         gradient = parameter.tensor.grad
         if gradient is None:
             continue
@@ -170,47 +177,57 @@ class AdaptiveGradientClipping:
         self.head = head
         self.error_if_nonfinite = error_if_nonfinite
         self._shares: dict[str, Tensor] = {}
-        self._handles: list[RemovableHandle] = []
+        self._attachments = Attachments()
 
     def clip_gradients(self) -> None:
         """Clip the gradients in place: after ``backward`` and unscaling, before ``step``."""
-        self._shares = adaptive_clip_grad_(
-            self.model, self.clip_factor, self.eps, head=self.head, error_if_nonfinite=self.error_if_nonfinite
-        )
+        self._shares = self._clip(_clipped_parameters(self.model, self.head))
+
+    def _clip(self, parameters: Iterable["_Parameter"]) -> dict[str, Tensor]:
+        return _clip(parameters, self.clip_factor, self.eps, self.error_if_nonfinite)
 
     @property
     def clipped_share(self) -> dict[str, float]:
         """The share of clipped units in the last call, by parameter name; reading it waits for the device."""
         return {name: share.item() for name, share in self._shares.items()}
 
-    def attach(self, optimizer: Optimizer) -> RemovableHandle:
+    def attach(self, optimizer: Optimizer) -> Attachment:
         """Clip at every ``optimizer.step()`` from now on, without a call in the loop.
+
+        Only what the optimizer holds at that step is clipped, so that several optimizers can share a model: attach to
+        each.
 
         Returns:
             A handle whose ``remove()`` ends it, as does leaving its ``with`` block; :meth:`remove` ends all.
 
         Raises:
-            StateError: later, when ``step`` is given a closure: its gradients come after the hook. Call
-                ``clip_gradients()`` at the end of the closure instead.
+            StateError: attached to this optimizer already. Or later, when ``step`` is given a closure: its gradients
+                come after the hook; call ``clip_gradients()`` at its end instead. Or when a ``GradScaler``
+                leaves unscaling to a fused step, which comes after the hook too: call ``scaler.unscale_(optimizer)``
+                first.
+
+        Warns:
+            NoEffectWarning: the optimizer holds nothing yet that is clipped.
         """
 
-        def clip(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if kwargs.get("closure") is not None or any(arg is not None for arg in args[1:]):
+        def clip(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            refuse_closure(args, kwargs, "clip_gradients()")
+            if getattr(stepping, "grad_scale", None) is not None:  # set by a GradScaler for a fused step to divide by
                 raise StateError(
-                    "step(closure) computes gradients after this hook; remove() the clipping from the optimizer and "
-                    "call clip_gradients() at the end of the closure."
+                    "the gradients still carry the GradScaler's loss scale; call scaler.unscale_(optimizer) before "
+                    "scaler.step(optimizer), since a fused step unscales after this hook."
                 )
-            self.clip_gradients()
+            self._shares |= self._clip(self._held_by(stepping))
 
-        handle = optimizer.register_step_pre_hook(clip)
-        self._handles.append(handle)
-        return handle
+        return self._attachments.add(optimizer, clip, has_effect=bool(self._held_by(optimizer)))
+
+    def _held_by(self, optimizer: Optimizer) -> list["_Parameter"]:
+        held = held_by(optimizer)
+        return [p for p in _clipped_parameters(self.model, self.head) if id(p.tensor) in held]
 
     def remove(self) -> None:
         """Detach from every optimizer; gradients are plain from the next step on."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._attachments.remove()
 
 
 @dataclass(frozen=True)

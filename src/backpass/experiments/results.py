@@ -17,7 +17,7 @@ from backpass.training.checkpoint import atomic_write
 
 __all__ = ["SCHEMA", "RunResult", "check_result", "environment", "read_result", "read_results", "write_result"]
 
-SCHEMA = 2
+SCHEMA = 3
 _PACKAGES = ("backpass", "torch", "torchvision", "accelerate", "numpy", "scikit-learn", "scipy", "timm", "optuna")
 
 _Check = tuple[type, ...]
@@ -25,7 +25,13 @@ _TEXT, _COUNT, _NUMBER = (str,), (int,), (int, float)
 _KEYS: dict[str, dict[str, _Check]] = {
     "run": {"recipe": (dict,), "method": _TEXT, "seed": _COUNT},
     "data": {"label": _TEXT, "train": _COUNT, "evaluated": _COUNT, "split": _TEXT},
-    "model": {"name": _TEXT, "parameters": _COUNT, "macs": _COUNT},
+    "model": {
+        "name": _TEXT,
+        "parameters": _COUNT,
+        "macs": _COUNT,
+        "deployed_parameters": _COUNT,
+        "deployed_macs": _COUNT,
+    },
     "cost": {
         "train_seconds": _NUMBER,
         "measure_seconds": _NUMBER,
@@ -55,7 +61,8 @@ class RunResult:
         run: recipe, method and seed (:meth:`backpass.training.recipe.Run.as_dict`).
         data: ``label``; images to ``train`` on and ``evaluated``; the ``split`` that was evaluated, ``test`` or
             ``validation``.
-        model: ``name``, ``parameters``, and ``macs``, the multiply-adds of one image.
+        model: ``name``; ``parameters`` and ``macs``, the multiply-adds of one image, of the form that is trained, at the
+            end of training; ``deployed_parameters`` and ``deployed_macs`` of the plain network that is left.
         history: one record per epoch (:class:`backpass.training.trainer.Outcome`): the raw values.
         cost: ``train_seconds``, ``measure_seconds``, ``evaluate_seconds``; ``gpu_hours``, all of these on all GPUs, and
             ``peak_memory`` in bytes, both null on a CPU.
@@ -177,7 +184,7 @@ def environment() -> dict[str, Any]:
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),

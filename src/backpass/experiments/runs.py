@@ -9,6 +9,7 @@ from backpass.errors import InputError
 from backpass.experiments.cells import to_plain
 from backpass.experiments.results import RunResult, environment, read_result, write_result
 from backpass.models import count_macs, count_parameters
+from backpass.reparam import to_plain as plain_form
 from backpass.training.checkpoint import atomic_write, save_weights
 from backpass.training.datasets import load_dataset
 from backpass.training.images import ImageData
@@ -106,6 +107,7 @@ def execute(
     trainer = Trainer(run, data, runtime=runtime, folder=folder, on_step=end_step, on_epoch=end_epoch)
     trainer.resume()
     outcome = trainer.fit()
+    deployed, image = plain_form(trainer.model.eval()), (data.channels, *data.image_size)
     held_out = data.test if data.validation is None else data.validation
     result = RunResult(
         run=to_plain(run),
@@ -118,14 +120,16 @@ def execute(
         model={
             "name": run.recipe.model,
             "parameters": count_parameters(trainer.model),
-            "macs": count_macs(trainer.model, (data.channels, *data.image_size)),
+            "macs": count_macs(trainer.model, image),
+            "deployed_parameters": count_parameters(deployed),
+            "deployed_macs": count_macs(deployed, image),
         },
         history=outcome.history,
         cost=_cost(outcome, gpus=trainer.accelerator.num_processes if trainer.accelerator.device.type == "cuda" else 0),
         scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
         environment=surroundings,
     )
-    save_weights(folder / "model.safetensors", trainer.model.state_dict())
+    save_weights(folder / "model.safetensors", deployed.state_dict())
     write_result(finished, result)
     progress.end_run(result)
     return result

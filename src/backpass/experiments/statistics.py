@@ -52,8 +52,10 @@ class Summary:
         seconds: mean seconds of training plus measuring.
         gpu_hours: of all runs together; ``None`` if one ran on a CPU.
         peak_memory: largest of all runs, in bytes; ``None`` likewise.
-        parameters: of the model.
-        macs: multiply-adds of one image.
+        parameters: of the form that is trained, at the end.
+        macs: its multiply-adds of one image.
+        deployed_parameters: of the plain network that is left.
+        deployed_macs: its multiply-adds.
         paper: the paper's accuracy; ``None``: not at hand.
     """
 
@@ -70,6 +72,8 @@ class Summary:
     peak_memory: float | None
     parameters: int | None
     macs: int | None
+    deployed_parameters: int | None
+    deployed_macs: int | None
     paper: float | None
 
     def as_dict(self) -> dict[str, Any]:
@@ -141,6 +145,8 @@ def _summary(line: Line, runs: Mapping[int, RunResult], baseline: Mapping[int, R
         peak_memory=None if None in peaks or not peaks else max(peak for peak in peaks if peak is not None),
         parameters=model.get("parameters"),
         macs=model.get("macs"),
+        deployed_parameters=model.get("deployed_parameters"),
+        deployed_macs=model.get("deployed_macs"),
         paper=line.paper,
     )
 

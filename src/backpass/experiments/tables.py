@@ -135,6 +135,16 @@ def _p_value(summary: Summary) -> str:
     return "<0.001" if summary.difference.p < 0.001 else f"{summary.difference.p:.3f}"
 
 
+def _size(parameters: int | None, macs: int | None) -> str:
+    return "" if parameters is None or macs is None else f"{parameters / 1e6:.2f}M / {macs / 1e6:.1f}M"
+
+
+def _deployed_size(summary: Summary) -> str:
+    """Return the size of the plain network where the trained form was another."""
+    deployed = summary.deployed_parameters, summary.deployed_macs
+    return "" if deployed == (summary.parameters, summary.macs) else _size(*deployed)
+
+
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:
     return "" if value is None else format(factor * value, form)
 
@@ -151,6 +161,8 @@ _COLUMNS: dict[str, Callable[[Summary], str]] = {
     "p": _p_value,
     "time ratio": lambda s: _number(s.time_ratio, ".2f"),
     "seconds a run": lambda s: _number(s.seconds, ".1f"),
+    "trained, params / MACs": lambda s: _size(s.parameters, s.macs),
+    "deployed": _deployed_size,
     "GPU hours": lambda s: _number(s.gpu_hours, ".2f"),
     "paper, %": lambda s: _number(s.paper, ".2f", 100),
 }

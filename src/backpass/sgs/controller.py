@@ -4,39 +4,21 @@ import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from backpass.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass.errors import BackpassWarning, InputError, StateError
 from backpass.sgs.dependence import MEASURES
 from backpass.sgs.distributed import ProcessGroup, local_part
-from backpass.sgs.feature_maps import Include, scalable_convs, unwrap
+from backpass.sgs.feature_maps import ConvLayer, Include, scalable_convs, unwrap
 from backpass.sgs.measuring import Forward, measure_scalings
 from backpass.sgs.scaling import check_k
 
-__all__ = ["Attachment", "SpatialGradientScaling"]
-
-
-class Attachment:
-    """SGS at work in an optimizer, until :meth:`remove` or the end of a ``with`` block."""
-
-    def __init__(self, handles: Sequence[RemovableHandle]) -> None:
-        self._handles = tuple(handles)
-
-    def remove(self) -> None:
-        """Let the optimizer step plainly again."""
-        for handle in self._handles:
-            handle.remove()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
+__all__ = ["SpatialGradientScaling"]
 
 
 class SpatialGradientScaling:
@@ -63,6 +45,9 @@ class SpatialGradientScaling:
             Adagrad*), through :meth:`scaled_update` or :meth:`attach`.
         process_group: the processes that measure together; default: all, where ``torch.distributed`` is in use. All of
             them call :meth:`update` at the same time, each with batches of its own.
+        scaling: a fixed scaling in the place of measured ones: a tensor of a kernel's spatial shape for all
+            convolutions of that shape, such as ``normalize(scaling_from_branches(["3x3", "1x3", "3x1"]))`` ("ACB
+            without its cost"), or one tensor for each qualified parameter name. ``update`` is then never due.
 
     Raises:
         InputError: no convolution to scale, or an argument out of range.
@@ -90,6 +75,7 @@ class SpatialGradientScaling:
         drop_near_equal: bool = False,
         apply: Literal["gradient", "update"] = "gradient",
         process_group: ProcessGroup = None,
+        scaling: Tensor | Mapping[str, Tensor] | None = None,
     ) -> None:
         _check_choice("measure", measure, tuple(MEASURES))
         _check_choice("apply", apply, ("gradient", "update"))
@@ -111,8 +97,12 @@ class SpatialGradientScaling:
         self.scalings: dict[str, Tensor] = {
             name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
         }
+        self.fixed = scaling is not None
+        if scaling is not None:
+            self._fix(scaling)
         self._scaled: dict[str, tuple[weakref.ref[Tensor], int]] = {}
-        self._attachments: list[Attachment] = []
+        self._attachments = Attachments()
+        self._updating = False
         self._warned: set[str] = set()
 
     def __repr__(self) -> str:
@@ -124,8 +114,12 @@ class SpatialGradientScaling:
     # When
 
     def due(self, epoch: int) -> bool:
-        """Return whether epoch ``epoch`` starts with :meth:`update`: at ``warmup``, then at multiples of ``every``."""
-        return epoch == self.warmup or (epoch > self.warmup and epoch % self.every == 0)
+        """Return whether epoch ``epoch`` starts with :meth:`update`: at ``warmup``, then at multiples of ``every``.
+
+        Never with a fixed scaling.
+        """
+        regular = epoch > self.warmup and epoch % self.every == 0
+        return not self.fixed and (epoch == self.warmup or regular)
 
     # Measuring
 
@@ -142,7 +136,10 @@ class SpatialGradientScaling:
 
         Raises:
             InputError: no batch, an empty or non-tensor batch, or a batch that the model cannot run on.
+            StateError: the scaling is fixed.
         """
+        if self.fixed:
+            raise StateError("this SpatialGradientScaling has a fixed scaling; make one without scaling=... to measure")
         measured = measure_scalings(
             self._model,
             batches,
@@ -165,6 +162,28 @@ class SpatialGradientScaling:
                 f"{what} {', '.join(fresh)}; the scaling there stays as it was", BackpassWarning, stacklevel=3
             )
 
+    def _fix(self, scaling: Tensor | Mapping[str, Tensor]) -> None:
+        """Take a fixed scaling and leave the convolutions without one alone."""
+        given = (
+            {name: scaling for name, own in self.scalings.items() if own.shape == scaling.shape}
+            if isinstance(scaling, Tensor)
+            else dict(scaling)
+        )
+        if not given or not given.keys() <= self.scalings.keys():
+            raise InputError(
+                f"expected a scaling of the shape of some kernel, or one for some of {sorted(self.scalings)}, got "
+                + (f"shape {tuple(scaling.shape)}" if isinstance(scaling, Tensor) else f"{sorted(given)}")
+            )
+        for name, values in given.items():
+            if values.shape != self.scalings[name].shape or not bool((values.isfinite() & (values > 0)).all()):
+                raise InputError(
+                    f"expected the scaling of {name} to be finite, above 0 and of shape "
+                    f"{tuple(self.scalings[name].shape)}, got {values.tolist()}"
+                )
+        self._layers = {name: layer for name, layer in self._layers.items() if name in given}
+        self.scalings = {name: self.scalings[name] for name in self._layers}
+        self._set(given)
+
     def _set(self, scalings: Mapping[str, Tensor]) -> None:
         """Write scalings in place, so that captured graphs and held references see them."""
         for name, scaling in scalings.items():
@@ -172,7 +191,6 @@ class SpatialGradientScaling:
 
     # Applying
 
-    @torch.no_grad()
     def scale_gradients(self) -> None:
         """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
 
@@ -184,10 +202,12 @@ class SpatialGradientScaling:
         """
         if self.apply == "update":
             raise StateError("apply='update' scales the update, not the gradient; use `with sgs.scaled_update():`")
+        self._scale_gradients(self._layers)
+
+    @torch.no_grad()
+    def _scale_gradients(self, layers: Mapping[str, ConvLayer]) -> None:
         gradients = {
-            name: local_part(grad, name)
-            for name, layer in self._layers.items()
-            if (grad := layer.parameter.grad) is not None
+            name: local_part(grad, name) for name, layer in layers.items() if (grad := layer.parameter.grad) is not None
         }
         fresh = {name: grad for name, grad in gradients.items() if not self._is_scaled(name, grad)}
         if gradients and not fresh:
@@ -217,15 +237,24 @@ class SpatialGradientScaling:
         For ``apply="update"``: ``with sgs.scaled_update(): optimizer.step()``. Holds one copy of the kernels meanwhile.
 
         Raises:
-            StateError: ``apply="gradient"``.
+            StateError: ``apply="gradient"``, or inside another ``scaled_update()``.
         """
         before = self._kernels()
-        yield
+        self._updating = True
+        try:
+            yield
+        finally:
+            self._updating = False
         self._scale_update(before)
 
     def _kernels(self) -> dict[str, Tensor]:
         if self.apply == "gradient":
             raise StateError("apply='gradient' scales gradients, not updates; use scale_gradients() or apply='update'")
+        if self._updating:
+            raise StateError(
+                "scaled_update() is running already, and scaling inside it would count twice; step inside one "
+                "scaled_update(), or in an attached optimizer without it"
+            )
         return {name: kernel.clone() for name, kernel in self._local_kernels().items()}
 
     def _local_kernels(self) -> dict[str, Tensor]:
@@ -243,41 +272,42 @@ class SpatialGradientScaling:
     def attach(self, optimizer: Optimizer) -> Attachment:
         """Scale at every ``optimizer.step()`` from now on, without a call in the loop.
 
+        Only the kernels that the optimizer holds at that step are scaled, so that several optimizers can share a model:
+        attach to each.
+
         Returns:
             A handle whose ``remove()`` ends it, as does leaving its ``with`` block; :meth:`remove` ends all.
 
         Raises:
-            StateError: later, when ``apply="gradient"`` and ``step`` is given a closure: its gradients come after the
-                hook. Call ``scale_gradients()`` at the end of the closure instead.
+            StateError: attached to this optimizer already. Or later, when ``apply="gradient"`` and ``step`` is given a
+                closure: its gradients come after the hook. Call ``scale_gradients()`` at its end instead.
+
+        Warns:
+            NoEffectWarning: the optimizer holds none of the kernels yet.
         """
         before: dict[str, Tensor] = {}
 
-        def pre(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def pre(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self.apply == "update":
                 before.update(self._kernels())
                 return
-            if kwargs.get("closure") is not None or any(arg is not None for arg in args[1:]):
-                raise StateError(
-                    "step(closure) computes gradients after this hook; detach SGS from the optimizer and call "
-                    "scale_gradients() at the end of the closure"
-                )
-            self.scale_gradients()
+            refuse_closure(args, kwargs, "scale_gradients()")
+            self._scale_gradients(self._held_by(stepping))
 
-        def post(*_: Any) -> None:
+        def post() -> None:
             self._scale_update(before)
             before.clear()
 
-        handles = [optimizer.register_step_pre_hook(pre)]
-        if self.apply == "update":
-            handles.append(optimizer.register_step_post_hook(post))
-        self._attachments.append(attachment := Attachment(handles))
-        return attachment
+        has_effect = bool(self._held_by(optimizer))
+        return self._attachments.add(optimizer, pre, post if self.apply == "update" else None, has_effect=has_effect)
+
+    def _held_by(self, optimizer: Optimizer) -> dict[str, ConvLayer]:
+        held = held_by(optimizer)
+        return {name: layer for name, layer in self._layers.items() if id(layer.parameter) in held}
 
     def remove(self) -> None:
         """Detach from every optimizer; gradients are plain from the next step on."""
-        for attachment in self._attachments:
-            attachment.remove()
-        self._attachments.clear()
+        self._attachments.remove()
 
     # State
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from backpass.eager import eagerly
-from backpass.errors import InputError
+from backpass.errors import InputError, StateError
 
 __all__ = ["ConvLayer", "FeatureMapVisitor", "capture_feature_maps", "evaluating", "scalable_convs", "unwrap"]
 
@@ -31,15 +32,13 @@ class ConvLayer:
         name: qualified name of the kernel parameter, without the prefixes of wrappers.
         modules: the modules that convolve with this kernel; more than one where it is shared.
         kernel_size: taps on each spatial axis.
-        channels: channels of the feature map that the kernel sees.
         owner: the module that holds the parameter (a parametrisation's list for parametrised kernels).
         key: its name in the owner.
     """
 
     name: str
-    modules: tuple[nn.Module, ...]
+    modules: tuple[_ConvNd, ...]
     kernel_size: tuple[int, ...]
-    channels: int
     owner: nn.Module
     key: str
 
@@ -48,6 +47,21 @@ class ConvLayer:
         """The kernel parameter as it is now; wrappers such as FSDP2 replace the object."""
         parameter: nn.Parameter = getattr(self.owner, self.key)
         return parameter
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map that the kernel sees.
+
+        Raises:
+            StateError: a lazy convolution has not been told yet, by a first batch.
+        """
+        channels = int(self.modules[0].in_channels)
+        if channels == 0:
+            raise StateError(
+                f"{self.name} belongs to a lazy convolution that has seen no batch; run one batch through the model "
+                "before measuring"
+            )
+        return channels
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -74,8 +88,8 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             ``(module name, module) -> bool``.
 
     Raises:
-        InputError: a model under flat-parameter FSDP1, no convolution left to scale, or modules that share a kernel and
-            see different numbers of channels.
+        InputError: a model under flat-parameter FSDP1, no convolution left to scale, modules that share a kernel and
+            see different numbers of channels, or a kernel made from a parameter without its taps.
     """
     _refuse_flat_parameters(model)
     layers: dict[int, ConvLayer] = {}
@@ -89,16 +103,22 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
         parameter = getattr(owner, key)
         if id(parameter) in layers:
             first = layers[id(parameter)]
-            if module.in_channels != first.channels:
+            channels = first.modules[0].in_channels
+            if module.in_channels != channels:
                 raise InputError(
-                    f"{prefix} shares {first.name} but sees {module.in_channels} channels, not {first.channels}; "
+                    f"{prefix} shares {first.name} but sees {module.in_channels} channels, not {channels}; "
                     "leave one of them out with include=..."
                 )
             layers[id(parameter)] = replace(first, modules=(*first.modules, module))
             continue
         name = f"{prefix}.{suffix}" if prefix else suffix
         kernel_size = tuple(module.kernel_size)
-        layers[id(parameter)] = ConvLayer(name, (module,), kernel_size, module.in_channels, owner, key)
+        if not nn.parameter.is_lazy(parameter) and tuple(parameter.shape[2:]) != kernel_size:
+            raise InputError(
+                f"{name} has shape {tuple(parameter.shape)}, but the kernel made from it has the taps {kernel_size}, "
+                f"so nothing can be scaled tap by tap; leave {prefix or 'this layer'} out with include=..."
+            )
+        layers[id(parameter)] = ConvLayer(name, (module,), kernel_size, owner, key)
     if not layers:
         raise InputError(
             f"found no convolution to scale in {type(unwrap(model)).__name__}: expected at least one Conv1d, Conv2d "

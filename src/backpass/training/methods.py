@@ -5,40 +5,62 @@ A method decides *when*; the arithmetic lives in its own package, which knows no
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from backpass.agc import AdaptiveGradientClipping
 from backpass.errors import InputError
 from backpass.pgt import power_grad_cross_entropy
+from backpass.reparam import DyRep, reparameterize
 from backpass.sgs import SpatialGradientScaling
 from backpass.training.recipe import Recipe
 from backpass.training.task import Classification, Criterion, Task
 
-__all__ = ["METHODS", "Method", "build_methods", "check_method", "list_methods"]
+__all__ = ["METHODS", "Context", "Method", "build_methods", "check_method", "convert", "list_methods"]
 
 MeasuringBatches = Callable[[int], Sequence[Tensor]]
 
 
-class Method:
-    """A backward-pass method in the loop. Every hook does nothing unless a method says otherwise.
+@dataclass(frozen=True)
+class Context:
+    """What a method is given to work on.
 
-    The loop calls, in this order: :meth:`criterion` once; :meth:`start_epoch` before each epoch's first batch; in each
-    step, after backward and unscaling, :meth:`scale_gradients`, then (after norm clipping) :meth:`clip_gradients`, then
-    the optimizer inside :meth:`around_step`.
-
-    Args:
+    Attributes:
         recipe: holds the settings of every method.
-        model: the plain model, before any wrapper.
+        model: the model, converted by every method, before any wrapper.
         task: what it is trained for.
+        optimizer: holds the model's parameters.
+        seed: of the run.
         loss_scaled: whether a ``GradScaler`` is in the loop, which expects overflows and skips their steps itself.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, task: Task, *, loss_scaled: bool = False) -> None:
-        self.recipe = recipe
-        self.model = model
-        self.task = task
+    recipe: Recipe
+    model: nn.Module
+    task: Task
+    optimizer: Optimizer
+    seed: int = 0
+    loss_scaled: bool = False
+
+
+class Method:
+    """A method in the loop. Every hook does nothing unless a method says otherwise.
+
+    The loop calls, in this order: :meth:`convert` before there is an optimizer; :meth:`criterion` once;
+    :meth:`start_epoch` before each epoch's first batch; in each step, after backward and unscaling,
+    :meth:`scale_gradients`, then (after norm clipping) :meth:`clip_gradients`, then the optimizer inside
+    :meth:`around_step`; and :meth:`end_epoch` after each epoch's last batch.
+    """
+
+    @classmethod
+    def convert(cls, model: nn.Module, recipe: Recipe) -> nn.Module:
+        """Return the model in the form that is trained; :func:`backpass.reparam.to_plain` leads back."""
+        return model
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
 
     def criterion(self, plain: Criterion) -> Criterion:
         """Return the training loss; ``plain`` is the task's own."""
@@ -58,26 +80,30 @@ class Method:
         """Bound the gradients of this step."""
 
     def around_step(self) -> AbstractContextManager[None]:
-        """Return a context for the optimizer's step."""
+        """Return a context for the optimizer's step, which begins with the final gradients."""
         return nullcontext()
+
+    def end_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
+        """Conclude epoch ``epoch``; return whether the model's parameters are others now."""
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what :meth:`state_dict` returned."""
+        """Take what :meth:`state_dict` returned, before model and optimizer take theirs."""
 
 
 class Sgs(Method):
     """Spatial Gradient Scaling."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, task: Task, *, loss_scaled: bool = False) -> None:
-        super().__init__(recipe, model, task, loss_scaled=loss_scaled)
-        s = recipe.sgs
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        s = context.recipe.sgs
         self.batches = s.batches
         self.sgs = SpatialGradientScaling(
-            model,
+            context.model,
             k=s.k,
             measure=s.measure,
             warmup=s.warmup,
@@ -116,7 +142,7 @@ class Pgt(Method):
 
     def criterion(self, plain: Criterion) -> Criterion:
         """Return cross-entropy with the powered gradient."""
-        task, alpha = self.task, self.recipe.pgt.alpha
+        task, alpha = self.context.task, self.context.recipe.pgt.alpha
         if not isinstance(task, Classification):
             raise InputError(f"pgt alters the gradient of cross-entropy; {type(task).__name__} has another loss")
         smoothing = task.label_smoothing
@@ -126,11 +152,11 @@ class Pgt(Method):
 class Agc(Method):
     """Adaptive gradient clipping."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, task: Task, *, loss_scaled: bool = False) -> None:
-        super().__init__(recipe, model, task, loss_scaled=loss_scaled)
-        s = recipe.agc
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        s = context.recipe.agc
         self.agc = AdaptiveGradientClipping(
-            model, s.clip_factor, s.eps, head=s.head, error_if_nonfinite=not loss_scaled
+            context.model, s.clip_factor, s.eps, head=s.head, error_if_nonfinite=not context.loss_scaled
         )
 
     def clip_gradients(self) -> None:
@@ -138,7 +164,99 @@ class Agc(Method):
         self.agc.clip_gradients()
 
 
-METHODS: dict[str, type[Method]] = {"sgs": Sgs, "pgt": Pgt, "agc": Agc}
+class Branched(Method):
+    """A model whose convolutions are branched blocks from the start; the subclass names the block."""
+
+    block: ClassVar[str]
+
+    @classmethod
+    def convert(cls, model: nn.Module, recipe: Recipe) -> nn.Module:
+        """Return the model with blocks in the place of its convolutions."""
+        return reparameterize(model, cls.block, **cls.options(recipe))
+
+    @classmethod
+    def options(cls, recipe: Recipe) -> dict[str, Any]:
+        """Return the block's options."""
+        return {}
+
+
+class Acb(Branched):
+    """Asymmetric convolution blocks."""
+
+    block = "acb"
+
+    @classmethod
+    def options(cls, recipe: Recipe) -> dict[str, Any]:
+        """Return the initial gamma."""
+        return {"gamma": recipe.reparam.acb_gamma}
+
+
+class RepVgg(Branched):
+    """RepVGG blocks."""
+
+    block = "repvgg"
+
+
+class Dbb(Branched):
+    """Diverse branch blocks, as their authors built them."""
+
+    block = "dbb"
+
+
+class DbbDyRep(Branched):
+    """The blocks called DBB in the tables of DyRep and SGS."""
+
+    block = "dbb_dyrep"
+
+
+class Dynamic(Method):
+    """DyRep: blocks that grow and shrink during training."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        s = context.recipe.dyrep
+        self.batches = s.recalibration_batches
+        self.dyrep = DyRep(
+            context.model,
+            context.optimizer,
+            every=s.every,
+            until=s.until,
+            metric=s.metric,
+            recalibration_batches=s.recalibration_batches,
+            seed=context.seed,
+        )
+
+    def around_step(self) -> AbstractContextManager[None]:
+        """Record the scores of the final gradients."""
+        self.dyrep.record()
+        return nullcontext()
+
+    def end_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
+        """Grow one convolution and prune all blocks, when that is due."""
+        due = self.dyrep.due(epoch)
+        if due:
+            self.dyrep.adjust(measuring_batches(self.batches))
+        return due
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the structure and the scores."""
+        return self.dyrep.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Rebuild the structure."""
+        self.dyrep.load_state_dict(state)
+
+
+METHODS: dict[str, type[Method]] = {
+    "sgs": Sgs,
+    "pgt": Pgt,
+    "agc": Agc,
+    "acb": Acb,
+    "repvgg": RepVgg,
+    "dbb": Dbb,
+    "dbb_dyrep": DbbDyRep,
+    "dyrep": Dynamic,
+}
 
 
 def list_methods() -> list[str]:
@@ -167,8 +285,13 @@ def check_method(name: str) -> list[str]:
     return parts
 
 
-def build_methods(
-    name: str, recipe: Recipe, model: nn.Module, task: Task, *, loss_scaled: bool = False
-) -> dict[str, Method]:
+def convert(name: str, recipe: Recipe, model: nn.Module) -> nn.Module:
+    """Return the model in the form in which the method trains it."""
+    for part in check_method(name):
+        model = METHODS[part].convert(model, recipe)
+    return model
+
+
+def build_methods(name: str, context: Context) -> dict[str, Method]:
     """Return the method objects that ``name`` such as ``"sgs+pgt"`` stands for, by their names."""
-    return {part: METHODS[part](recipe, model, task, loss_scaled=loss_scaled) for part in check_method(name)}
+    return {part: METHODS[part](context) for part in check_method(name)}

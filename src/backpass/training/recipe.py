@@ -14,9 +14,11 @@ from backpass.training.stream import StreamAugmentation
 __all__ = [
     "AgcSettings",
     "DataSettings",
+    "DyRepSettings",
     "OptimizerSettings",
     "PgtSettings",
     "Recipe",
+    "ReparamSettings",
     "Run",
     "Runtime",
     "ScheduleName",
@@ -123,6 +125,27 @@ class AgcSettings:
 
 
 @dataclass(frozen=True)
+class ReparamSettings:
+    """Options of the branched blocks (:func:`backpass.reparam.reparameterize`).
+
+    Attributes:
+        acb_gamma: initial gamma of all branches of ``acb``: 1/3 on CIFAR, as its authors advise; 1 on ImageNet.
+    """
+
+    acb_gamma: float = 1 / 3
+
+
+@dataclass(frozen=True)
+class DyRepSettings:
+    """Arguments of :class:`backpass.reparam.DyRep`; the defaults are those of the published CIFAR settings."""
+
+    every: int = 15
+    until: int = 500
+    metric: Literal["synflow", "snip", "grad_norm", "random"] = "synflow"
+    recalibration_batches: int = 20
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the result of a run, except the method and the seed.
 
@@ -142,6 +165,8 @@ class Recipe:
         sgs: used by methods with ``sgs``.
         pgt: used by methods with ``pgt``.
         agc: used by methods with ``agc``.
+        reparam: used by ``acb``, ``repvgg``, ``dbb`` and ``dbb_dyrep``.
+        dyrep: used by ``dyrep``.
     """
 
     model: str = "digits_net"
@@ -159,6 +184,8 @@ class Recipe:
     sgs: SgsSettings = field(default_factory=SgsSettings)
     pgt: PgtSettings = field(default_factory=PgtSettings)
     agc: AgcSettings = field(default_factory=AgcSettings)
+    reparam: ReparamSettings = field(default_factory=ReparamSettings)
+    dyrep: DyRepSettings = field(default_factory=DyRepSettings)
 
     def __post_init__(self) -> None:
         """Refuse counts that make no run."""

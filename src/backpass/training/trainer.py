@@ -13,8 +13,9 @@ One epoch::
         methods scale the gradients             SGS
         [clip the norm]                         so that the clipped norm is a bound
         methods clip the gradients              AGC
-        optimizer.step()                        inside the methods' around_step: SGS on the update
+        optimizer.step()                        inside the methods' around_step: scores of DyRep, SGS on the update
         schedule.step()
+    methods end the epoch                       DyRep grows and prunes
     evaluate, record, checkpoint
 
 Hugging Face Accelerate is the engine: devices, mixed precision, distributed data parallel.
@@ -37,7 +38,7 @@ from backpass.models import create_model
 from backpass.training.checkpoint import load_checkpoint, save_checkpoint
 from backpass.training.data import build_loaders, measuring_batches
 from backpass.training.images import ImageData
-from backpass.training.methods import build_methods
+from backpass.training.methods import Context, build_methods, convert
 from backpass.training.optimization import build_optimizer, build_schedule
 from backpass.training.recipe import Run, Runtime
 from backpass.training.task import Classification, Criterion
@@ -107,13 +108,14 @@ class Trainer:
         )
         set_seed(run.seed)
         self.task = Classification(data.num_classes, recipe.label_smoothing)
-        self.model: nn.Module = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels).to(
-            self.accelerator.device
-        )
+        plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels)
+        self.model = convert(run.method, recipe, plain).to(self.accelerator.device)
         if self.runtime.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(self.model, recipe.optimizer)
         loss_scaled = self.accelerator.scaler is not None
-        self.methods = build_methods(run.method, recipe, self.model, self.task, loss_scaled=loss_scaled)
+        context = Context(recipe, self.model, self.task, optimizer, run.seed, loss_scaled)
+        self.methods = build_methods(run.method, context)
         self.criterion: Criterion = self.task.loss
         for method in self.methods.values():
             self.criterion = method.criterion(self.criterion)
@@ -130,12 +132,10 @@ class Trainer:
             workers=self.runtime.workers,
         )
         steps = len(self.loaders.train)
-        optimizer = build_optimizer(self.model, recipe.optimizer)
         self.schedule = build_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, recipe.epochs, steps)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        if self.runtime.compile:
-            self.model.compile()
-        self.wrapped = self.accelerator.prepare_model(self.model)
+        self.wrapped = self.model
+        self._wrap()
         self.history: list[EpochRecord] = []
 
     # The loop
@@ -173,6 +173,10 @@ class Trainer:
                 f"the training loss became {train_loss} in epoch {epoch}; lower the learning rate "
                 f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
             )
+
+        restructured = [m.end_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]
+        if any(restructured):
+            self._wrap()
 
         clock = time.perf_counter()
         evaluation = self.evaluate()
@@ -260,6 +264,13 @@ class Trainer:
         device = self.accelerator.device
         return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
+    def _wrap(self) -> None:
+        """Compile and distribute the model, anew after its parameters have become others."""
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
+        if self.runtime.compile:
+            self.model.compile()
+        self.wrapped = self.accelerator.prepare_model(self.model)
+
     # State
 
     def state_dict(self) -> dict[str, Any]:
@@ -285,13 +296,14 @@ class Trainer:
             raise InputError(
                 f"the checkpoint belongs to another run: it was made by {state['run']}, this is {self.run.as_dict()}"
             )
+        for name, method in self.methods.items():  # first, since DyRep rebuilds the structure that the others need
+            method.load_state_dict(state["methods"][name])
+        self._wrap()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        for name, method in self.methods.items():
-            method.load_state_dict(state["methods"][name])
         self.history = list(state["history"])
 
     def resume(self) -> bool:

@@ -1,0 +1,206 @@
+"""Claim: measuring SGS costs little beyond two forward passes, in constant memory; applying it costs next to nothing.
+
+On VGG-16-BN for CIFAR (13 kernels, float32), each measurement in a fresh process:
+
+- ``update`` on 2 and on 20 batches of 128 images, beside one forward pass over the same batches, taken in turn. The
+  estimator's share is what ``update`` takes beyond two forward passes. Added memory is the most that an update adds to
+  the resident set (CPU) or to the allocated memory (CUDA) of a process that has run one small update already.
+- ``scale_gradients`` inside whole training steps (forward, backward, scaling, SGD with momentum) at batch 32 and 128,
+  with its own time as a share of the step's.
+
+Prints medians with quartiles and writes every raw value, the versions, the hardware and the load as JSON.
+
+    python benchmarks/sgs.py                    # -> benchmarks/results/sgs-cpu.json
+    python benchmarks/sgs.py --device cuda      # -> benchmarks/results/sgs-cuda.json
+    python benchmarks/sgs.py --clock cpu        # one thread, timed in its own CPU seconds: for a machine that is busy
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import backpass
+from backpass.experiments.results import environment
+from backpass.models import create_model
+
+BATCH = 128
+UPDATES = {2: 7, 20: 3}  # batches: repetitions
+STEPS = {32: 30, 128: 10}  # batch size: training steps
+
+
+def smooth_images(count: int, seed: int) -> Tensor:
+    """Return random ``(count, 3, 32, 32)`` images whose neighbouring pixels resemble each other."""
+    coarse = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=32, mode="bilinear")
+
+
+def warmed_up(name: str, device: str) -> nn.Module:
+    """Return a model with running statistics of the images, so that eval-mode maps have their usual spread."""
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=10).to(device).train()
+    with torch.no_grad():
+        for _ in range(20):
+            model(smooth_images(32, seed=0).to(device))
+    return model
+
+
+class Meter:
+    """Measures time and memory of calls on one device by one clock."""
+
+    def __init__(self, device: str, clock: str) -> None:
+        self.device = device
+        self.now = time.process_time if clock == "cpu" else time.perf_counter
+        self.synchronize: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
+
+    def seconds(self, call: Callable[[], object]) -> float:
+        """Return how long ``call`` takes, the device's work included."""
+        self.synchronize()
+        start = self.now()
+        call()
+        self.synchronize()
+        return self.now() - start
+
+    def added_memory(self, call: Callable[[], object]) -> float:
+        """Return the most MB that ``call`` holds at once beyond what was held before."""
+        if self.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            call()
+            return (torch.cuda.max_memory_allocated() - before) / 1e6
+        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present
+        before = _status("VmRSS")
+        call()
+        return (_status("VmHWM") - before) / 1e3
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    if found is None:
+        raise RuntimeError(f"expected {field} in /proc/self/status; memory is measured on Linux alone")
+    return int(found[1])
+
+
+def measure_update(batches: int, repetitions: int, meter: Meter) -> dict[str, Any]:
+    model = warmed_up("vgg16_small", meter.device)
+    sgs = backpass.SpatialGradientScaling(model)
+    images = [smooth_images(BATCH, seed) for seed in range(batches)]
+
+    @torch.no_grad()
+    def forward() -> None:
+        model.eval()
+        for batch in images:
+            model(batch.to(meter.device))
+
+    result: dict[str, Any] = {"update": [], "forward": []}
+    sgs.update(images[:1])
+    forward()
+    for _ in range(repetitions):
+        result["forward"].append(meter.seconds(forward))
+        result["update"].append(meter.seconds(lambda: sgs.update(images)))
+    return result
+
+
+def measure_memory(batches: int, repetitions: int, meter: Meter) -> dict[str, Any]:
+    model = warmed_up("vgg16_small", meter.device)
+    sgs = backpass.SpatialGradientScaling(model)
+    images = [smooth_images(BATCH, seed) for seed in range(batches)]
+    sgs.update([images[0][:2]])
+    return {"memory_mb": [meter.added_memory(lambda: sgs.update(images)) for _ in range(repetitions)]}
+
+
+def measure_step(batch_size: int, repetitions: int, meter: Meter) -> dict[str, Any]:
+    model = warmed_up("vgg16_small", meter.device)
+    sgs = backpass.SpatialGradientScaling(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    x, y = smooth_images(batch_size, 0).to(meter.device), torch.arange(batch_size, device=meter.device) % 10
+    result: dict[str, Any] = {"scale": [], "step": []}
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        result["scale"].append(meter.seconds(sgs.scale_gradients))
+        optimizer.step()
+
+    for _ in range(repetitions + 2):
+        result["step"].append(meter.seconds(step))
+    return {name: values[2:] for name, values in result.items()}  # the first two warm up
+
+
+MEASUREMENTS = {"update": measure_update, "memory": measure_memory, "step": measure_step}
+
+
+def in_fresh_process(kind: str, size: int, repetitions: int, device: str, clock: str) -> dict[str, Any]:
+    """Return the measurement with the load average it began under."""
+    load = os.getloadavg()[0]
+    measurement = ["--measure", kind, str(size), str(repetitions)]
+    command = [sys.executable, __file__, "--device", device, "--clock", clock, *measurement]
+    # Without the threshold, glibc's malloc keeps freed maps, and the peak would be a record of its habits.
+    environ = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "1000000"} if kind == "memory" else {})
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ)
+    return {"size": size, "load": load} | json.loads(done.stdout.splitlines()[-1])
+
+
+def spread(values: list[float], unit: float = 1.0, digits: int = 2) -> str:
+    lower, median, upper = (f"{q / unit:.{digits}f}" for q in statistics.quantiles(values, n=4, method="inclusive"))
+    return f"{median} ({lower}-{upper})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--output", type=Path, help="default: results/sgs-DEVICE.json beside this script")
+    parser.add_argument("--measure", nargs=3, metavar=("KIND", "SIZE", "REPETITIONS"), help="one measurement, in here")
+    options = parser.parse_args()
+    if options.device == "cuda" and options.clock == "cpu":
+        parser.error("--clock cpu times work on the CPU alone; use --clock wall with --device cuda")
+    if options.measure:
+        kind, size, repetitions = options.measure
+        if options.clock == "cpu":
+            torch.set_num_threads(1)
+        meter = Meter(options.device, options.clock)
+        print(json.dumps(MEASUREMENTS[kind](int(size), int(repetitions), meter) | {"threads": torch.get_num_threads()}))
+        return
+
+    updates = []
+    print(f"| batches of {BATCH} | update, s | forward alone, s | estimator's share | added memory, MB | n |")
+    print("|---|---|---|---|---|---|")
+    for batches, repetitions in UPDATES.items():
+        result = in_fresh_process("update", batches, repetitions, options.device, options.clock)
+        pairs = zip(result["update"], result["forward"], strict=True)
+        shares = result["estimator_share"] = [1 - 2 * forward / update for update, forward in pairs]
+        memory = in_fresh_process("memory", batches, 2, options.device, options.clock)["memory_mb"]
+        updates.append(result | {"memory_mb": memory})
+        times = f"{spread(result['update'])} | {spread(result['forward'])}"
+        print(f"| {batches} | {times} | {spread(shares)} | {max(memory):.0f} | {repetitions} |", flush=True)
+
+    steps = []
+    print("\n| batch size | training step, ms | scale_gradients, ms | share, % | n |\n|---|---|---|---|---|")
+    for batch_size, repetitions in STEPS.items():
+        result = in_fresh_process("step", batch_size, repetitions, options.device, options.clock)
+        pairs = zip(result["scale"], result["step"], strict=True)
+        shares = result["scale_share"] = [scale / step for scale, step in pairs]
+        steps.append(result)
+        times = f"{spread(result['step'], 1e-3, 1)} | {spread(result['scale'], 1e-3)}"
+        print(f"| {batch_size} | {times} | {spread(shares, 1e-2)} | {repetitions} |", flush=True)
+
+    output = options.output or Path(__file__).parent / "results" / f"sgs-{options.device}.json"
+    evidence = {"environment": environment(), "clock": options.clock, "update": updates, "step": steps}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(evidence, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""The spatial gradient scaling that a branched block amounts to (SGS paper, Lemma 1)."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from backpass.errors import InputError
+from backpass.reparam.algebra import embed_kernel
+from backpass.reparam.block import ReparamBlock
+from backpass.reparam.branches import ConvBranch, IdentityBranch
+
+__all__ = ["branch_scales", "equivalent_scaling"]
+
+
+def equivalent_scaling(block: ReparamBlock, scales: Mapping[str, float | Tensor] | None = None) -> Tensor:
+    """Return the factor on the fused kernel's gradient that has the effect of training the block's branches.
+
+    Take parallel convolutions of one input with kernels ``w_n``, constant factors ``s_n`` and masks ``M_n`` (one
+    where the branch has a tap), so that the fused kernel is ``W = sum_n s_n * M_n * w_n``. A gradient step on every
+    ``w_n`` moves ``W`` by ``-lr * G * dL/dW`` with ``G = sum_n s_n**2 * M_n``; the same holds with momentum,
+    Nesterov momentum and weight decay (which the optimizer adds unscaled), from the same ``W``. With
+    ``s_n = 1`` this is the SGS paper's Lemma 1; with the ``s_n`` of normalisation layers, it is the gradient
+    multiplier of RepOptimizers (Ding et al., ICLR 2023). It is exact for branches without normalisation or
+    with frozen ones in eval mode; batch statistics and the training of gamma are not in it. An identity
+    branch has no kernel to train and adds nothing.
+
+    Args:
+        block: a block whose branches are single convolutions or the identity (``acb``, ``repvgg``).
+        scales: the constant factor of each branch by name, numbers or tensors of shape ``(C_out,)``; branches left
+            out have factor one. :func:`branch_scales` reads them from the normalisations. Default: all one.
+
+    Returns:
+        Shape ``(k_h, k_w)``, or ``(C_out, 1, k_h, k_w)`` where a factor is a tensor; float64 on the CPU. Its mean
+        is not one: divide by it to keep the learning rate.
+
+    Raises:
+        InputError: a branch chains two layers, so that no elementwise factor describes it; a name in
+            ``scales`` is no branch; or a factor has another shape.
+
+    >>> from torch import nn
+    >>> from backpass.reparam import ACBlock
+    >>> equivalent_scaling(ACBlock(nn.Conv2d(8, 8, 3, padding=1))).tolist()
+    [[1.0, 2.0, 1.0], [2.0, 3.0, 2.0], [1.0, 2.0, 1.0]]
+    """
+    scales = scales or {}
+    if unknown := sorted(scales.keys() - set(block.branches)):
+        raise InputError(f"scales names {', '.join(unknown)}, the block has {', '.join(block.branches)}.")
+    chained = [n for n, branch in block.items() if not isinstance(branch, ConvBranch | IdentityBranch)]
+    if chained:
+        raise InputError(
+            f"the branches {', '.join(chained)} of this {block.name} block chain two layers; Lemma 1 covers parallel "
+            "convolutions alone (acb, repvgg, or dbb_dyrep with branches from 1x1, kxk, 1xk, kx1, id)."
+        )
+    total = torch.zeros(block.geometry.kernel_size, dtype=torch.float64)
+    for name, branch in block.items():
+        if isinstance(branch, ConvBranch):
+            support = torch.ones(1, 1, *branch.conv.kernel_size, dtype=torch.float64)
+            mask = embed_kernel(support, block.geometry.kernel_size)[0, 0]
+            total = total + _squared(scales.get(name, 1.0), name, block.geometry.out_channels) * mask
+    return total
+
+
+def branch_scales(block: ReparamBlock) -> dict[str, Tensor]:
+    """Return ``gamma / sqrt(var + eps)`` of each branch's last normalisation, shape ``(C_out,)``, detached.
+
+    These are the factors of the branches in eval mode, for :func:`equivalent_scaling`.
+    """
+    return {
+        name: (branch.norm.weight / torch.sqrt(cast(Tensor, branch.norm.running_var) + branch.norm.eps)).detach()
+        for name, branch in block.items()
+    }
+
+
+def _squared(scale: float | Tensor, name: str, channels: int) -> float | Tensor:
+    if not isinstance(scale, Tensor):
+        return scale**2
+    if scale.shape != (channels,):
+        raise InputError(
+            f"the factor of branch {name} must be a number or of shape ({channels},), got shape {tuple(scale.shape)}."
+        )
+    return scale.detach().cpu().double().square().view(-1, 1, 1, 1)

@@ -1,0 +1,78 @@
+"""Running statistics of some batch normalisations, measured anew on a few batches."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from backpass.errors import InputError
+from backpass.reparam.geometry import BatchNorm
+
+__all__ = ["recalibrate"]
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module,
+    norms: Sequence[BatchNorm],
+    batches: Iterable[Any],
+    *,
+    limit: int = 20,
+    forward: Callable[[Any], object] | None = None,
+) -> None:
+    """Set the running statistics of ``norms`` to their plain averages over ``batches``, and over all processes.
+
+    The model runs in eval mode without gradients, with ``norms`` alone in train mode; modes and momenta come
+    back as they were, also after an error.
+
+    Args:
+        model: contains ``norms``.
+        norms: batch normalisations that keep running statistics.
+        batches: input tensors, or tuples that start with one, such as ``(input, target)``.
+        limit: number of batches to take, 20 in DyRep's published settings.
+        forward: runs the model on a batch of any other form. Default: ``model(input)``, on the model's device.
+
+    Raises:
+        InputError: there is no batch, a batch has no tensor in front, or it does not reach a normalisation.
+    """
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    device = next(model.parameters()).device
+    run = forward or (lambda batch: model(_input(batch).to(device, non_blocking=True)))
+    try:
+        model.eval()
+        for norm in norms:
+            norm.train()
+            norm.reset_running_stats()
+            norm.momentum = None
+        for batch in islice(batches, limit):
+            run(batch)
+    finally:
+        for module, was in modes.items():
+            module.training = was
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    unreached = sum(not bool(norm.num_batches_tracked) for norm in norms)
+    if unreached:
+        raise InputError(
+            f"the batches reached {len(norms) - unreached} of {len(norms)} normalisations to recalibrate; pass at "
+            "least one batch on which the model uses all of them."
+        )
+    if dist.is_initialized():
+        for norm in norms:
+            for statistic in (cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)):
+                dist.all_reduce(statistic)
+                statistic.div_(dist.get_world_size())
+
+
+def _input(batch: Any) -> Tensor:
+    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
+    if not isinstance(first, Tensor):
+        raise InputError(
+            f"a batch must be a tensor or a tuple that starts with one, got {type(batch).__name__}; pass forward=... "
+            "to run the model on batches of another form."
+        )
+    return first

@@ -1,0 +1,67 @@
+"""What each method does to a gradient, by its definition: slow, in plain loops, apart from the library's own."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reference.power_grad import binary_cross_entropy_gradient, cross_entropy_gradient
+
+
+def power_grad(plain: Callable[[Tensor, Tensor], Tensor], alpha: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the criterion with the value of ``plain`` and the gradient that powers of probabilities give."""
+    by_powers = cross_entropy_gradient if plain is F.cross_entropy else binary_one_hot_gradient
+
+    def criterion(output: Tensor, target: Tensor) -> Tensor:
+        gradient = by_powers(output.detach().double().cpu(), target.cpu(), alpha).to(output.device)
+        carrier = ((output - output.detach()).double() * gradient).sum()  # zero, and its gradient is the wanted one
+        return plain(output.detach(), target) + carrier
+
+    return criterion
+
+
+def binary_one_hot_gradient(logits: Tensor, target: Tensor, alpha: float) -> Tensor:
+    return binary_cross_entropy_gradient(logits, F.one_hot(target, logits.shape[1]).double(), alpha)
+
+
+def scale(model: nn.Module, scalings: Mapping[str, Tensor]) -> None:
+    """Multiply each tap of each kernel's gradient by its number."""
+    for name, scaling in scalings.items():
+        gradient = model.get_parameter(name).grad
+        if gradient is None:
+            continue
+        for tap in torch.cartesian_prod(*(torch.arange(size) for size in scaling.shape)).tolist():
+            gradient[(..., *tap)] *= scaling[tuple(tap)].item()
+
+
+@contextmanager
+def scaled_update(model: nn.Module, scalings: Mapping[str, Tensor]) -> Iterator[None]:
+    """Let the kernels go G times the way that the step inside takes."""
+    old = {name: model.get_parameter(name).detach().clone() for name in scalings}
+    yield
+    with torch.no_grad():
+        for name, scaling in scalings.items():
+            kernel = model.get_parameter(name)
+            step = kernel.double() - old[name].double()
+            kernel.copy_(old[name].double() + scaling.double() * step)
+
+
+def clip_units(model: nn.Module, clip_factor: float, eps: float) -> list[bool]:
+    """Clip each unit but those of the last linear layer's weights; return which units were too long."""
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    clipped = []
+    for parameter in model.parameters():
+        if parameter is head.weight or parameter.grad is None:
+            continue
+        one_unit = sum(size > 1 for size in parameter.shape) <= 1
+        weights = [parameter.detach()] if one_unit else list(parameter.detach())
+        gradients = [parameter.grad] if one_unit else list(parameter.grad)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            limit = clip_factor * max(weight.double().norm().item(), eps)
+            length = gradient.double().norm().item()
+            clipped.append(length > limit)
+            if clipped[-1]:
+                gradient *= limit / length
+    return clipped

@@ -1,0 +1,82 @@
+"""Compiled equals eager, measuring included, and nothing of ours breaks a graph: ``fullgraph=True`` throughout."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from battery.loop import DEVICES, Loop, examine
+from battery.rows import Row
+
+# Dynamo looks at .grad of whatever a loss is given, whether it is a leaf or not.
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+
+compiled = partial(torch.compile, fullgraph=True)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def wrapped(model: nn.Module, **options: Any) -> nn.Module:
+    compiled_model: nn.Module = compiled(model, **options)
+    return compiled_model
+
+
+def in_place(model: nn.Module, **options: Any) -> nn.Module:
+    model.compile(fullgraph=True, **options)
+    return model
+
+
+def one_layer(model: nn.Module, **options: Any) -> nn.Module:
+    model.get_submodule("0").compile(fullgraph=True, **options)
+    return model
+
+
+@pytest.mark.parametrize("how", [wrapped, in_place, one_layer], ids=lambda how: how.__name__)
+def test_compiled_model(row: Row, how: Callable[..., nn.Module]) -> None:
+    graphs: list[object] = []
+
+    def counting(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    outcome = examine(row, Loop(wrap=partial(how, backend=counting), steps=3))
+    assert len(graphs) == 1
+    assert "0.weight" in dict(outcome.model.named_parameters())
+
+
+def test_compiled_loss(row: Row) -> None:
+    examine(row, Loop(wrap_criterion=partial(compiled, backend="eager")))
+
+
+def test_compiled_model_and_loss_through_autograd_tracing(row: Row) -> None:
+    backend = partial(compiled, backend="aot_eager")
+    examine(row, Loop(wrap=backend, wrap_criterion=backend))
+
+
+def test_measuring_again_compiles_nothing_anew(row: Row) -> None:
+    loop = Loop()
+    model = wrapped(loop.new_model(), backend="eager")
+    x, y = loop.batch(0)
+    method = row.ours(model)
+    row.loss.ours(model(x), y).backward()
+    method.scale()
+    with torch.compiler.set_stance("fail_on_recompile"):
+        method.measure([x[:4]])
+        model.zero_grad()
+        row.loss.ours(model(x), y).backward()
+        with pytest.raises(RuntimeError, match="recompile"):
+            model(x[:4])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiled_by_inductor(row: Row, device: str) -> None:
+    examine(row, Loop(device=device, wrap=compiled, wrap_criterion=compiled))

@@ -1,0 +1,65 @@
+import pytest
+import torch
+from torch import nn
+
+from backpass.errors import InputError
+from backpass.reparam import RepVGGBlock, custom_l2, custom_l2_kernels, custom_l2_loss
+from reference.reparam_cases import randomise
+
+
+@pytest.mark.parametrize(
+    ("conv", "names"),
+    [
+        (nn.Conv2d(4, 4, 3, padding=1), ["kxk", "1x1", "id"]),
+        (nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4), ["kxk", "1x1", "id"]),
+        (nn.Conv2d(4, 4, 3, stride=2, padding=1), ["kxk", "1x1"]),
+        (nn.Conv2d(4, 8, 3, padding=1), ["kxk", "1x1"]),
+    ],
+)
+def test_the_identity_branch_is_there_where_shapes_allow(conv: nn.Conv2d, names: list[str]) -> None:
+    assert list(RepVGGBlock(conv).branches) == names
+
+
+def test_random_init_draws_gamma_around_a_tenth_and_beta_around_zero() -> None:
+    block = RepVGGBlock(nn.Conv2d(400, 400, 3, padding=1, groups=400), init="random")
+    for _, branch in block.items():
+        assert branch.norm.weight.mean().item() == pytest.approx(0.1, abs=0.02)
+        assert branch.norm.weight.std().item() == pytest.approx(0.1, abs=0.02)
+        assert branch.norm.bias.mean().item() == pytest.approx(0.0, abs=0.02)
+        assert branch.norm.bias.std().item() == pytest.approx(0.1, abs=0.02)
+    with pytest.raises(InputError, match=r"got 'timm'"):
+        RepVGGBlock(nn.Conv2d(4, 4, 3, padding=1), init="timm")
+
+
+def test_custom_l2_equals_its_formula_in_loops() -> None:
+    block = randomise(RepVGGBlock(nn.Conv2d(2, 3, 3, padding=1))).double()
+    main, point = block.branches["kxk"], block.branches["1x1"]
+    total = 0.0
+    for o in range(3):
+        t3, t1 = ((b.norm.weight[o] / torch.sqrt(b.norm.running_var[o] + b.norm.eps)).item() for b in (main, point))
+        for i in range(2):
+            for h in range(3):
+                for w in range(3):
+                    tap = main.conv.weight[o, i, h, w].item()
+                    if (h, w) == (1, 1):
+                        total += (tap * t3 + point.conv.weight[o, i, 0, 0].item() * t1) ** 2 / (t3**2 + t1**2)
+                    else:
+                        total += tap**2
+    assert custom_l2(block).item() == pytest.approx(total, rel=1e-12)
+
+
+def test_custom_l2_reaches_kernels_and_not_normalisations() -> None:
+    model = nn.Sequential(randomise(RepVGGBlock(nn.Conv2d(2, 3, 3, padding=1))), nn.Conv2d(3, 3, 3))
+    loss = custom_l2_loss(model, weight_decay=0.1)
+    torch.testing.assert_close(loss, 0.05 * custom_l2(model[0]))
+    loss.backward()
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {"0.branches.kxk.conv.weight", "0.branches.1x1.conv.weight"}
+    assert {id(p) for p in custom_l2_kernels(model)} == {
+        id(p) for name, p in model.named_parameters() if name in with_gradient
+    }
+
+
+def test_custom_l2_without_blocks_says_how_to_get_them() -> None:
+    with pytest.raises(InputError, match=r'Sequential has none; make them with reparameterize\(model, "repvgg"\)'):
+        custom_l2_loss(nn.Sequential(nn.Conv2d(2, 2, 3)), 1e-4)
