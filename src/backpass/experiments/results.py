@@ -17,7 +17,7 @@ from backpass.training.checkpoint import atomic_write
 
 __all__ = ["SCHEMA", "RunResult", "check_result", "environment", "read_result", "read_results", "write_result"]
 
-SCHEMA = 3
+SCHEMA = 2
 _PACKAGES = ("backpass", "torch", "torchvision", "accelerate", "numpy", "scikit-learn", "scipy", "timm", "optuna")
 
 _Check = tuple[type, ...]
@@ -61,8 +61,8 @@ class RunResult:
         run: recipe, method and seed (:meth:`backpass.training.recipe.Run.as_dict`).
         data: ``label``; images to ``train`` on and ``evaluated``; the ``split`` that was evaluated, ``test`` or
             ``validation``.
-        model: ``name``; ``parameters`` and ``macs``, the multiply-adds of one image, of the form that is trained, at the
-            end of training; ``deployed_parameters`` and ``deployed_macs`` of the plain network that is left.
+        model: ``name``; ``parameters`` and ``macs``, the multiply-adds of one image, of the form that is trained, as it
+            ends; ``deployed_parameters`` and ``deployed_macs`` of the plain network that is left.
         history: one record per epoch (:class:`backpass.training.trainer.Outcome`): the raw values.
         cost: ``train_seconds``, ``measure_seconds``, ``evaluate_seconds``; ``gpu_hours``, all of these on all GPUs, and
             ``peak_memory`` in bytes, both null on a CPU.
