@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -90,3 +91,16 @@ def test_the_terminal_shows_the_same_cells(table):
     rich = table.rich()
     assert tuple(column.header for column in rich.columns) == table.header
     assert [list(column.cells) for column in rich.columns] == [list(texts) for texts in zip(*table.rows, strict=True)]
+
+
+def test_sizes_are_shown_where_training_and_deployment_differ(make_result):
+    plain = make_result(RECIPE, "plain", 0, [0.6])
+    branched = make_result(RECIPE, "dbb", 0, [0.7])
+    branched = replace(branched, model=branched.model | {"parameters": 130_000, "macs": 4_200_000})
+    plan = Plan("sizes", (Line("plain", "plain", RECIPE), Line("dbb", "dbb", RECIPE, baseline=0)), (0,), ())
+    table = result_table(plan, [plain, branched])
+    assert table.header[-2:] == ("trained", "deployed")
+    assert [row[-2:] for row in table.rows] == [
+        ("0.06M / 1.8M", "0.06M / 1.8M"),
+        ("0.13M / 4.2M", "0.06M / 1.8M"),
+    ]

@@ -95,10 +95,13 @@ def result_table(plan: Plan, results: Sequence[RunResult]) -> ResultTable:
     """Return the table of a study.
 
     A line without results reads "not run"; a column without any entry is left out, and so is the method where each line
-    is called after its method.
+    is called after its method. Sizes stand there where some method trains another form than the one that is deployed.
     """
     summaries = summarize(plan.lines, results)
+    branched = any(_was_branched(summary) for summary in summaries)
     columns = [(name, [text(summary) for summary in summaries]) for name, text in _COLUMNS.items()]
+    if branched:
+        columns += [(name, [text(summary) for summary in summaries]) for name, text in _SIZES.items()]
     by_method = all(summary.label == summary.method for summary in summaries)
     kept = [(name, texts) for name, texts in columns if any(texts) and not (by_method and name == "row")]
     return ResultTable(
@@ -135,14 +138,12 @@ def _p_value(summary: Summary) -> str:
     return "<0.001" if summary.difference.p < 0.001 else f"{summary.difference.p:.3f}"
 
 
+def _was_branched(summary: Summary) -> bool:
+    return (summary.parameters, summary.macs) != (summary.deployed_parameters, summary.deployed_macs)
+
+
 def _size(parameters: int | None, macs: int | None) -> str:
     return "" if parameters is None or macs is None else f"{parameters / 1e6:.2f}M / {macs / 1e6:.1f}M"
-
-
-def _deployed_size(summary: Summary) -> str:
-    """Return the size of the plain network where the trained form was another."""
-    deployed = summary.deployed_parameters, summary.deployed_macs
-    return "" if deployed == (summary.parameters, summary.macs) else _size(*deployed)
 
 
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:
@@ -161,10 +162,15 @@ _COLUMNS: dict[str, Callable[[Summary], str]] = {
     "p": _p_value,
     "time ratio": lambda s: _number(s.time_ratio, ".2f"),
     "seconds a run": lambda s: _number(s.seconds, ".1f"),
-    "trained, params / MACs": lambda s: _size(s.parameters, s.macs),
-    "deployed": _deployed_size,
     "GPU hours": lambda s: _number(s.gpu_hours, ".2f"),
     "paper, %": lambda s: _number(s.paper, ".2f", 100),
+}
+
+
+# Parameters and multiply-adds of one image.
+_SIZES: dict[str, Callable[[Summary], str]] = {
+    "trained": lambda s: _size(s.parameters, s.macs),
+    "deployed": lambda s: _size(s.deployed_parameters, s.deployed_macs),
 }
 
 
