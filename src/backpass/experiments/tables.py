@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from backpass.experiments.plan import Plan
@@ -83,7 +84,15 @@ class ResultTable:
 
     def rich(self) -> RichTable:
         """Return the table for the terminal."""
-        table = RichTable(title=self.title, title_justify="left", caption="\n".join(self.notes), caption_justify="left")
+        table = RichTable(
+            title=self.title,
+            title_justify="left",
+            caption="\n".join(self.notes),
+            caption_justify="left",
+            box=SIMPLE_HEAD,  # fits the columns of a comparison in 80 characters
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
         for name in self.header:
             table.add_column(name, justify="left" if name in _LEFT else "right")
         for row in self.rows:
