@@ -60,12 +60,12 @@ def test_reproduce_sets_the_paper_beside_the_results(tiny_table, tmp_path, monke
     assert [(row["label"], row["method"], row["n"], row["paper"]) for row in content["rows"]] == [
         ("A", "plain", 1, 0.9025),
         ("A", "sgs", 1, 0.915),
-        ("A", "dbb", 0, 0.91),
+        ("A", "dbb", 1, 0.91),
         ("B", "plain", 0, 0.9025),
         ("B", "pgt", 0, None),
     ]
     assert content["notes"][1] == "not as in the paper: epochs 1"
-    assert (tmp_path / "runs" / "tiny" / "table.md").read_text().count("not run") == 3
+    assert (tmp_path / "runs" / "tiny" / "table.md").read_text().count("not run") == 2
 
 
 def test_report_makes_the_same_table_from_files(tiny_table, tmp_path, capsys):

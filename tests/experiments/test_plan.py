@@ -76,12 +76,14 @@ def test_a_table_has_baseline_method_and_peers_of_each_row():
     assert [(line.label, line.method, line.baseline, line.paper) for line in plan.lines[:4]] == [
         ("VGG-16, CIFAR-10", "plain", None, pytest.approx(0.949)),
         ("VGG-16, CIFAR-10", "sgs", 0, pytest.approx(0.952)),
-        ("VGG-16, CIFAR-10", "dbb", None, pytest.approx(0.95)),
-        ("VGG-16, CIFAR-10", "dyrep", None, pytest.approx(0.95)),
+        ("VGG-16, CIFAR-10", "dbb_dyrep", 0, pytest.approx(0.95)),
+        ("VGG-16, CIFAR-10", "dyrep", 0, pytest.approx(0.95)),
     ]
-    assert [cell.folder for cell in plan.cells()][:3] == [
+    assert [cell.folder for cell in plan.cells()][:5] == [
         "VGG-16-CIFAR-10-plain-seed0",
         "VGG-16-CIFAR-10-sgs-seed0",
+        "VGG-16-CIFAR-10-dbb_dyrep-seed0",
+        "VGG-16-CIFAR-10-dyrep-seed0",
         "VGG-16-CIFAR-100-plain-seed0",
     ]
 

@@ -62,16 +62,20 @@ def generated(name: str, photos: tuple[str, ...]) -> ImageData:
 
 def parameters() -> list:
     marks = dict.fromkeys(SLOW, (pytest.mark.slow,))
-    return [pytest.param(row, id=f"{row.table}: {row.label}", marks=marks.get(row.model, ())) for row in ROWS]
+    return [
+        pytest.param(row, method, id=f"{row.table}: {row.label}, {method}", marks=marks.get(row.model, ()))
+        for row in ROWS
+        for method in row.methods[1:]
+    ]
 
 
-@pytest.mark.parametrize("row", parameters())
-def test_a_step_of_every_row(row: Row, photos):
-    run = row.run(row.method, 42)
+@pytest.mark.parametrize(("row", "method"), parameters())
+def test_a_step_of_every_row(row: Row, method: str, photos):
+    run = row.run(method, 42)
     run = replace(run, recipe=replace(run.recipe, batch_size=2))
     runtime = Runtime(device="cpu", workers=0)
     trainer = Trainer(run, generated(row.recipe.data.name, photos), runtime=runtime)
-    assert "+".join(trainer.methods) == row.method
+    assert "+".join(trainer.methods) == method
     assert type(trainer.optimizer.optimizer).__name__.lower() == row.recipe.optimizer.name
     assert ("pgt" in trainer.methods) == (trainer.criterion != trainer.task.loss)
     if "sgs" in trainer.methods:

@@ -11,7 +11,7 @@ from typing import Any
 from backpass.errors import InputError
 from backpass.experiments.cells import Cell, from_plain, to_plain
 from backpass.experiments.overrides import Reduction, replace_setting
-from backpass.experiments.recipes import Table
+from backpass.experiments.recipes.table import Row, Table
 from backpass.training.checkpoint import atomic_write
 from backpass.training.methods import check_method
 from backpass.training.recipe import Recipe, Run
@@ -136,7 +136,7 @@ def search_plan(
 def table_plan(
     table: Table, seeds: Sequence[int], *, reduction: Reduction | None = None, rows: Sequence[str] = ()
 ) -> Plan:
-    """Return the reproduction of a paper's table: each row's baseline, its method and, not run, its peers.
+    """Return the reproduction of a paper's table: each row's baseline, its method and its peers.
 
     A baseline that several rows share is run once. Rows that are not chosen are shown and not run.
 
@@ -161,8 +161,8 @@ def table_plan(
     for row in table.rows:
         chosen = not rows or any(fnmatch.fnmatchcase(row.label, pattern) for pattern in rows)
 
-        def line(method: str, baseline: int | None = None, *, run: bool = chosen, row: Any = row) -> Line:
-            recipe = reduction.apply(row.run(method, 0).recipe) if run else None
+        def line(method: str, baseline: int | None = None, *, chosen: bool = chosen, row: Row = row) -> Line:
+            recipe = reduction.apply(row.run(method, 0).recipe) if chosen else None
             return Line(row.label, method, recipe, baseline, _fraction(row.published(method)))
 
         twin = row.run(row.baseline, 0)
@@ -173,7 +173,7 @@ def table_plan(
             baselines[twin] = len(lines)
             lines.append(line(row.baseline))
         lines.append(line(row.method, baselines[twin]))
-        lines += [line(peer, run=False) for peer, _ in row.peers]
+        lines += [line(peer, baselines[twin]) for peer, _ in row.peers]
     notes = (f"paper: {table.seeds}", *reduction.notes())
     return Plan(f"{table.title} ({table.name})", tuple(lines), tuple(dict.fromkeys(seeds)), notes)
 

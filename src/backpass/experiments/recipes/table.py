@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from backpass.training.methods import check_method
-from backpass.training.recipe import AgcSettings, PgtSettings, Recipe, Run, SgsSettings
+from backpass.training.recipe import AgcSettings, DyRepSettings, PgtSettings, Recipe, Run, SgsSettings
 
 __all__ = ["Row", "Table"]
 
@@ -22,7 +22,7 @@ class Row:
         paper_baseline: top-1 accuracy of ``baseline`` in the paper, in %; ``None``: not at hand.
         source: where settings and numbers come from, and which of them are ours.
         baseline: the method without its gain.
-        peers: further methods with their accuracies in the paper, in %, to be shown and not to be run.
+        peers: further methods that the paper holds against the row's own, with their accuracies there, in %.
     """
 
     table: str
@@ -41,9 +41,9 @@ class Row:
         return self.recipe.model
 
     @property
-    def methods(self) -> tuple[str, str]:
-        """The methods to run: the baseline and the row's own."""
-        return (self.baseline, self.method)
+    def methods(self) -> tuple[str, ...]:
+        """The methods to run: the baseline, the row's own, and its peers."""
+        return (self.baseline, self.method, *(peer for peer, _ in self.peers))
 
     def published(self, method: str) -> float | None:
         """Return the paper's accuracy of ``method`` in %, or ``None`` where it is not at hand."""
@@ -62,6 +62,7 @@ class Row:
             sgs=recipe.sgs if "sgs" in parts else SgsSettings(),
             pgt=recipe.pgt if "pgt" in parts else PgtSettings(),
             agc=recipe.agc if "agc" in parts else AgcSettings(),
+            dyrep=recipe.dyrep if "dyrep" in parts else DyRepSettings(),
         )
         return Run(recipe, method, seed)
 
@@ -86,7 +87,7 @@ class Table:
     def methods(self) -> tuple[str, ...]:
         """The methods of all rows, each once, baselines first."""
         baselines = [row.baseline for row in self.rows]
-        return tuple(dict.fromkeys([*baselines, *(row.method for row in self.rows)]))
+        return tuple(dict.fromkeys([*baselines, *(method for row in self.rows for method in row.methods)]))
 
     def runs(self, seeds: Sequence[int]) -> list[Run]:
         """Return the runs of all rows with all seeds, each once; seeds are outermost, so that a table fills evenly."""
