@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from backpass.errors import InputError
 from backpass.models import create_model
-from backpass.reparam import block_map, to_plain
-from backpass.training.methods import METHODS, Context, build_methods, check_method, convert, list_methods
+from backpass.reparam import block_map
+from backpass.training.methods import METHODS, Context, build_methods, check_method, convert, deploy, list_methods
 from backpass.training.recipe import DyRepSettings, SgsSettings
 from backpass.training.task import Classification
 
@@ -43,7 +43,7 @@ def test_branched_methods_convert_the_model_and_lead_back(name, recipe):
     plain = create_model("digits_net", num_classes=3)
     branched = convert(name, recipe, plain)
     assert sum(p.numel() for p in branched.parameters()) > sum(p.numel() for p in plain.parameters())
-    plain.load_state_dict(to_plain(branched.eval()).state_dict(), strict=True)
+    plain.load_state_dict(deploy(name, branched.eval()).state_dict(), strict=True)
     assert convert("plain", recipe, plain) is plain
     assert convert("sgs+pgt", recipe, plain) is plain
 
@@ -63,6 +63,9 @@ def test_dyrep_grows_when_due(recipe):
         changed.append(dyrep.end_epoch(epoch, lambda n: [batch]))
     assert changed == [False, True, False, True, False]
     assert len(block_map(context.model)) >= 1
+    deployed = deploy("dyrep", context.model.eval())
+    assert not block_map(deployed)
+    torch.testing.assert_close(deployed(batch), context.model(batch), rtol=1e-3, atol=1e-4)
 
 
 def test_pgt_replaces_the_loss_and_needs_classification(recipe):

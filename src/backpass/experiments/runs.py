@@ -9,10 +9,10 @@ from backpass.errors import InputError
 from backpass.experiments.cells import to_plain
 from backpass.experiments.results import RunResult, environment, read_result, write_result
 from backpass.models import count_macs, count_parameters
-from backpass.reparam import to_plain as plain_form
 from backpass.training.checkpoint import atomic_write, save_weights
 from backpass.training.datasets import load_dataset
 from backpass.training.images import ImageData
+from backpass.training.methods import deploy
 from backpass.training.recipe import DataSettings, Run, Runtime
 from backpass.training.trainer import EpochRecord, Outcome, Trainer
 
@@ -107,7 +107,7 @@ def execute(
     trainer = Trainer(run, data, runtime=runtime, folder=folder, on_step=end_step, on_epoch=end_epoch)
     trainer.resume()
     outcome = trainer.fit()
-    deployed, image = plain_form(trainer.model.eval()), (data.channels, *data.image_size)
+    deployed, image = deploy(run.method, trainer.model.eval()), (data.channels, *data.image_size)
     held_out = data.test if data.validation is None else data.validation
     result = RunResult(
         run=to_plain(run),

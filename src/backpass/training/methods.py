@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from backpass.agc import AdaptiveGradientClipping
 from backpass.errors import InputError
 from backpass.pgt import power_grad_cross_entropy
-from backpass.reparam import DyRep, reparameterize
+from backpass.reparam import DyRep, fuse, reparameterize, to_plain
 from backpass.sgs import SpatialGradientScaling
 from backpass.training.recipe import Recipe
 from backpass.training.task import Classification, Criterion, Task
 
-__all__ = ["METHODS", "Context", "Method", "build_methods", "check_method", "convert", "list_methods"]
+__all__ = ["METHODS", "Context", "Method", "build_methods", "check_method", "convert", "deploy", "list_methods"]
 
 MeasuringBatches = Callable[[int], Sequence[Tensor]]
 
@@ -56,7 +56,12 @@ class Method:
 
     @classmethod
     def convert(cls, model: nn.Module, recipe: Recipe) -> nn.Module:
-        """Return the model in the form that is trained; :func:`backpass.reparam.to_plain` leads back."""
+        """Return the model in the form that is trained."""
+        return model
+
+    @classmethod
+    def deploy(cls, model: nn.Module) -> nn.Module:
+        """Return the plain network that a trained model in eval mode amounts to."""
         return model
 
     def __init__(self, context: Context) -> None:
@@ -175,6 +180,11 @@ class Branched(Method):
         return reparameterize(model, cls.block, **cls.options(recipe))
 
     @classmethod
+    def deploy(cls, model: nn.Module) -> nn.Module:
+        """Return the network before :meth:`convert`, with the blocks in its convolutions and normalisations."""
+        return to_plain(model)
+
+    @classmethod
     def options(cls, recipe: Recipe) -> dict[str, Any]:
         """Return the block's options."""
         return {}
@@ -211,6 +221,11 @@ class DbbDyRep(Branched):
 
 class Dynamic(Method):
     """DyRep: blocks that grow and shrink during training."""
+
+    @classmethod
+    def deploy(cls, model: nn.Module) -> nn.Module:
+        """Return the network with its blocks fused: grown blocks leave a bias that the plain convolution lacks."""
+        return fuse(model)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -289,6 +304,13 @@ def convert(name: str, recipe: Recipe, model: nn.Module) -> nn.Module:
     """Return the model in the form in which the method trains it."""
     for part in check_method(name):
         model = METHODS[part].convert(model, recipe)
+    return model
+
+
+def deploy(name: str, model: nn.Module) -> nn.Module:
+    """Return the plain network that a trained model in eval mode amounts to."""
+    for part in check_method(name):
+        model = METHODS[part].deploy(model)
     return model
 
 
