@@ -174,9 +174,11 @@ class Trainer:
                 f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
             )
 
+        clock = time.perf_counter()
         restructured = [m.end_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]
         if any(restructured):
             self._wrap()
+            measure_seconds += time.perf_counter() - clock
 
         clock = time.perf_counter()
         evaluation = self.evaluate()
