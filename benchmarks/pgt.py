@@ -1,4 +1,4 @@
-"""Claim: for many classes the PowerGrad cross-entropy costs less than twice the plain one, and a quarter more compiled.
+"""Question: what does the PowerGrad cross-entropy cost beside the plain one? Asked for: below 2 times, compiled 1.2.
 
 Times forward and backward of both losses on the same float32 logits, in turn, in one process, eager and compiled, for
 a small, a middle and a large head. A repetition is one timing of each loss; its ratio is PowerGrad over plain. Prints
@@ -10,9 +10,7 @@ the medians with quartiles and writes every raw value, the versions and the hard
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from backpass.experiments.results import environment
 from backpass.pgt import power_grad_cross_entropy
 
 ALPHA = 0.25
@@ -76,21 +75,6 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     return lower, median, upper
 
 
-def environment(device: str) -> dict[str, object]:
-    """Return versions, hardware and commit."""
-    cpuinfo = Path("/proc/cpuinfo")
-    names = [line for line in cpuinfo.read_text().splitlines() if "model name" in line] if cpuinfo.exists() else []
-    revision = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "commit": revision.stdout.strip() if revision.returncode == 0 else None,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -117,7 +101,7 @@ def main() -> None:
             a, b = (1e3 * statistics.median(seconds[name]) for name in ("plain", "power_grad"))
             mode = "compiled" if compiled else "eager"
             print(f"| {mode} | {shape} | {a:.3f} | {b:.3f} | {median:.2f} ({lower:.2f}-{upper:.2f}) |", flush=True)
-    evidence = {"environment": environment(options.device), "alpha": ALPHA, "results": results}
+    evidence = {"environment": environment(), "alpha": ALPHA, "results": results}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(evidence, indent=1) + "\n")
 

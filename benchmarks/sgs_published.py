@@ -1,4 +1,4 @@
-"""Claim: a whole SGS update is at least twice as fast as the published one, in under 1/30 of its memory.
+"""Question: how much faster is a whole SGS update than the published one? Asked for: 2 times, in 1/30 of its memory.
 
 Both run in turn on the same model and images, each measurement in a fresh process:
 

@@ -1,13 +1,13 @@
 """What a model costs: its parameters, and the multiply-accumulates of one forward pass."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from backpass.eager import eagerly
 from backpass.errors import InputError
+from backpass.modes import eval_mode
 
 __all__ = ["count_macs", "count_parameters"]
 
@@ -63,20 +63,9 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     layers = [module for module in model.modules() if isinstance(module, _Layer)]
     handles = [layer.register_forward_hook(add_cost) for layer in layers]
     try:
-        with _eval_mode(model), torch.no_grad(), eagerly():
+        with eval_mode(model), torch.no_grad(), eagerly():
             model(example)
     finally:
         for handle in handles:
             handle.remove()
     return macs
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

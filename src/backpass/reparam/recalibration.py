@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from backpass.errors import InputError
+from backpass.modes import eval_mode
 from backpass.reparam.geometry import BatchNorm
 
 __all__ = ["recalibrate"]
@@ -38,21 +39,18 @@ def recalibrate(
     Raises:
         InputError: there is no batch, a batch has no tensor in front, or it does not reach a normalisation.
     """
-    modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
     run = forward or (lambda batch: model(_input(batch).to(device, non_blocking=True)))
     try:
-        model.eval()
-        for norm in norms:
-            norm.train()
-            norm.reset_running_stats()
-            norm.momentum = None
-        for batch in islice(batches, limit):
-            run(batch)
+        with eval_mode(model):
+            for norm in norms:
+                norm.train()
+                norm.reset_running_stats()
+                norm.momentum = None
+            for batch in islice(batches, limit):
+                run(batch)
     finally:
-        for module, was in modes.items():
-            module.training = was
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     unreached = sum(not bool(norm.num_batches_tracked) for norm in norms)

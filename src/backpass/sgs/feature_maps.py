@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from backpass.eager import eagerly
 from backpass.errors import InputError, StateError
+from backpass.modes import eval_mode
 
 __all__ = ["ConvLayer", "FeatureMapVisitor", "capture_feature_maps", "evaluating", "scalable_convs", "unwrap"]
 
@@ -237,20 +238,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     Modes of all modules, buffers and torch's random state are restored, also after an exception. Buffers keep their
     identity; those that the model adds meanwhile are taken out again.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(module, dict(module._buffers)) for module, _ in modes]
+    buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [
         (buffer, buffer.detach().clone()) for _, held in buffers for buffer in held.values() if buffer is not None
     ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
-        with torch.random.fork_rng(devices=list(devices)), torch.no_grad():
-            model.eval()
-            with eagerly():
-                yield
+        with torch.random.fork_rng(devices=list(devices)), torch.no_grad(), eval_mode(model), eagerly():
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
         for buffer, value in values:
             if not torch.equal(buffer, value):  # an untouched buffer keeps its version for autograd
                 buffer.data.copy_(value)
