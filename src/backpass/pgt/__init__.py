@@ -6,13 +6,10 @@ from backpass.pgt.loss import (
     power_grad_binary_cross_entropy_with_logits,
     power_grad_cross_entropy,
 )
-from backpass.pgt.power import power_log_sigmoid, power_log_softmax
 
 __all__ = [
     "PowerGradBCEWithLogitsLoss",
     "PowerGradCrossEntropyLoss",
     "power_grad_binary_cross_entropy_with_logits",
     "power_grad_cross_entropy",
-    "power_log_sigmoid",
-    "power_log_softmax",
 ]

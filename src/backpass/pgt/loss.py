@@ -1,11 +1,16 @@
 """Cross-entropy losses with the PowerGrad Transform in their backward pass (Das et al., arXiv 2111.12495)."""
 
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from backpass.errors import InputError
-from backpass.pgt.power import check_alpha, power_log_sigmoid, power_log_softmax
 
 __all__ = [
     "PowerGradBCEWithLogitsLoss",
@@ -67,34 +72,17 @@ def power_grad_cross_entropy(
     >>> torch.allclose(z.grad, torch.softmax(0.25 * z, 1) - torch.tensor([1.0, 0.0, 0.0]))
     True
     """
-    alpha = check_alpha(alpha)
-    _check_reduction(reduction)
-    _check_label_smoothing(label_smoothing)
-    _check_logits(input)
-    if input.ndim == 0:
-        raise InputError("input must have shape (C,), (N, C) or (N, C, d1, ...), got a scalar; add the class axis.")
-    class_dim = 0 if input.ndim == 1 else 1
-    classes = input.shape[class_dim]
-    if weight is not None and weight.shape != (classes,):
-        raise InputError(
-            f"weight must hold one value for each class, shape ({classes},), got {tuple(weight.shape)} "
-            f"for input of shape {tuple(input.shape)}."
-        )
-    probabilities = _target_is_probabilities(input, target, class_dim, ignore_index)
-    log_probs = power_log_softmax(_float32_under_autocast(input), class_dim, alpha=alpha)
-    if probabilities:
-        if label_smoothing > 0:
-            target = target * (1 - label_smoothing) + label_smoothing / classes
-        loss = -_weighted(log_probs * target, weight)
-        if reduction == "none":
-            return loss.sum(class_dim)
-        total = loss.sum()
-        return total / (input.numel() // classes) if reduction == "mean" else total
-    loss = _nll_loss(log_probs, target, weight, ignore_index, reduction)
-    if label_smoothing > 0:
-        uniform = _uniform_target_loss(log_probs, target, weight, ignore_index, reduction)
-        loss = (1 - label_smoothing) * loss + uniform * (label_smoothing / classes)
-    return loss
+    alpha = _check_alpha(alpha)
+
+    def cross_entropy(input: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
+
+    try:
+        return _value_with_scaled_gradient(cross_entropy, _float32_under_autocast(input), target, alpha)
+    except (RuntimeError, ValueError, IndexError):
+        # PyTorch has looked at everything already; good input is not checked twice.
+        _check_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+        raise
 
 
 def power_grad_binary_cross_entropy_with_logits(
@@ -133,7 +121,7 @@ def power_grad_binary_cross_entropy_with_logits(
     >>> torch.allclose(z.grad, torch.sigmoid(0.5 * z) - target)
     True
     """
-    alpha = check_alpha(alpha)
+    alpha = _check_alpha(alpha)
     _check_reduction(reduction)
     _check_logits(input)
     if target.shape != input.shape:
@@ -146,16 +134,11 @@ def power_grad_binary_cross_entropy_with_logits(
             raise InputError(
                 f"{name} must broadcast to the shape of input, {tuple(input.shape)}, got {tuple(factor.shape)}."
             )
-    input = _float32_under_autocast(input)
-    positive = target * power_log_sigmoid(input, alpha=alpha)
-    if pos_weight is not None:
-        positive = pos_weight * positive
-    loss = -(positive + (1 - target) * power_log_sigmoid(-input, alpha=alpha))
-    if weight is not None:
-        loss = weight * loss
-    if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
+
+    def binary_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(input, target, weight, None, None, reduction, pos_weight)
+
+    return _value_with_scaled_gradient(binary_cross_entropy, _float32_under_autocast(input), target, alpha)
 
 
 class PowerGradCrossEntropyLoss(nn.CrossEntropyLoss):
@@ -186,7 +169,7 @@ class PowerGradCrossEntropyLoss(nn.CrossEntropyLoss):
         _check_reduction(reduction)
         _check_label_smoothing(label_smoothing)
         super().__init__(weight=weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
-        self.alpha = check_alpha(alpha)
+        self.alpha = _check_alpha(alpha)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss of ``input`` (logits) and ``target``."""
@@ -230,7 +213,7 @@ class PowerGradBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
     ) -> None:
         _check_reduction(reduction)
         super().__init__(weight=weight, reduction=reduction, pos_weight=pos_weight)
-        self.alpha = check_alpha(alpha)
+        self.alpha = _check_alpha(alpha)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """Return the loss of ``input`` (logits) and ``target``."""
@@ -248,58 +231,88 @@ class PowerGradBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         return f"alpha={self.alpha}"
 
 
-def _nll_loss(log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str) -> Tensor:
-    try:
-        return F.nll_loss(log_probs, target, weight, ignore_index=ignore_index, reduction=reduction)
-    except IndexError as error:
-        # Found by the kernel, so that good labels cost no extra reading and labels on a GPU no wait.
-        classes = log_probs.shape[0 if log_probs.ndim == 1 else 1]
-        outside = (target != ignore_index) & ((target < 0) | (target >= classes))
-        raise InputError(
-            f"target must hold class indices from 0 to {classes - 1} (the logits have {classes} classes) or "
-            f"ignore_index={ignore_index}, got {sorted(set(target[outside].tolist()))}; "
-            "check the number of outputs of the last layer and the numbering of the labels."
-        ) from error
-
-
-def _uniform_target_loss(
-    log_probs: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: str
+def _value_with_scaled_gradient(
+    loss: Callable[[Tensor, Tensor], Tensor], input: Tensor, target: Tensor, alpha: float
 ) -> Tensor:
-    """Return the loss against a target mass of one on every class, reduced like the loss of the labels."""
-    ignored = target == ignore_index
-    loss = -_weighted(log_probs, weight).sum(0 if log_probs.ndim == 1 else 1)
-    loss = loss.masked_fill(ignored, 0.0)
-    if reduction == "none":
-        return loss
-    if reduction == "sum":
-        return loss.sum()
-    if weight is None:
-        return loss.sum() / (~ignored).sum()
-    label_weights = weight.gather(0, target.masked_fill(ignored, 0).flatten())
-    return loss.sum() / label_weights.masked_fill(ignored.flatten(), 0.0).sum()
+    """Return ``loss(input, target)``, with the gradient of ``loss(alpha * input, target) / alpha`` in the logits."""
+    value = loss(input.detach(), target)
+    if torch.compiler.is_compiling() or value.requires_grad:
+        return _ValueWithGradientOf.apply(value, loss(input * alpha, target.detach()) * (1 / alpha))  # type: ignore[no-any-return]
+    # In eager mode a Function of Python costs more than all else here; overwriting a number that no derivative needs
+    # costs next to nothing.
+    result = loss(input * alpha, target) * (1 / alpha)
+    result.detach().copy_(value)
+    return result
 
 
-def _weighted(log_probs: Tensor, weight: Tensor | None) -> Tensor:
-    if weight is None:
-        return log_probs
-    return log_probs * weight.view(-1, *[1] * (log_probs.ndim - 2))
+class _ValueWithGradientOf(Function):
+    """Forward: the first tensor. Backward: the gradient goes to both."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor]:
+        return grad_output, grad_output
 
 
-def _target_is_probabilities(input: Tensor, target: Tensor, class_dim: int, ignore_index: int) -> bool:
-    """Say whether ``target`` holds class probabilities, by the rule of ``F.cross_entropy``: the shape of ``input``."""
-    label_shape = input.shape[:class_dim] + input.shape[class_dim + 1 :]
+def _check_alpha(alpha: object) -> float:
+    if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not 0 < float(alpha) < math.inf:
+        raise InputError(
+            f"alpha must be a finite number above 0, got {alpha!r}; the published values are 0.25 and 0.3, "
+            "and alpha=1.0 is plain cross-entropy."
+        )
+    return float(alpha)
+
+
+def _check_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+) -> None:
+    _check_reduction(reduction)
+    _check_label_smoothing(label_smoothing)
+    _check_logits(input)
+    if input.ndim == 0:
+        raise InputError("input must have shape (C,), (N, C) or (N, C, d1, ...), got a scalar; add the class axis.")
+    class_dim = 0 if input.ndim == 1 else 1
+    classes = input.shape[class_dim]
+    if weight is not None and weight.shape != (classes,):
+        raise InputError(
+            f"weight must hold one value for each class, shape ({classes},), got {tuple(weight.shape)} "
+            f"for input of shape {tuple(input.shape)}."
+        )
     if target.shape == input.shape:
-        if not target.is_floating_point():
-            raise InputError(
-                f"a target of the shape of input, {tuple(input.shape)}, holds class probabilities and must be "
-                f"floating point, got {target.dtype}; call .float() on one-hot rows, or drop the class axis of indices."
-            )
-        if ignore_index >= 0:
-            raise InputError(
-                f"ignore_index={ignore_index} needs class indices, got class probabilities of shape "
-                f"{tuple(target.shape)}; give ignored samples a target of zeros instead."
-            )
-        return True
+        _check_probabilities(target, ignore_index)
+    else:
+        _check_labels(input, target, class_dim, ignore_index)
+
+
+def _check_probabilities(target: Tensor, ignore_index: int) -> None:
+    if not target.is_floating_point():
+        raise InputError(
+            f"a target of the shape of input, {tuple(target.shape)}, holds class probabilities and must be "
+            f"floating point, got {target.dtype}; call .float() on one-hot rows, or drop the class axis of indices."
+        )
+    if ignore_index >= 0:
+        raise InputError(
+            f"ignore_index={ignore_index} needs class indices, got class probabilities of shape "
+            f"{tuple(target.shape)}; give ignored samples a target of zeros instead."
+        )
+
+
+def _check_labels(input: Tensor, target: Tensor, class_dim: int, ignore_index: int) -> None:
+    label_shape = input.shape[:class_dim] + input.shape[class_dim + 1 :]
     if target.shape != label_shape:
         raise InputError(
             f"for input of shape {tuple(input.shape)}, target must hold class indices of shape {tuple(label_shape)} or "
@@ -307,7 +320,14 @@ def _target_is_probabilities(input: Tensor, target: Tensor, class_dim: int, igno
         )
     if target.dtype not in (torch.int64, torch.uint8):
         raise InputError(f"class indices must be torch.int64, got {target.dtype}; call target.long().")
-    return False
+    classes = input.shape[class_dim]
+    outside = target[(target != ignore_index) & ((target < 0) | (target >= classes))]
+    if outside.numel():
+        raise InputError(
+            f"target must hold class indices from 0 to {classes - 1} (the logits have {classes} classes) or "
+            f"ignore_index={ignore_index}, got {sorted(set(outside.tolist()))}; "
+            "check the number of outputs of the last layer and the numbering of the labels."
+        )
 
 
 def _check_logits(input: Tensor) -> None:
