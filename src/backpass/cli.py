@@ -136,8 +136,9 @@ class Search(_Study):
     """Try several values of one setting, judged on images held out of the training set.
 
     Attributes:
-        key: dotted name of the setting, such as sgs.k or pgt.alpha, which have grids of their own.
-        values: what to try.
+        key: dotted name of the setting, such as sgs.k or pgt.alpha, or several joined by commas, such as
+            sgs.alpha,sgs.beta. These three have grids of their own.
+        values: what to try; of several settings at once, such as 0.5,0.25.
         recipe: name of the recipe whose settings are the defaults of the options below.
         method: default: the method that the key belongs to; plain is run beside it.
         seeds: one run of each value for each seed.

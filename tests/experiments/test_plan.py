@@ -43,10 +43,39 @@ def test_a_search_over_anything_else():
         ("plain", 1.0, None),
     ]
     assert [line.method for line in search_plan("pgt.alpha", RECIPE, [0], method="sgs+pgt").lines][1] == "sgs+pgt"
-    with pytest.raises(InputError, match=r"expected values to try for 'epochs'; only sgs.k, pgt.alpha have a grid"):
+    with pytest.raises(
+        InputError, match=r"expected values to try for 'epochs'; only sgs.k; sgs.alpha,sgs.beta; pgt.alpha have a grid"
+    ):
         search_plan("epochs", RECIPE, [0])
     with pytest.raises(InputError, match="expected at least one seed"):
         search_plan("sgs.k", RECIPE, [])
+
+
+def test_a_search_over_a_fixed_scaling_covers_both_of_its_settings():
+    plan = search_plan("sgs.alpha,sgs.beta", RECIPE, [0])
+    pairs = [(line.recipe.sgs.alpha, line.recipe.sgs.beta) for line in plan.lines]
+    assert pairs == [(None, None), *SEARCHES["sgs.alpha,sgs.beta"]]
+    given = search_plan("sgs.alpha,sgs.beta", RECIPE, [0], values=["0.5,0.25", "1, 2"])
+    assert [(line.label, line.method) for line in given.lines[1:]] == [
+        ("sgs.alpha = 0.5, sgs.beta = 0.25", "sgs"),
+        ("sgs.alpha = 1, sgs.beta = 2", "sgs"),
+    ]
+    assert given.lines[1].recipe.sgs == replace(RECIPE.sgs, alpha=0.5, beta=0.25)
+    assert given.lines[2].recipe.sgs == replace(RECIPE.sgs, alpha=1.0, beta=2.0)
+    with pytest.raises(InputError, match=r"a value for each of sgs.alpha,sgs.beta, joined .*, got '0.5'"):
+        search_plan("sgs.alpha,sgs.beta", RECIPE, [0], values=["0.5"])
+
+
+def test_a_search_over_half_of_a_fixed_scaling_needs_the_other_half():
+    beside = replace(RECIPE, sgs=replace(RECIPE.sgs, beta=0.25))
+    cells = search_plan("sgs.alpha", beside, [0], values=["0.5", "1"]).cells()
+    assert [(cell.run.method, cell.run.recipe.sgs.alpha) for cell in cells] == [
+        ("plain", None),
+        ("sgs", 0.5),
+        ("sgs", 1),
+    ]
+    with pytest.raises(InputError, match=r"alpha and sgs.beta together, .* got sgs.alpha=0.5, sgs.beta=None"):
+        search_plan("sgs.alpha", RECIPE, [0], values=["0.5"]).cells()
 
 
 @pytest.mark.parametrize(
@@ -57,6 +86,8 @@ def test_a_search_over_anything_else():
         ("epochs.x", 1, "'epochs' is a single setting, it has no 'x'"),
         ("epochs", "many", "expected epochs to be of type int, got 'many'"),
         ("epochs", 1.5, "expected epochs to be of type int, got 1.5"),
+        ("sgs.alpha", "half", "expected alpha to be of type float, got 'half'"),
+        ("data.limit_train", "1.5", "expected limit_train to be of type int, got 1.5"),
     ],
 )
 def test_settings_that_do_not_exist_or_fit(key, value, text):
@@ -68,7 +99,11 @@ def test_settings_are_read_as_their_type():
     assert replace_setting(Recipe(), "clip_norm", "0.5").clip_norm == 0.5
     assert replace_setting(Recipe(), "optimizer.nesterov", "True").optimizer.nesterov is True
     assert replace_setting(Recipe(), "sgs.measure", "autocorrelation").sgs.measure == "autocorrelation"
-    assert set(SEARCHES) == {"sgs.k", "pgt.alpha"}
+    assert replace_setting(Recipe(), "sgs.alpha", "1") == replace_setting(Recipe(), "sgs.alpha", 1.0)
+    assert replace_setting(Recipe(), "sgs.branches", "('3x3', '1x1')").sgs.branches == ("3x3", "1x1")
+    assert replace_setting(Recipe(), "data.root", "2024").data.root == "2024"
+    assert replace_setting(Recipe(clip_norm=1.0), "clip_norm", "None").clip_norm is None
+    assert set(SEARCHES) == {"sgs.k", "sgs.alpha,sgs.beta", "pgt.alpha"}
 
 
 def test_a_table_has_baseline_method_and_peers_of_each_row():

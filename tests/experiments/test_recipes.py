@@ -4,9 +4,11 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from backpass.errors import InputError
 from backpass.experiments.recipes import RECIPES, TABLES, get_recipe, get_table, list_tables
+from backpass.reparam import ACBlock, equivalent_scaling
 from backpass.training.recipe import OptimizerSettings, PgtSettings, SgsSettings
 from backpass.training.stream import StreamAugmentation
 
@@ -25,6 +27,11 @@ PGT = """
     nonorm_resnet18 0.25: 66.80 -> 67.80 | timm/resnet18 0.25: 70.21 -> 70.30 | timm/resnet50 0.3: 76.56 -> 76.89
     timm/resnet101 0.3: 77.90 -> 78.26 | timm/seresnet18 0.25: 71.09 -> 71.44 | timm/seresnet50 0.3: 77.22 -> 77.95
 """
+# Label: plain -> PGT of the lines that only the README of the published code has.
+PGT_README = """
+    ResNet-18, step: 69.704 -> 69.844 | ResNet-50, step: 75.970 -> 76.494
+    ResNet-50, label smoothing: 76.698 -> 76.968
+"""
 
 
 def lines(text: str) -> set[str]:
@@ -32,7 +39,8 @@ def lines(text: str) -> set[str]:
 
 
 def test_names():
-    assert list_tables() == [*(f"sgs-table-{n}" for n in range(1, 7)), "pgt-results", "pgt-clipping"]
+    names = [*(f"sgs-table-{n}" for n in range(1, 7)), "sgs-figure-7", "pgt-results", "pgt-clipping"]
+    assert list_tables() == names
     assert list(RECIPES) == ["digits", "cifar-200", "cifar-600", "imagenet-120", "pgt-imagenet"]
 
 
@@ -47,7 +55,7 @@ def test_rows_are_told_apart(name):
 
 def test_missing_numbers_are_said_to_be_missing():
     rows = [row for table in TABLES.values() for row in table.rows]
-    assert sum(row.paper_accuracy is None for row in rows) == 22
+    assert sum(row.paper_accuracy is None for row in rows) == 35
     for row in rows:
         complete = None not in (row.paper_accuracy, row.paper_baseline)
         assert complete == ("at hand" not in row.source), row.label
@@ -84,7 +92,11 @@ def test_table_4():
 
 
 def test_ablations_use_larger_batches():
-    for name, model in (("sgs-table-3", "vgg11_small_2h"), ("sgs-table-5", "vgg11_bn"), ("sgs-table-6", "vgg11_bn")):
+    models = {
+        "sgs-table-3": "vgg11_small_2h",
+        **dict.fromkeys(["sgs-table-5", "sgs-table-6", "sgs-figure-7"], "vgg11_bn"),
+    }
+    for name, model in models.items():
         for row in get_table(name).rows:
             recipe = row.recipe
             assert (row.model, recipe.epochs, recipe.batch_size, recipe.sgs.every, recipe.sgs.batches) == (
@@ -94,11 +106,29 @@ def test_ablations_use_larger_batches():
 
 
 def test_searches_differ_in_what_they_search():
-    assert [row.recipe.sgs.measure for row in get_table("sgs-table-3").rows] == [
-        "mutual_information",
-        "autocorrelation",
+    assert [(row.recipe.sgs.measure, row.recipe.sgs.branches) for row in get_table("sgs-table-3").rows] == [
+        ("mutual_information", ()),
+        ("autocorrelation", ()),
+        ("mutual_information", ("3x3", "1x3", "3x1")),
     ]
     assert [row.recipe.sgs.k for row in get_table("sgs-table-5").rows] == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_figure_7_is_a_square_of_fixed_scalings_beside_plain_training():
+    rows = get_table("sgs-figure-7").rows
+    pairs = {(row.recipe.sgs.alpha, row.recipe.sgs.beta) for row in rows}
+    assert pairs | {(1.0, 1.0)} == {(a / 4, b / 4) for a in range(1, 5) for b in range(1, 5)}
+    assert len(rows) == len(pairs) == 15
+    assert rows[1].label == "alpha = 0.25, beta = 0.5"
+    fixed = rows[1].recipe.sgs.fixed_scaling()
+    assert (fixed[1, 2] / fixed[1, 1]).item() == pytest.approx(0.25)
+    assert (fixed[0, 0] / fixed[1, 1]).item() == pytest.approx(0.5)
+
+
+def test_the_scaling_as_acb_is_that_of_its_block():
+    (row,) = [row for row in get_table("sgs-table-3").rows if row.label == "fixed, as ACB"]
+    block = equivalent_scaling(ACBlock(torch.nn.Conv2d(4, 4, 3, padding=1)))
+    torch.testing.assert_close(row.recipe.sgs.fixed_scaling(), (block / block.mean()).float())
 
 
 def test_table_6_has_the_nine_optimizers():
@@ -122,12 +152,14 @@ def test_table_6_has_the_nine_optimizers():
 
 def test_pgt_results():
     rows = get_table("pgt-results").rows
+    by_readme = [row for row in rows if "README" in row.source]
     known = {
         f"{row.model} {row.recipe.pgt.alpha}: {row.paper_baseline:.2f} -> {row.paper_accuracy:.2f}"
         for row in rows
-        if row.paper_accuracy is not None
+        if row not in by_readme
     }
     assert known == lines(PGT)
+    assert {f"{r.label}: {r.paper_baseline:.3f} -> {r.paper_accuracy:.3f}" for r in by_readme} == lines(PGT_README)
     assert {row.label for row in rows if row.recipe.schedule.name == "step"} == {"ResNet-18, step", "ResNet-50, step"}
     assert {row.label: row.recipe.label_smoothing for row in rows if row.recipe.label_smoothing} == {
         "ResNet-50, label smoothing": 0.1
@@ -153,15 +185,16 @@ def test_settings_of_the_imagenet_recipes():
 
 
 def test_rows_that_differ_in_an_idle_method_share_its_baseline():
-    """Six values of k and one plain run; nine optimizers, of which Adagrad and Adagrad* share theirs."""
+    """Nine optimizers, of which Adagrad and Adagrad* share their plain run; a search has one for all its values."""
     counts = {name: len(table.runs([0])) for name, table in TABLES.items()}
     assert counts == {
         "sgs-table-1": 8,
         "sgs-table-2": 12,
-        "sgs-table-3": 3,
+        "sgs-table-3": 4,
         "sgs-table-4": 34,
         "sgs-table-5": 7,
         "sgs-table-6": 17,
+        "sgs-figure-7": 16,
         "pgt-results": 18,
         "pgt-clipping": 4,
     }

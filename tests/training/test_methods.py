@@ -95,6 +95,40 @@ def test_sgs_measures_when_due_and_only_then(recipe):
     assert asked == [3, 3, 3]
 
 
+@pytest.mark.parametrize("apply", ["gradient", "update"])
+@pytest.mark.parametrize("fixed", [{"alpha": 0.5, "beta": 0.25}, {"branches": ("3x3", "1x3", "3x1")}])
+def test_a_fixed_scaling_draws_no_batches_and_is_applied(recipe, fixed, apply):
+    settings = SgsSettings(warmup=0, every=1, apply=apply, **fixed)
+    context = context_for(replace(recipe, sgs=settings))
+    sgs, model = METHODS["sgs"](context), context.model
+
+    def batches(count):
+        raise AssertionError("a fixed scaling needs no measuring batches")
+
+    assert [sgs.start_epoch(epoch, batches) for epoch in range(6)] == [False] * 6
+    model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))).sum().backward()
+    weights = [p for p in model.parameters() if p.ndim == 4 and p.shape[2:] == (3, 3)]
+    plain = [(weight.detach().clone(), weight.grad.clone()) for weight in weights]
+    sgs.scale_gradients()
+    with sgs.around_step():
+        context.optimizer.step()
+    ratios = {"alpha": [[0.5625, 1.125, 0.5625], [1.125, 2.25, 1.125], [0.5625, 1.125, 0.5625]]}
+    expected = torch.tensor(ratios.get(next(iter(fixed)), [[0.6, 1.2, 0.6], [1.2, 1.8, 1.2], [0.6, 1.2, 0.6]]))
+    assert weights
+    for weight, (before, gradient) in zip(weights, plain, strict=True):
+        torch.testing.assert_close(weight.detach(), before - 0.1 * expected * gradient)
+
+
+def test_a_fixed_scaling_is_kept_in_the_state(recipe):
+    def method(**settings):
+        return METHODS["sgs"](context_for(replace(recipe, sgs=SgsSettings(**settings))))
+
+    first, again = method(alpha=0.5, beta=0.25), method(alpha=0.5, beta=0.25)
+    again.load_state_dict(first.state_dict())
+    assert set(again.sgs.scalings) == set(first.sgs.scalings)
+    assert all(torch.equal(scaling, again.sgs.scalings[name]) for name, scaling in first.sgs.scalings.items())
+
+
 def test_sgs_on_the_update_leaves_gradients_alone(recipe):
     context = context_for(replace(recipe, sgs=SgsSettings(apply="update")))
     sgs, model = METHODS["sgs"](context), context.model

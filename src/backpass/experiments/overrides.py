@@ -3,7 +3,8 @@
 import ast
 import contextlib
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from backpass.errors import InputError
 from backpass.training.recipe import Recipe
@@ -70,10 +71,12 @@ class Reduction:
 
 
 def replace_setting(settings: Any, key: str, value: Any) -> Any:
-    """Return the recipe with the setting at a dotted key replaced; a text is read as the type of the present value.
+    """Return the recipe with the setting at a dotted key replaced; a text is read as the setting's type.
 
     >>> replace_setting(Recipe(), "sgs.k", "3").sgs.k
     3.0
+    >>> replace_setting(Recipe(), "sgs.alpha", "1").sgs.alpha
+    1.0
 
     Raises:
         InputError: there is no such setting, or the value does not fit.
@@ -88,16 +91,25 @@ def replace_setting(settings: Any, key: str, value: Any) -> Any:
     if not rest and is_dataclass(present):
         inner = ", ".join(f"{head}.{field.name}" for field in fields(present))
         raise InputError(f"{head!r} is a group of settings; expected one of {inner}")
-    new = replace_setting(present, rest, value) if rest else _as_type_of(present, value, head)
+    new = replace_setting(present, rest, value) if rest else _as_type(_type_of(settings, head), value, head)
     return replace(settings, **{head: new})
 
 
-def _as_type_of(present: Any, value: Any, name: str) -> Any:
-    if isinstance(value, str) and not isinstance(present, str):
+def _type_of(settings: Any, name: str) -> type:
+    """Return the type of the present value; where there is none, what the annotation ``X | None`` allows beside it."""
+    present = getattr(settings, name)
+    if present is not None:
+        return type(present)
+    (kind,) = {*get_args(get_type_hints(type(settings))[name])} - {NoneType}
+    return kind  # type: ignore[no-any-return]
+
+
+def _as_type(kind: type, value: Any, name: str) -> Any:
+    if isinstance(value, str) and kind is not str:
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)
-    if isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if present is not None and value is not None and type(value) is not type(present):
-        raise InputError(f"expected {name} to be of type {type(present).__name__}, got {value!r}")
+    if value is not None and type(value) is not kind:
+        raise InputError(f"expected {name} to be of type {kind.__name__}, got {value!r}")
     return value

@@ -11,6 +11,7 @@ from typing import Any
 from backpass.errors import InputError
 from backpass.experiments.cells import Cell, from_plain, to_plain
 from backpass.experiments.overrides import Reduction, replace_setting
+from backpass.experiments.recipes.sgs import ALPHA_BETA_GRID, K_GRID
 from backpass.experiments.recipes.table import Row, Table
 from backpass.training.checkpoint import atomic_write
 from backpass.training.methods import check_method
@@ -27,9 +28,10 @@ __all__ = [
     "write_plan",
 ]
 
-# k as in the SGS paper's search; the grid for alpha is ours, around the published 0.25 and 0.3.
+# The grid for alpha of PGT is ours, around the published 0.25 and 0.3.
 SEARCHES: dict[str, tuple[Any, ...]] = {
-    "sgs.k": (2.0, 3.0, 4.0, 5.0, 6.0, 7.0),
+    "sgs.k": K_GRID,
+    "sgs.alpha,sgs.beta": ALPHA_BETA_GRID,
     "pgt.alpha": (0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75),
 }
 
@@ -107,10 +109,12 @@ def search_plan(
     """Return the search for one setting: a line for each value, judged on images held out of the training set.
 
     Args:
-        key: dotted name of a setting of the recipe, such as ``sgs.k``.
+        key: dotted name of a setting of the recipe, such as ``sgs.k``, or several joined by commas:
+            ``sgs.alpha,sgs.beta``.
         recipe: all other settings.
         seeds: of each value.
-        values: to try; by default those of :data:`SEARCHES`.
+        values: to try; by default those of :data:`SEARCHES`. With several keys, each has a part for every key: a tuple,
+            or a text such as ``0.5,0.25``.
         method: by default the one that the key belongs to, or ``plain``.
         validation: share of the training images to judge on.
 
@@ -120,15 +124,20 @@ def search_plan(
     if not seeds:
         raise InputError("expected at least one seed, got none")
     recipe = replace(recipe, data=replace(recipe.data, validation=validation))
-    recipes = {v: replace_setting(recipe, key, v) for v in tuple(values) or SEARCHES.get(key, ())}
+    recipes: dict[str, Recipe] = {}
+    for value in tuple(values) or SEARCHES.get(key, ()):
+        chosen, settings = _by_key(key, value), recipe
+        for name, part in chosen.items():
+            settings = replace_setting(settings, name, part)
+        recipes[", ".join(f"{name} = {part}" for name, part in chosen.items())] = settings
     if not recipes:
-        raise InputError(f"expected values to try for {key!r}; only {', '.join(SEARCHES)} have a grid of their own")
+        raise InputError(f"expected values to try for {key!r}; only {'; '.join(SEARCHES)} have a grid of their own")
     family = key.partition(".")[0]
     method = method or (family if family in ("sgs", "pgt", "agc") else "plain")
     check_method(method)
     lines = [] if method == "plain" else [Line("plain", "plain", recipe)]
     baseline = 0 if lines else None
-    lines += [Line(f"{key} = {value}", method, settings, baseline) for value, settings in recipes.items()]
+    lines += [Line(label, method, settings, baseline) for label, settings in recipes.items()]
     notes = (f"accuracy on {100 * validation:g} % of the training images, held out",)
     return Plan(f"{key}, {_title(recipe)}", tuple(lines), tuple(dict.fromkeys(seeds)), notes)
 
@@ -197,6 +206,17 @@ def read_plan(folder: Path) -> Plan | None:
         return from_plain(Plan, json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} is not a readable plan of a study: {error}") from error
+
+
+def _by_key(key: str, value: Any) -> dict[str, Any]:
+    """Return the part of the value that belongs to each of the keys that ``key`` joins by commas."""
+    keys = key.split(",")
+    if len(keys) == 1:
+        return {key: value}
+    parts = tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+    if not isinstance(parts, tuple) or len(parts) != len(keys):
+        raise InputError(f"expected a value for each of {key}, joined by commas as in '0.5,0.25', got {value!r}")
+    return dict(zip(keys, parts, strict=True))
 
 
 def _title(recipe: Recipe) -> str:

@@ -101,7 +101,7 @@ class Method:
 
 
 class Sgs(Method):
-    """Spatial Gradient Scaling."""
+    """Spatial Gradient Scaling, with measured scalings or with a fixed one."""
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -115,10 +115,11 @@ class Sgs(Method):
             every=s.every,
             drop_near_equal=s.drop_near_equal,
             apply=s.apply,
+            scaling=s.fixed_scaling(),
         )
 
     def start_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
-        """Measure the scalings when they are due."""
+        """Measure the scalings when they are due; fixed ones never are."""
         due = self.sgs.due(epoch)
         if due:
             self.sgs.update(measuring_batches(self.batches))

@@ -7,7 +7,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torch import Tensor
+
 from backpass.errors import InputError
+from backpass.sgs import alpha_beta_scaling, normalize, scaling_from_branches
 from backpass.training.augment import Augmentation
 from backpass.training.stream import StreamAugmentation
 
@@ -97,7 +100,21 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class SgsSettings:
-    """Arguments of :class:`backpass.SpatialGradientScaling` and how many batches one update measures."""
+    """Arguments of :class:`backpass.SpatialGradientScaling`, and a fixed scaling if there is to be one.
+
+    Attributes:
+        k: strength of a measured scaling.
+        measure: what is measured.
+        warmup: first epoch that measures.
+        every: epochs between later measurements.
+        batches: number of batches that one update measures.
+        drop_near_equal: leave pairs out that hold a zero or share a bin.
+        apply: what is scaled.
+        alpha: of the edge taps of 3x3 kernels, with ``beta``: fixes the scaling, and nothing is measured.
+        beta: of their corner taps; the centre has 1 (SGS paper, Figure 7).
+        branches: kernel sizes such as ``3x3 1x3 3x1`` (ACB): fixes the scaling to that which training these branches
+            amounts to (SGS paper, Lemma 1). Kernels of another size than the largest stay unscaled.
+    """
 
     k: float = 5.0
     measure: Literal["mutual_information", "autocorrelation"] = "mutual_information"
@@ -106,6 +123,38 @@ class SgsSettings:
     batches: int = 2
     drop_near_equal: bool = False
     apply: Literal["gradient", "update"] = "gradient"
+    alpha: float | None = None
+    beta: float | None = None
+    branches: tuple[str, ...] = ()
+
+    def fixed_scaling(self) -> Tensor | None:
+        """Return the scaling, of mean 1, that takes the place of measured ones; ``None``: scalings are measured.
+
+        Raises:
+            InputError: one of ``alpha`` and ``beta`` without the other, both ways to fix a scaling at once, one of them
+                with a ``k`` or a ``measure`` other than the default, or values out of range.
+
+        >>> SgsSettings(branches=("3x3", "1x3", "3x1")).fixed_scaling()
+        tensor([[0.6000, 1.2000, 0.6000],
+                [1.2000, 1.8000, 1.2000],
+                [0.6000, 1.2000, 0.6000]])
+        """
+        if self.alpha is None and self.beta is None and not self.branches:
+            return None
+        measuring = {"k": self.k, "measure": self.measure}
+        if idle := {name: value for name, value in measuring.items() if value != getattr(SgsSettings, name)}:
+            raise InputError(
+                "expected a fixed scaling (sgs.alpha and sgs.beta, or sgs.branches) or a measured one, got both; "
+                "leave out " + ", ".join(f"sgs.{name}={value!r}" for name, value in idle.items())
+            )
+        if not self.branches and self.alpha is not None and self.beta is not None:
+            return alpha_beta_scaling(self.alpha, self.beta)
+        if self.branches and self.alpha is None and self.beta is None:
+            return normalize(scaling_from_branches(self.branches))
+        raise InputError(
+            "expected sgs.alpha and sgs.beta together, or sgs.branches without them, got "
+            f"sgs.alpha={self.alpha!r}, sgs.beta={self.beta!r}, sgs.branches={self.branches!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -221,11 +270,21 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of an experiment: a recipe, a method and a seed."""
+    """One cell of an experiment: a recipe, a method and a seed.
+
+    Raises:
+        InputError: the method has ``sgs``, and its settings contradict each other
+            (:meth:`SgsSettings.fixed_scaling`).
+    """
 
     recipe: Recipe
     method: str = "plain"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that the method cannot work with, before anything is computed."""
+        if "sgs" in self.method.split("+"):
+            self.recipe.sgs.fixed_scaling()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run as nested dictionaries of plain values, for JSON and checkpoints."""

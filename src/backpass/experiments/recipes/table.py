@@ -18,8 +18,8 @@ class Row:
         label: what the line is called; unique within the table.
         recipe: everything else that decides the result.
         method: of the line, as :func:`backpass.training.methods.check_method` knows it.
-        paper_accuracy: top-1 accuracy of ``method`` in the paper, in %; ``None``: not at hand.
-        paper_baseline: top-1 accuracy of ``baseline`` in the paper, in %; ``None``: not at hand.
+        paper_accuracy: published top-1 accuracy of ``method`` in %; ``None``: not at hand.
+        paper_baseline: published top-1 accuracy of ``baseline`` in %; ``None``: not at hand.
         source: where settings and numbers come from, and which of them are ours.
         baseline: the method without its gain.
         peers: further methods that the paper holds against the row's own, with their accuracies there, in %.
