@@ -21,7 +21,7 @@ from torch import Tensor
 
 from backpass.experiments.results import environment
 from backpass.sgs import measure_scalings, scalable_convs
-from backpass.sgs.feature_maps import ConvLayer, capture_feature_maps, evaluating
+from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
 from sgs import BATCH, smooth_images, warmed_up
 
 OUTPUT = Path(__file__).parent / "results" / "sgs-distributed.json"
@@ -48,9 +48,9 @@ def bytes_of_maps(batches: int) -> int:
     """Return the size of the padded float32 maps of all layers and batches, from one small batch."""
     model, size = warmed_up("vgg16_small", "cpu"), 0
 
-    def add(_: ConvLayer, feature_map: Tensor, __: tuple[int, ...]) -> None:
+    def add(feature_map: FeatureMap) -> None:
         nonlocal size
-        size += feature_map.numel() * feature_map.element_size()
+        size += feature_map.padded().nbytes
 
     with evaluating(model), capture_feature_maps(list(scalable_convs(model).values()), add):
         model(smooth_images(1, 0))

@@ -83,7 +83,7 @@ def padded_maps(model: nn.Module, batches: list[Tensor]) -> list[tuple[tuple[int
     from backpass.sgs.feature_maps import capture_feature_maps, evaluating, scalable_convs
 
     layers = scalable_convs(model)
-    visit = lambda layer, x, _: maps.setdefault(layer.name, []).append(x)  # noqa: E731
+    visit = lambda x: maps.setdefault(x.layer.name, []).append(x.padded())  # noqa: E731
     with evaluating(model), capture_feature_maps(list(layers.values()), visit):
         for batch in batches:
             model(batch)

@@ -100,6 +100,15 @@ def test_the_main_branch_takes_over_the_weight_and_the_normalisation(kind: str) 
     torch.testing.assert_close(nn.functional.conv2d(x, kernel, bias, padding=1), expected)
 
 
+def test_a_bias_that_the_convolution_lacked_starts_at_zero() -> None:
+    conv, norm = nn.Conv2d(8, 8, 3, padding=1, bias=False).eval(), randomise(nn.BatchNorm2d(8)).eval()
+    x = images(2, 8, 5, 5)
+    expected = norm(conv(x))
+    block = BLOCKS["dbb_dyrep"](conv, norm, branches=["kxk"])
+    assert not block.main.conv.bias.any()
+    torch.testing.assert_close(block(x), expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_synchronised_batch_norm_stays_synchronised(kind: str) -> None:
     block = make(kind, nn.Conv2d(8, 8, 3, padding=1), nn.SyncBatchNorm(8))

@@ -7,7 +7,15 @@ from torch import nn
 from backpass.errors import InputError, NoEffectWarning
 from backpass.models import create_model
 from backpass.models.cost import count_macs, count_parameters
-from backpass.reparam import BLOCKS, ACBlock, DyRepBlock, ReparamBlock, plan_conversion, reparameterize
+from backpass.reparam import (
+    BLOCKS,
+    ACBlock,
+    Conversion,
+    DyRepBlock,
+    ReparamBlock,
+    plan_conversion,
+    reparameterize,
+)
 from reference.reparam_cases import Residual, Untraceable, images, randomise
 
 
@@ -31,10 +39,22 @@ def test_the_report_says_what_becomes_of_each_convolution() -> None:
     assert plan.converted == {"conv1": "bn1", "conv2": "bn2"}
     assert plan.skipped == {"shortcut.0": "it is not included"}
     assert str(plan).splitlines() == [
-        "conv1: acb, takes over bn1",
-        "conv2: acb, takes over bn2",
-        "shortcut.0: skipped, it is not included",
+        "acb: 2 of 3 convolutions become blocks",
+        "    conv1+bn1, conv2+bn2",
+        "1 skipped: it is not included",
+        "    shortcut.0",
     ]
+
+
+def test_the_report_groups_the_skipped_by_reason_and_breaks_lines_between_names() -> None:
+    plan = Conversion("acb", {}, {f"part{i}.conv": f"reason {i % 2}" for i in range(40)})
+    first, *lines = str(plan).splitlines()
+    assert first == "acb: 0 of 40 convolutions become blocks"
+    assert [line for line in lines if not line.startswith("    ")] == ["20 skipped: reason 0", "20 skipped: reason 1"]
+    assert max(map(len, lines)) <= 120
+    odd = lines[lines.index("20 skipped: reason 1") + 1 :]
+    assert len(odd) > 1
+    assert " ".join(odd).replace(",", "").split() == [f"part{i}.conv" for i in range(1, 40, 2)]
 
 
 class Odd(nn.Conv2d):
@@ -52,7 +72,7 @@ class Odd(nn.Conv2d):
             nn.BatchNorm2d(4),
             "it is a ParametrizedConv2d, which may do more than nn.Conv2d",
         ),
-        (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), "its normalisation 1 does not fit: it has no gamma"),
+        (nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), "its normalisation does not fit: it has no gamma"),
         (nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), "its output goes to 1, not to a batch normalisation"),
         (nn.Conv2d(3, 4, 3), nn.ReLU(), "its output goes to 1, not to a batch normalisation"),
         (nn.Conv2d(3, 4, 4, padding="same"), nn.BatchNorm2d(4), "pads one side more than the other"),
@@ -61,7 +81,8 @@ class Odd(nn.Conv2d):
 )
 def test_unsuitable_layers_stay_and_a_model_without_others_warns(conv: nn.Module, norm: nn.Module, reason: str) -> None:
     model = nn.Sequential(conv, norm)
-    with pytest.warns(NoEffectWarning, match=f"acb converts no layer of Sequential:\n0: skipped.*{re.escape(reason)}"):
+    warning = f"acb converts no layer of Sequential:\nacb: 0 of 1 .*\n1 skipped: .*{re.escape(reason)}.*\n    0$"
+    with pytest.warns(NoEffectWarning, match=warning):
         converted = reparameterize(model, "acb", inplace=True)
     assert converted is model
     assert model[0] is conv
@@ -70,7 +91,7 @@ def test_unsuitable_layers_stay_and_a_model_without_others_warns(conv: nn.Module
 def test_converting_twice_equals_converting_once() -> None:
     once = reparameterize(Residual(), "acb")
     keys = list(once.state_dict())
-    with pytest.warns(NoEffectWarning, match=r"shortcut.0: skipped, its kernel must be square"):
+    with pytest.warns(NoEffectWarning, match=r"1 skipped: its kernel must be square.*\n    shortcut.0"):
         twice = reparameterize(once, "acb")
     assert list(twice.state_dict()) == keys
     with pytest.warns(NoEffectWarning, match=r"no layer of Linear; it has no nn.Conv2d outside of blocks"):

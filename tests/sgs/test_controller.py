@@ -76,7 +76,7 @@ def test_starts_at_ones_of_the_kernels_spatial_shape() -> None:
         ({"warmup": -1}, "expected warmup >= 0 and every >= 1 epochs, got warmup=-1, every=5"),
         ({"every": 0}, "expected warmup >= 0 and every >= 1 epochs, got warmup=1, every=0"),
         ({"measure": "autocorrelation", "drop_near_equal": True}, "it needs measure='mutual_information'"),
-        ({"include": ["head.*"]}, r"no convolution to scale in Sequential.* that include=\['head\.\*'\] selects"),
+        ({"include": ["head.*"]}, r"the pattern 'head\.\*' of include matches none of the layers .*: 0, 3; "),
     ],
 )
 def test_arguments_out_of_range(options: dict[str, Any], message: str) -> None:

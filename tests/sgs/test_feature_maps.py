@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from backpass.errors import InputError
-from backpass.sgs.feature_maps import ConvLayer, capture_feature_maps, evaluating, scalable_convs, unwrap
+from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating, scalable_convs, unwrap
 
 
 def small() -> nn.Sequential:
@@ -19,8 +19,8 @@ def small() -> nn.Sequential:
 def captured(model: nn.Module, *inputs: Tensor) -> list[tuple[str, Tensor, tuple[int, ...]]]:
     seen: list[tuple[str, Tensor, tuple[int, ...]]] = []
 
-    def visit(layer: ConvLayer, feature_map: Tensor, dilation: tuple[int, ...]) -> None:
-        seen.append((layer.name, feature_map.clone(), dilation))
+    def visit(feature_map: FeatureMap) -> None:
+        seen.append((feature_map.layer.name, feature_map.padded().clone(), feature_map.dilation))
 
     with capture_feature_maps(list(scalable_convs(model).values()), visit), torch.no_grad():
         for x in inputs:
@@ -83,8 +83,16 @@ def test_include(include: list[str] | str | Callable[[str, nn.Module], bool], ex
 def test_nothing_to_scale() -> None:
     with pytest.raises(InputError, match="found no convolution to scale in Linear: expected at least one Conv1d"):
         scalable_convs(nn.Linear(2, 2))
-    with pytest.raises(InputError, match=r"kernel axis longer than 1 that include=\['layer9\.\*'\] selects"):
-        scalable_convs(small(), ["layer9.*"])
+    with pytest.raises(InputError, match=r"kernel axis longer than 1 that include=<function .* selects"):
+        scalable_convs(small(), lambda name, module: False)
+
+
+def test_patterns_that_match_nothing_are_refused() -> None:
+    for include in (["layer9.*"], ["0", "layer9.*"], "layer9.*"):
+        with pytest.raises(InputError, match=r"pattern 'layer9\.\*' of include matches none .*: 0, 3; correct it"):
+            scalable_convs(small(), include)
+    with pytest.raises(InputError, match="there are none"):
+        scalable_convs(nn.Linear(2, 2), ["0"])
 
 
 def old_weight_norm(conv: nn.Module) -> nn.Module:

@@ -166,7 +166,10 @@ def test_forms_of_batches() -> None:
     assert_same(scalings(model, [{"image": x}], forward=lambda batch: model(batch["image"])), expected)
 
 
-def test_a_sequence_is_read_when_needed_and_never_held() -> None:
+@pytest.mark.parametrize(("held", "reads"), [(1 << 20, 4), (0, 8)])
+def test_a_sequence_is_read_when_needed_and_never_held(held: int, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_HELD_BYTES", held)
+
     class Lazy(Sequence[Tensor]):
         alive: list[weakref.ref[Tensor]]
 
@@ -187,11 +190,12 @@ def test_a_sequence_is_read_when_needed_and_never_held() -> None:
 
     batches = Lazy()
     scalings(net(), batches)
-    assert len(batches.alive) == 8
+    assert len(batches.alive) == reads
     assert batches.most <= 2  # the one that the loop variable still names, and the next
 
 
-def test_no_feature_map_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_feature_map_outlives_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_HELD_BYTES", 0)
     maps: list[weakref.ref[Tensor]] = []
     most = 0
 
@@ -210,13 +214,72 @@ def test_no_feature_map_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(ref() is None for ref in maps)
 
 
+class Residual(nn.Module):
+    """Uses a convolution twice and overwrites what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(2, 4, 3, padding=1)
+        self.conv = nn.Conv2d(4, 4, 3)
+        self.last = nn.Conv2d(4, 3, 3, padding=1, dilation=2)
+        self.runs: list[str] = []
+        for name in ("stem", "conv", "last"):
+            getattr(self, name).register_forward_hook(lambda *_, name=name: self.runs.append(name))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.conv(x)
+        x.relu_()
+        y = y + self.conv(x)
+        output: Tensor = self.last(y)
+        y.zero_()
+        return output
+
+
+# One image's maps take 512, 1024, 1024 and 576 bytes.
+@pytest.mark.parametrize(
+    ("held", "second_pass"),
+    [
+        (0, ["stem", "conv", "conv"]),
+        (576, ["stem", "conv"]),
+        (576 + 1024, ["stem"]),
+        (576 + 2048, []),
+        (576 + 2048 + 512, None),
+    ],
+)
+def test_the_second_pass_runs_only_to_the_last_map_that_is_not_held(
+    held: int, second_pass: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = [noise(1, 2, 8, 8), noise(1, 2, 8, 8, seed=1)]
+    monkeypatch.setattr(measuring, "_HELD_BYTES", 0)
+    want = scalings(Residual(), batches)
+    monkeypatch.setattr(measuring, "_HELD_BYTES", 2 * held)
+    model = Residual()
+    entered: list[str] = []
+    model.stem.register_forward_pre_hook(lambda *_: entered.append("stem"))
+    assert_same(scalings(model, batches), want)
+    assert model.runs == 2 * ["stem", "conv", "conv", "last"] + 2 * (second_pass or [])
+    assert len(entered) == (2 if second_pass is None else 4)
+    assert not model.conv._forward_pre_hooks
+
+
+def test_batches_of_different_sizes_are_held_as_far_as_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [noise(n, 2, 8, 8, seed=n) for n in (1, 9, 2)]
+    want = scalings(Residual(), [torch.cat(batches)])
+    monkeypatch.setattr(measuring, "_HELD_BYTES", 3 * 2000)
+    model = Residual()
+    assert_same(scalings(model, batches), want)
+    assert model.runs[12:] == ["stem", "stem", "conv", "conv", "stem", "conv"]
+
+
 @pytest.mark.parametrize(
     ("batches", "message"),
     [
         ([], "expected at least one measuring batch, got none"),
         (iter(()), "expected at least one measuring batch, got none"),
         (torch.zeros(2, 2, 8, 8), r"an iterable of batches, got one tensor of shape \(2, 2, 8, 8\); pass \[batch\]"),
-        ([torch.zeros(0, 2, 8, 8)], r"expected a non-empty measuring batch, got shape \(0, 2, 8, 8\)"),
+        ([torch.zeros(0, 2, 8, 8)], r"expected a non-empty batch, got shape \(0, 2, 8, 8\)"),
         ([{"image": torch.zeros(1)}], r"tensor or a tuple that starts with one, got dict; pass forward=\.\.\."),
         ([("name", torch.zeros(1))], r"got tuple of str, tensor of shape \(1,\)"),
         ([()], "got tuple of nothing"),

@@ -169,6 +169,8 @@ class ReparamBlock(nn.Module):
         layer.weight = conv.weight
         if layer.bias is not None and conv.bias is not None:
             layer.bias = conv.bias
+        elif layer.bias is not None:
+            nn.init.zeros_(layer.bias)
         if norm is None:
             return
         with torch.no_grad():

@@ -7,6 +7,9 @@ plain         ``nn.Conv2d``                               ``nn.BatchNorm2d``
 training      a block; keys ``c.branches.NAME...``        ``nn.Identity`` (inside the block)
 fused         ``nn.Conv2d`` with bias                     ``nn.Identity`` (inside the kernel)
 ============  ==========================================  =====================================
+
+Where the normalisation is timm's ``BatchNormAct2d``, the ``nn.Identity`` is an ``nn.Sequential`` of its ``drop`` and
+``act``.
 """
 
 import copy
@@ -22,6 +25,7 @@ from backpass.reparam.block import MAIN, ReparamBlock, unsuitable_norm
 from backpass.reparam.convert import block_kind
 from backpass.reparam.fusion import fuse
 from backpass.reparam.geometry import BatchNorm
+from backpass.reparam.norm_act import is_remainder, normalisation, rejoin
 from backpass.reparam.surgery import install, outermost_blocks, replace
 
 __all__ = ["BlockMap", "block_map", "load_state_dict", "restore_blocks", "to_plain"]
@@ -104,7 +108,8 @@ def to_plain(model: nn.Module) -> nn.Module:
         if block.absorbed:
             norm = copy.deepcopy(block.main.norm)
             _neutralise(norm, bias)
-            replace(fused, fused.get_submodule(places[id(block.absorbed[0])]), norm)
+            rest = fused.get_submodule(places[id(block.absorbed[0])])
+            replace(fused, rest, rejoin(norm, rest))
             conv.bias = nn.Parameter(torch.zeros_like(bias)) if block.had_bias else None
         elif not block.had_bias:
             raise InputError(
@@ -156,7 +161,7 @@ def _converted(model: nn.Module, state_dict: Mapping[str, Tensor], blocks: Block
     twin = restore_blocks(model, blocks).eval()
     twin.load_state_dict(state_dict)
     absorbed = [record["absorbed"] for record in blocks.values() if record["absorbed"] is not None]
-    plain = any(not isinstance(_submodule(model, name), nn.Identity) for name in absorbed)
+    plain = any(not is_remainder(_submodule(model, name)) for name in absorbed)
     return (to_plain(twin) if plain else fuse(twin)).state_dict()
 
 
@@ -172,18 +177,19 @@ def _kind_of(module: nn.Module | None) -> str:
 
 
 def _norm_at(place: nn.Module | None, conv: nn.Conv2d, record: Mapping[str, Any]) -> BatchNorm:
-    """Return the plain form's normalisation, or one like it where the fused form has an identity."""
-    if isinstance(place, nn.Identity):
+    """Return the plain form's normalisation, or one like it where the fused form has none."""
+    if is_remainder(place):
         tensor = conv.weight
         return nn.BatchNorm2d(
             conv.out_channels, record["eps"], record["momentum"], device=tensor.device, dtype=tensor.dtype
         )
-    if place is None or unsuitable_norm(place):
+    norm = None if place is None else normalisation(place)
+    if norm is None or unsuitable_norm(norm):
         raise InputError(
             f"the block map says that {record['absorbed']!r} was taken over, where the model has {_kind_of(place)} "
             "instead of an nn.BatchNorm2d; build the network that the map was made from, in plain form."
         )
-    return cast(BatchNorm, place)
+    return cast(BatchNorm, norm)
 
 
 @torch.no_grad()

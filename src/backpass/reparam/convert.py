@@ -3,9 +3,10 @@
 import copy
 import inspect
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from textwrap import fill
 from typing import Any, cast
 
 from torch import nn
@@ -15,11 +16,13 @@ from backpass.reparam.acb import ACBlock
 from backpass.reparam.block import unsuitable_norm
 from backpass.reparam.dbb import DiverseBranchBlock, DyRepBlock
 from backpass.reparam.geometry import BatchNorm, ConvGeometry
+from backpass.reparam.norm_act import normalisation
 from backpass.reparam.pairs import Probe, find_pairs
 from backpass.reparam.repvgg import RepVGGBlock
 from backpass.reparam.surgery import install
+from backpass.selection import Include, select
 
-__all__ = ["BLOCKS", "Conversion", "Include", "block_kind", "plan_conversion", "reparameterize"]
+__all__ = ["BLOCKS", "Conversion", "block_kind", "plan_conversion", "reparameterize"]
 
 BlockKind = type[ACBlock] | type[RepVGGBlock] | type[DiverseBranchBlock] | type[DyRepBlock]
 
@@ -28,9 +31,6 @@ BLOCKS: dict[str, BlockKind] = {block.name: block for block in (ACBlock, RepVGGB
 
 LARGEST_KERNEL = 6
 """Larger kernels (a 7x7 stem) stay as they are in the papers of all four blocks."""
-
-Include = Callable[[str, nn.Module], bool] | Sequence[str]
-"""Which convolutions to convert: a function ``(name, module) -> bool``, or glob patterns on their names."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Conversion:
         block: name of the kind of block.
         converted: name of each convolution that becomes a block, and of the normalisation it takes over.
         skipped: name of each other convolution, and the reason.
+
+    As text: how many convolutions become blocks, each with the normalisation that it takes over, and then those that
+    do not, grouped by their reason.
     """
 
     block: str
@@ -48,8 +51,15 @@ class Conversion:
     skipped: Mapping[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{name}: {self.block}, takes over {norm}" for name, norm in self.converted.items()]
-        return "\n".join(lines + [f"{name}: skipped, {reason}" for name, reason in self.skipped.items()])
+        total = len(self.converted) + len(self.skipped)
+        lines = [f"{self.block}: {len(self.converted)} of {total} convolutions become blocks"]
+        lines += _listed(f"{conv}+{norm}" for conv, norm in self.converted.items())
+        groups: dict[str, list[str]] = defaultdict(list)
+        for conv, reason in self.skipped.items():
+            groups[reason].append(conv)
+        for reason, convs in groups.items():
+            lines += [f"{len(convs)} skipped: {reason}", *_listed(convs)]
+        return "\n".join(lines)
 
 
 def plan_conversion(
@@ -59,19 +69,21 @@ def plan_conversion(
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1))
     >>> print(plan_conversion(model, "acb"))
-    0: acb, takes over 1
-    3: skipped, its kernel must be square with 2 to 6 taps a side, got (1, 1)
+    acb: 1 of 2 convolutions become blocks
+        0+1
+    1 skipped: its kernel must be square with 2 to 6 taps a side, got (1, 1)
+        3
     """
     kind = block_kind(name)
     pairs, unpaired = find_pairs(model, probe)
-    wanted = _wanted(include, [*pairs, *unpaired])
+    convs = {n: cast(nn.Conv2d, m) for n, m in model.named_modules() if n in pairs or n in unpaired}
+    wanted = select(include, convs)
     converted, skipped = {}, {}
-    for conv_name in [n for n, _ in model.named_modules() if n in pairs or n in unpaired]:
-        conv = cast(nn.Conv2d, model.get_submodule(conv_name))
-        reason = None if wanted(conv_name, conv) else "it is not included"
+    for conv_name, conv in convs.items():
+        reason = None if conv_name in wanted else "it is not included"
         reason = reason or _unsuitable(kind, conv) or unpaired.get(conv_name)
-        if not reason and (flaw := unsuitable_norm(model.get_submodule(pairs[conv_name]))):
-            reason = f"its normalisation {pairs[conv_name]} does not fit: {flaw}"
+        if not reason and (flaw := unsuitable_norm(normalisation(model.get_submodule(pairs[conv_name])))):
+            reason = f"its normalisation does not fit: {flaw}"
         if reason:
             skipped[conv_name] = reason
         else:
@@ -91,11 +103,12 @@ def reparameterize(
     """Return ``model`` with convolutions and the batch normalisations that follow them replaced by blocks.
 
     Converted is each ``nn.Conv2d`` with a square kernel of 2 to 6 taps a side whose output goes to one
-    ``nn.BatchNorm2d`` (or ``nn.SyncBatchNorm``) and nowhere else; :func:`plan_conversion` tells which those
-    are, and why the others are left alone. The block stands in the place of the convolution, an
-    ``nn.Identity`` in that of the normalisation, which moves into the block's ``kxk`` branch together with the
-    convolution's weight. New kernels have the library's default initialisation, drawn from torch's global
-    generator. Train the result with an optimizer built after this call, then :func:`~backpass.reparam.fuse`.
+    ``nn.BatchNorm2d`` (or ``nn.SyncBatchNorm``, or timm's ``BatchNormAct2d``) and nowhere else;
+    :func:`plan_conversion` tells which those are, and why the others are left alone. The block stands in the place
+    of the convolution; the normalisation moves into the block's ``kxk`` branch together with the convolution's
+    weight, and in its place stands an ``nn.Identity``, or the ``drop`` and ``act`` of a ``BatchNormAct2d``. New
+    kernels have the library's default initialisation, drawn from torch's global generator. Train the result with
+    an optimizer built after this call, then :func:`~backpass.reparam.fuse`.
 
     Args:
         model: any module.
@@ -127,8 +140,9 @@ def reparameterize(
         warnings.warn(f"{name} converts no layer of {type(model).__name__}{reasons}", NoEffectWarning, stacklevel=2)
     model = model if inplace else copy.deepcopy(model)
     for conv_name, norm_name in plan.converted.items():
-        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
-        install(model, kind(cast(nn.Conv2d, conv), cast(BatchNorm, norm), **options), conv, norm)
+        conv, place = model.get_submodule(conv_name), model.get_submodule(norm_name)
+        norm = cast(BatchNorm, normalisation(place))
+        install(model, kind(cast(nn.Conv2d, conv), norm, **options), conv, place)
     return model
 
 
@@ -143,19 +157,9 @@ def block_kind(name: str) -> BlockKind:
     return BLOCKS[name]
 
 
-def _wanted(include: Include | None, convs: Collection[str]) -> Callable[[str, nn.Module], bool]:
-    if include is None:
-        return lambda name, conv: True
-    if callable(include):
-        return include
-    patterns = [include] if isinstance(include, str) else list(include)
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in convs):
-            raise InputError(
-                f"the pattern {pattern!r} of include matches none of the convolutions {', '.join(convs)}; "
-                "correct it or leave it out."
-            )
-    return lambda name, conv: any(fnmatchcase(name, pattern) for pattern in patterns)
+def _listed(names: Iterable[str]) -> list[str]:
+    text = fill(", ".join(names), 120, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+    return [text] if text else []
 
 
 def _unsuitable(kind: BlockKind, conv: nn.Conv2d) -> str | None:

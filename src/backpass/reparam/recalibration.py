@@ -1,6 +1,6 @@
 """Running statistics of some batch normalisations, measured anew on a few batches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, cast
 
@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from backpass.batches import Forward, forward_on
 from backpass.errors import InputError
 from backpass.modes import eval_mode
 from backpass.reparam.geometry import BatchNorm
@@ -22,7 +23,7 @@ def recalibrate(
     batches: Iterable[Any],
     *,
     limit: int = 20,
-    forward: Callable[[Any], object] | None = None,
+    forward: Forward | None = None,
 ) -> None:
     """Set the running statistics of ``norms`` to their plain averages over ``batches``, and over all processes.
 
@@ -41,7 +42,7 @@ def recalibrate(
     """
     momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
-    run = forward or (lambda batch: model(_input(batch).to(device, non_blocking=True)))
+    run = forward_on(model, device) if forward is None else forward
     try:
         with eval_mode(model):
             for norm in norms:
@@ -64,13 +65,3 @@ def recalibrate(
             for statistic in (cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)):
                 dist.all_reduce(statistic)
                 statistic.div_(dist.get_world_size())
-
-
-def _input(batch: Any) -> Tensor:
-    first = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(first, Tensor):
-        raise InputError(
-            f"a batch must be a tensor or a tuple that starts with one, got {type(batch).__name__}; pass forward=... "
-            "to run the model on batches of another form."
-        )
-    return first

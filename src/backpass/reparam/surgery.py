@@ -3,6 +3,7 @@
 from torch import nn
 
 from backpass.reparam.block import ReparamBlock
+from backpass.reparam.norm_act import remainder
 
 __all__ = ["install", "outermost_blocks", "replace"]
 
@@ -25,9 +26,9 @@ def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def install(model: nn.Module, block: ReparamBlock, conv: nn.Module, norm: nn.Module | None) -> None:
-    """Put ``block`` in the place of ``conv``, and an ``nn.Identity`` in that of ``norm``, which it took over."""
+    """Put ``block`` in the place of ``conv``, and in that of ``norm``, which it took over, what remains of it."""
     if norm is not None:
-        placeholder = nn.Identity().train(norm.training)
+        placeholder = remainder(norm)
         block.absorbed = (placeholder,)
         replace(model, norm, placeholder)
     replace(model, conv, block)

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from backpass.attachment import Attachment, Attachments, held_by, refuse_closure
+from backpass.batches import Forward
 from backpass.errors import BackpassWarning, InputError, StateError
+from backpass.selection import Include
 from backpass.sgs.dependence import MEASURES
 from backpass.sgs.distributed import ProcessGroup, local_part
-from backpass.sgs.feature_maps import ConvLayer, Include, scalable_convs, unwrap
-from backpass.sgs.measuring import Forward, measure_scalings
+from backpass.sgs.feature_maps import ConvLayer, scalable_convs, unwrap
+from backpass.sgs.measuring import measure_scalings
 from backpass.sgs.scaling import check_k
 
 __all__ = ["SpatialGradientScaling"]

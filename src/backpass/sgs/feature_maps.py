@@ -1,6 +1,5 @@
 """Which convolutions SGS scales, and what each of them sees while a model runs on measuring batches."""
 
-import fnmatch
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +15,17 @@ from torch.overrides import TorchFunctionMode
 from backpass.eager import eagerly
 from backpass.errors import InputError, StateError
 from backpass.modes import eval_mode
+from backpass.selection import Include, select
 
-__all__ = ["ConvLayer", "FeatureMapVisitor", "capture_feature_maps", "evaluating", "scalable_convs", "unwrap"]
-
-Include = Callable[[str, nn.Module], bool] | Sequence[str]
+__all__ = [
+    "ConvLayer",
+    "FeatureMap",
+    "FeatureMapVisitor",
+    "capture_feature_maps",
+    "evaluating",
+    "scalable_convs",
+    "unwrap",
+]
 
 _CONVOLUTIONS = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 _WRAPPER_SEGMENTS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
@@ -89,16 +95,19 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             ``(module name, module) -> bool``.
 
     Raises:
-        InputError: a model under flat-parameter FSDP1, no convolution left to scale, modules that share a kernel and
-            see different numbers of channels, or a kernel made from a parameter without its taps.
+        InputError: a model under flat-parameter FSDP1, a pattern that matches no convolution, no convolution left to
+            scale, modules that share a kernel and see different numbers of channels, or a kernel made from a
+            parameter without its taps.
     """
     _refuse_flat_parameters(model)
-    layers: dict[int, ConvLayer] = {}
+    convs: dict[str, _ConvNd] = {}
     for path, module in unwrap(model).named_modules():
-        if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or max(module.kernel_size) == 1:
-            continue
-        prefix = ".".join(part for part in path.split(".") if part not in _WRAPPER_SEGMENTS)
-        if include is not None and not _included(prefix, module, include):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
+            convs[".".join(part for part in path.split(".") if part not in _WRAPPER_SEGMENTS)] = module
+    wanted = select(include, convs)
+    layers: dict[int, ConvLayer] = {}
+    for prefix, module in convs.items():
+        if prefix not in wanted:
             continue
         owner, key, suffix = _kernel_parameter(module)
         parameter = getattr(owner, key)
@@ -137,13 +146,6 @@ def _refuse_flat_parameters(model: nn.Module) -> None:
         )
 
 
-def _included(name: str, module: nn.Module, include: Include) -> bool:
-    if callable(include):
-        return include(name, module)
-    patterns = [include] if isinstance(include, str) else include
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-
-
 def _kernel_parameter(conv: nn.Module) -> tuple[nn.Module, str, str]:
     """Return owner, key and qualified suffix of the parameter that has the kernel's shape."""
     parametrizations = getattr(conv, "parametrizations", None)
@@ -156,11 +158,39 @@ def _kernel_parameter(conv: nn.Module) -> tuple[nn.Module, str, str]:
     return conv, key, key
 
 
-FeatureMapVisitor = Callable[[ConvLayer, Tensor, tuple[int, ...]], None]
+@dataclass(frozen=True)
+class FeatureMap:
+    """What one convolution sees in one run.
+
+    Attributes:
+        layer: the kernel that convolves.
+        values: the input of the call, ``(N, C, *spatial)``; the model may overwrite it later.
+        zeros: how many zeros the call adds before and after each spatial axis.
+        dilation: pixels between taps, for each spatial axis.
+    """
+
+    layer: ConvLayer
+    values: Tensor
+    zeros: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+
+    def padded(self) -> Tensor:
+        """Return the map in float32 with the zeros around it."""
+        values = self.values.float()
+        if not any(map(any, self.zeros)):
+            return values
+        return F.pad(values, [count for sides in reversed(self.zeros) for count in sides])
+
+    def copy(self) -> "FeatureMap":
+        """Return the map with values of its own."""
+        return replace(self, values=self.values.clone())
+
+
+FeatureMapVisitor = Callable[[FeatureMap], None]
 
 
 class _ConvolutionInputs(TorchFunctionMode):
-    """Hands the padded input of each convolution call inside a watched module to a visitor.
+    """Hands the input of each convolution call inside a watched module to a visitor, before the call is made.
 
     The call ``F.convNd(input, ...)`` is the one place where the map, the zeros around it and the dilation are what
     the convolution truly uses, also for subclasses that pad by themselves and for non-zero padding modes.
@@ -179,15 +209,12 @@ class _ConvolutionInputs(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        output = func(*args, **(kwargs or {}))
         if self.running and func in _CONVOLUTIONS:
-            call = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation"), args, strict=False))
-            call |= kwargs or {}
-            layer = self.running[-1]
-            if tuple(call["weight"].shape[2:]) == layer.kernel_size:
-                dilation = _per_axis(call.get("dilation", 1), len(layer.kernel_size))
-                self.visit(layer, _padded(call, layer.kernel_size, dilation), dilation)
-        return output
+            call = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), args, strict=False))
+            feature_map = _feature_map(self.running[-1], call | dict(kwargs or {}))
+            if feature_map is not None:
+                self.visit(feature_map)
+        return func(*args, **(kwargs or {}))
 
 
 def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
@@ -195,29 +222,33 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     return values * axes if len(values) == 1 else values
 
 
-def _padded(call: Mapping[str, Any], kernel_size: Sequence[int], dilation: Sequence[int]) -> Tensor:
-    """Return the call's input as float32 ``(N, C, *spatial)`` with the zeros that the call adds around it."""
-    axes = len(kernel_size)
-    x: Tensor = call["input"].detach().float()
-    if x.ndim == axes + 1:
-        x = x.unsqueeze(0)
+def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None:
+    """Return what the call sees, or None where it is another kernel's or will fail on its input."""
+    axes = len(layer.kernel_size)
+    values, kernel = call["input"].detach(), call["weight"]
+    if tuple(kernel.shape[2:]) != layer.kernel_size or values.ndim not in (axes + 1, axes + 2):
+        return None
+    if values.ndim == axes + 1:
+        values = values.unsqueeze(0)
+    if values.shape[1] != kernel.shape[1] * call.get("groups", 1):
+        return None
+    dilation = _per_axis(call.get("dilation", 1), axes)
     padding = call.get("padding", 0)
     if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
-        sides = [(total // 2, total - total // 2) for total in totals]
+        totals = [d * (k - 1) for d, k in zip(dilation, layer.kernel_size, strict=True)]
+        zeros = tuple((total // 2, total - total // 2) for total in totals)
     elif padding == "valid":
-        sides = [(0, 0)] * axes
+        zeros = ((0, 0),) * axes
     else:
-        sides = [(p, p) for p in _per_axis(padding, axes)]
-    return F.pad(x, [p for side in reversed(sides) for p in side]) if any(map(any, sides)) else x
+        zeros = tuple((p, p) for p in _per_axis(padding, axes))
+    return FeatureMap(layer, values, zeros, dilation)
 
 
 @contextmanager
 def capture_feature_maps(layers: Sequence[ConvLayer], visit: FeatureMapVisitor) -> Iterator[None]:
-    """Call ``visit(layer, map, dilation)`` for each convolution that runs inside this context.
+    """Call ``visit`` with the :class:`FeatureMap` of each convolution that is about to run inside this context.
 
-    The map is float32 ``(N, C, *spatial)``, padded as the convolution pads it, and only valid during the visit: nothing
-    is kept here. Hooks leave with the context, also after an exception.
+    Nothing is kept here. Hooks leave with the context, also after an exception.
     """
     mode = _ConvolutionInputs(visit)
     with ExitStack() as stack:
@@ -232,20 +263,30 @@ def capture_feature_maps(layers: Sequence[ConvLayer], visit: FeatureMapVisitor) 
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Run the model eagerly, in eval mode and without gradients, and bring it back exactly as it was.
 
     Modes of all modules, buffers and torch's random state are restored, also after an exception. Buffers keep their
-    identity; those that the model adds meanwhile are taken out again.
+    identity; those that the model adds meanwhile are taken out again. The context gives a function that says whether
+    buffers and random state are still untouched.
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [
         (buffer, buffer.detach().clone()) for _, held in buffers for buffer in held.values() if buffer is not None
     ]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    devices = list({p.device for p in model.parameters() if p.device.type == "cuda"})
+    random_state = _random_state(devices)
+
+    def untouched() -> bool:
+        return (
+            all(map(torch.equal, random_state, _random_state(devices)))
+            and all(_same_objects(module._buffers, held) for module, held in buffers)
+            and all(torch.equal(buffer, value) for buffer, value in values)
+        )
+
     try:
-        with torch.random.fork_rng(devices=list(devices)), torch.no_grad(), eval_mode(model), eagerly():
-            yield
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), eval_mode(model), eagerly():
+            yield untouched
     finally:
         for buffer, value in values:
             if not torch.equal(buffer, value):  # an untouched buffer keeps its version for autograd
@@ -253,3 +294,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         for module, held in buffers:
             module._buffers.clear()
             module._buffers.update(held)
+
+
+def _same_objects(buffers: Mapping[str, Tensor | None], held: Mapping[str, Tensor | None]) -> bool:
+    return buffers.keys() == held.keys() and all(buffers[name] is held[name] for name in held)
+
+
+def _random_state(devices: Sequence[torch.device]) -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]

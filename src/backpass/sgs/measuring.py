@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backpass.batches import Forward, describe, forward_on
 from backpass.errors import InputError, StateError
 from backpass.sgs.dependence import MEASURES
 from backpass.sgs.distributed import (
@@ -20,17 +21,25 @@ from backpass.sgs.distributed import (
 )
 from backpass.sgs.feature_maps import (
     ConvLayer,
+    FeatureMap,
     FeatureMapVisitor,
     capture_feature_maps,
     evaluating,
     scalable_convs,
     unwrap,
 )
+from backpass.sgs.held_maps import HeldMaps
 from backpass.sgs.scaling import scaling_from_dependence
 
-__all__ = ["Forward", "Measurement", "measure_scalings"]
+__all__ = ["Measurement", "measure_scalings"]
 
-Forward = Callable[[Any], Any]
+# What the first pass keeps for the second: of two batches of 128 CIFAR images in VGG-16 all but the maps of the first
+# two convolutions, of twenty those of the last four.
+_HELD_BYTES = 144 << 20
+
+
+class _Stop(Exception):  # noqa: N818  (no error)
+    """Leaves the model once the last map that a pass needs was seen."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,9 @@ def measure_scalings(
 
     The model runs twice over the batches (ranges, then counts), eagerly, in eval mode and without gradients, both times
     from the same buffers and random state, and comes back as it was: modes, buffers, random state and hooks. Feature
-    maps are consumed in float32 as they appear, so memory does not grow with the number of batches.
+    maps are consumed in float32 as they appear, so memory does not grow with the number of batches. The last maps of
+    each batch, 144 MiB of all batches together, are kept from the first pass, and the second stops before them, unless
+    the model draws random numbers, changes its buffers in eval mode, or is sharded.
 
     Args:
         model: any module; wrappers are looked through.
@@ -87,14 +98,14 @@ def measure_scalings(
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
     if isinstance(batches, Tensor):
-        raise InputError(f"expected an iterable of batches, got one {_describe(batches)}; pass [batch]")
+        raise InputError(f"expected an iterable of batches, got one {describe(batches)}; pass [batch]")
     if not isinstance(batches, Sequence):
         with evaluating(model):  # a loader may draw random numbers
             batches = list(batches)
     if len(batches) == 0:
         raise InputError("expected at least one measuring batch, got none")
     device = next(iter(layers.values())).parameter.device
-    run = forward if forward is not None else lambda batch: model(_input(batch).to(device, non_blocking=True))
+    run = forward_on(model, device) if forward is None else forward
     dependences = {
         name: MEASURES[measure](
             layer.kernel_size, layer.channels, drop_near_equal=drop_near_equal, device=layer.parameter.device
@@ -102,71 +113,81 @@ def measure_scalings(
         for name, layer in layers.items()
     }
 
-    def observe(layer: ConvLayer, feature_map: Tensor, dilation: tuple[int, ...]) -> None:
-        dependences[layer.name].observe(feature_map, dilation)
-
-    def count(layer: ConvLayer, feature_map: Tensor, dilation: tuple[int, ...]) -> None:
-        if layer.name in measurable:
-            measurable[layer.name].count(feature_map, dilation)
-
+    held = [HeldMaps(_HELD_BYTES // len(batches)) for _ in range(len(batches))]
+    sharded = is_sharded(model)
     # Running a sharded model is a collective operation, so every process runs it as often as the one with most batches.
-    runs = largest_of_processes(len(batches), device, process_group) if is_sharded(model) else len(batches)
+    runs = largest_of_processes(len(batches), device, process_group) if sharded else len(batches)
 
-    def run_all(visit: FeatureMapVisitor) -> None:
-        failure = None
+    def observe(number: int) -> FeatureMapVisitor:
+        def visit(feature_map: FeatureMap) -> None:
+            dependences[feature_map.layer.name].observe(feature_map.padded(), feature_map.dilation)
+            held[number].append(feature_map)
+
+        return visit
+
+    def count(feature_map: FeatureMap) -> None:
+        if feature_map.layer.name in measurable:
+            measurable[feature_map.layer.name].count(feature_map.padded(), feature_map.dilation)
+
+    def count_first(number: int) -> FeatureMapVisitor:
+        remaining = held[number].first
+
+        def visit(feature_map: FeatureMap) -> None:
+            nonlocal remaining
+            count(feature_map)
+            remaining -= 1
+            if remaining == 0:
+                raise _Stop
+
+        return visit
+
+    def run_all(numbers: Iterable[int], visitor: Callable[[int], FeatureMapVisitor]) -> bool:
+        """Run the model on these batches; return whether it left its buffers and the random state untouched."""
+        failure, steady = None, False
         try:
-            with evaluating(model):
-                _run(batches, run, list(layers.values()), visit)
+            with evaluating(model) as untouched:
+                for number in numbers:
+                    with capture_feature_maps(list(layers.values()), visitor(number)):
+                        _run(number, batches[number], run)
                 for _ in range(runs - len(batches)):
                     run(batches[-1])
+                steady = untouched()
         except Exception as error:
             failure = error
         reshard(model)
         if any_process(failure is not None, device, process_group):
             raise failure or StateError("measuring failed on another process; its own error says why")
+        return steady
 
-    run_all(observe)
+    steady = run_all(range(len(batches)), observe)
     reduce_ranges(list(dependences.values()), process_group)
     unreached = tuple(name for name, d in dependences.items() if not d.seen)
     not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
     measurable = {name: d for name, d in dependences.items() if name not in {*unreached, *not_finite}}
     for dependence in measurable.values():
         dependence.start_counting()
-    run_all(count)
+    if steady and not sharded:
+        for maps in held:
+            for feature_map in maps.take():
+                count(feature_map)
+        run_all([number for number, maps in enumerate(held) if maps.first], count_first)
+    else:
+        held.clear()
+        run_all(range(len(batches)), lambda number: count)
     reduce_totals(list(measurable.values()), process_group)
     scalings = {name: scaling_from_dependence(d.result(), k) for name, d in measurable.items()}
     return Measurement(scalings, unreached, not_finite)
 
 
-def _run(batches: Sequence[Any], forward: Forward, layers: Sequence[ConvLayer], visit: FeatureMapVisitor) -> None:
-    with capture_feature_maps(layers, visit):
-        for number, batch in enumerate(batches):
-            try:
-                forward(batch)
-            except (InputError, torch.OutOfMemoryError):
-                raise
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                raise InputError(
-                    f"the model failed on measuring batch {number} ({_describe(batch)}): {error}. Expected batches "
-                    "as in training; pass forward=... for batches of another form"
-                ) from error
-
-
-def _input(batch: Any) -> Tensor:
-    x = batch[0] if isinstance(batch, tuple | list) and batch else batch
-    if not isinstance(x, Tensor):
+def _run(number: int, batch: Any, forward: Forward) -> None:
+    try:
+        forward(batch)
+    except _Stop:
+        pass
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise InputError(
-            f"expected a measuring batch to be a tensor or a tuple that starts with one, got {_describe(batch)}; pass "
-            "forward=... to run the model on batches of another form"
-        )
-    if x.numel() == 0:
-        raise InputError(f"expected a non-empty measuring batch, got shape {tuple(x.shape)}")
-    return x
-
-
-def _describe(batch: object) -> str:
-    if isinstance(batch, Tensor):
-        return f"tensor of shape {tuple(batch.shape)}"
-    if isinstance(batch, tuple | list):
-        return f"{type(batch).__name__} of {', '.join(_describe(item) for item in batch) or 'nothing'}"
-    return type(batch).__name__
+            f"the model failed on measuring batch {number} ({describe(batch)}): {error}. Expected batches "
+            "as in training; pass forward=... for batches of another form"
+        ) from error
