@@ -10,6 +10,7 @@ process on all batches.
 
 import argparse
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor
 from backpass.experiments.results import environment
 from backpass.sgs import measure_scalings, scalable_convs
 from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
+from backpass.sgs.histogram import framed_shape
 from sgs import BATCH, smooth_images, warmed_up
 
 OUTPUT = Path(__file__).parent / "results" / "sgs-distributed.json"
@@ -50,7 +52,7 @@ def bytes_of_maps(batches: int) -> int:
 
     def add(feature_map: FeatureMap) -> None:
         nonlocal size
-        size += feature_map.padded().nbytes
+        size += 4 * math.prod(framed_shape(feature_map.values.shape, feature_map.zeros))
 
     with evaluating(model), capture_feature_maps(list(scalable_convs(model).values()), add):
         model(smooth_images(1, 0))

@@ -80,10 +80,14 @@ def published_update(model: nn.Module, batches: list[Tensor], estimate: Callable
 def padded_maps(model: nn.Module, batches: list[Tensor]) -> list[tuple[tuple[int, ...], Tensor]]:
     maps: dict[str, list[Tensor]] = {}
     sizes = {}
-    from backpass.sgs.feature_maps import capture_feature_maps, evaluating, scalable_convs
+    from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating, scalable_convs
 
     layers = scalable_convs(model)
-    visit = lambda x: maps.setdefault(x.layer.name, []).append(x.padded())  # noqa: E731
+
+    def visit(feature_map: FeatureMap) -> None:
+        padded = F.pad(feature_map.values, [count for sides in reversed(feature_map.zeros) for count in sides])
+        maps.setdefault(feature_map.layer.name, []).append(padded)
+
     with evaluating(model), capture_feature_maps(list(layers.values()), visit):
         for batch in batches:
             model(batch)

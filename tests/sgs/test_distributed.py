@@ -1,6 +1,7 @@
 """Several real processes with gloo: everyone holds what one process on the union of the batches holds."""
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -58,8 +59,10 @@ def _worker(rank: int, checks: Sequence[Check], world_size: int, folder: str) ->
     dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=world_size)
     try:
         torch.save({check.__name__: check(rank, world_size) for check in checks}, f"{folder}/{rank}.pt")
+        dist.barrier()
     finally:
         dist.destroy_process_group()
+    os._exit(0)  # gloo's threads can abort a process that takes Python down while they still run
 
 
 # All checks in one start of the processes, since starting them takes longer than the checks.

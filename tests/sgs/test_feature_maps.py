@@ -20,7 +20,8 @@ def captured(model: nn.Module, *inputs: Tensor) -> list[tuple[str, Tensor, tuple
     seen: list[tuple[str, Tensor, tuple[int, ...]]] = []
 
     def visit(feature_map: FeatureMap) -> None:
-        seen.append((feature_map.layer.name, feature_map.padded().clone(), feature_map.dilation))
+        zeros = [count for sides in reversed(feature_map.zeros) for count in sides]
+        seen.append((feature_map.layer.name, F.pad(feature_map.values, zeros), feature_map.dilation))
 
     with capture_feature_maps(list(scalable_convs(model).values()), visit), torch.no_grad():
         for x in inputs:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from backpass.errors import InputError
 from backpass.sgs import SpatialGradientScaling, measure_scalings, measuring
 from backpass.sgs.dependence import MutualInformation
+from backpass.sgs.histogram import Zeros
 from reference import mutual_information as slow
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs.npz")
@@ -200,9 +201,9 @@ def test_no_feature_map_outlives_the_update(monkeypatch: pytest.MonkeyPatch) -> 
     most = 0
 
     class Watched(MutualInformation):
-        def observe(self, feature_map: Tensor, dilation: Sequence[int]) -> None:
+        def observe(self, feature_map: Tensor, dilation: Sequence[int], zeros: Zeros | None = None) -> None:
             nonlocal most
-            super().observe(feature_map, dilation)
+            super().observe(feature_map, dilation, zeros)
             maps.append(weakref.ref(feature_map))
             most = max(most, sum(ref() is not None for ref in maps))
 

@@ -17,7 +17,9 @@ from torch import Tensor
 from backpass.errors import InputError
 from backpass.sgs.histogram import (
     Offset,
+    Zeros,
     canonical,
+    framed_shape,
     half_offsets,
     joint_histograms,
     number_of_bins,
@@ -118,15 +120,23 @@ class Dependence(ABC):
         self.pairs = torch.zeros(len(self.offsets), dtype=torch.int64, device=device)
         self.totals: list[Tensor] = []
 
-    def observe(self, feature_map: Tensor, dilation: Sequence[int]) -> None:
-        """First pass: widen the range of each channel and add up the pairs."""
-        axes = [axis for axis in range(feature_map.ndim) if axis != 1]
-        self.low = torch.minimum(self.low, feature_map.amin(axes))
-        self.high = torch.maximum(self.high, feature_map.amax(axes))
-        shape = feature_map.shape
-        self.pairs += torch.tensor([number_of_pairs(shape, d) for d in self._displacements(dilation)]).to(
-            self.pairs.device
-        )
+    def observe(self, feature_map: Tensor, dilation: Sequence[int], zeros: Zeros | None = None) -> None:
+        """First pass: widen the range of each channel and add up the pairs.
+
+        Args:
+            feature_map: float32 ``(N, C, *spatial)``.
+            dilation: pixels between taps, for each spatial axis.
+            zeros: zeros that the convolution adds before and after each spatial axis; default none.
+        """
+        axes = list(range(2, feature_map.ndim))  # then the batch: several times faster than all at once
+        low, high = feature_map.amin(axes).amin(0), feature_map.amax(axes).amax(0)
+        shape = tuple(feature_map.shape)
+        if zeros is not None and any(map(any, zeros)):
+            low, high = low.clamp(max=0), high.clamp(min=0)
+            shape = framed_shape(shape, zeros)
+        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        pairs = [number_of_pairs(shape, displacement) for displacement in self._displacements(dilation)]
+        self.pairs += torch.tensor(pairs).to(self.pairs.device)
 
     @property
     def seen(self) -> bool:
@@ -143,8 +153,8 @@ class Dependence(ABC):
         """Lay out ``totals`` for the ranges and pairs observed."""
 
     @abstractmethod
-    def count(self, feature_map: Tensor, dilation: Sequence[int]) -> None:
-        """Second pass: add one map to ``totals``."""
+    def count(self, feature_map: Tensor, dilation: Sequence[int], zeros: Zeros | None = None) -> None:
+        """Second pass: add one map to ``totals``; arguments as in :meth:`observe`."""
 
     @abstractmethod
     def _per_displacement(self) -> list[Tensor]:
@@ -173,7 +183,7 @@ class MutualInformation(Dependence):
         size, device = self.low.shape[0], self.low.device
         self.totals = [torch.zeros(size, b, b, dtype=torch.int64, device=device) for b in self.bins]
 
-    def count(self, feature_map: Tensor, dilation: Sequence[int]) -> None:
+    def count(self, feature_map: Tensor, dilation: Sequence[int], zeros: Zeros | None = None) -> None:
         """Add the joint histograms of one map."""
         joints = joint_histograms(
             feature_map,
@@ -181,6 +191,7 @@ class MutualInformation(Dependence):
             self.low,
             self.high,
             self.bins,
+            zeros=zeros,
             drop_near_equal=self.drop_near_equal,
         )
         for total, joint in zip(self.totals, joints, strict=True):
@@ -201,8 +212,10 @@ class Autocorrelation(Dependence):
         size, device = self.low.shape[0], self.low.device
         self.totals = [torch.zeros(5, size, dtype=torch.float64, device=device) for _ in self.offsets]
 
-    def count(self, feature_map: Tensor, dilation: Sequence[int]) -> None:
+    def count(self, feature_map: Tensor, dilation: Sequence[int], zeros: Zeros | None = None) -> None:
         """Add the moments of one map."""
+        if zeros is not None:
+            feature_map = F.pad(feature_map, [count for sides in reversed(zeros) for count in sides])
         shape = (1, -1, *[1] * (feature_map.ndim - 2))
         centred = feature_map.double() - ((self.low.double() + self.high.double()) / 2).view(shape)
         axes = [axis for axis in range(feature_map.ndim) if axis != 1]
@@ -294,13 +307,14 @@ def _measure(
             f"{tuple(kernel_size)}, got shape {tuple(feature_map.shape)} of {feature_map.dtype}"
         )
     pads, steps = _per_axis("padding", padding, axes), _per_axis("dilation", dilation, axes)
-    padded = F.pad(feature_map.detach().float(), [p for pad in reversed(pads) for p in (pad, pad)])
-    dependence = measure(kernel_size, padded.shape[1], drop_near_equal=drop_near_equal, device=feature_map.device)
-    dependence.observe(padded, steps)
+    zeros = [(pad, pad) for pad in pads]
+    values = feature_map.detach().float()
+    dependence = measure(kernel_size, values.shape[1], drop_near_equal=drop_near_equal, device=values.device)
+    dependence.observe(values, steps, zeros)
     if not dependence.finite:
         raise InputError("expected finite values in the feature map, got NaN or infinity")
     dependence.start_counting()
-    dependence.count(padded, steps)
+    dependence.count(values, steps, zeros)
     return dependence.result()
 
 

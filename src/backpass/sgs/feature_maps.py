@@ -164,7 +164,7 @@ class FeatureMap:
 
     Attributes:
         layer: the kernel that convolves.
-        values: the input of the call, ``(N, C, *spatial)``; the model may overwrite it later.
+        values: the input of the call, float32 ``(N, C, *spatial)``; the model may overwrite it later.
         zeros: how many zeros the call adds before and after each spatial axis.
         dilation: pixels between taps, for each spatial axis.
     """
@@ -173,13 +173,6 @@ class FeatureMap:
     values: Tensor
     zeros: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
-
-    def padded(self) -> Tensor:
-        """Return the map in float32 with the zeros around it."""
-        values = self.values.float()
-        if not any(map(any, self.zeros)):
-            return values
-        return F.pad(values, [count for sides in reversed(self.zeros) for count in sides])
 
     def copy(self) -> "FeatureMap":
         """Return the map with values of its own."""
@@ -225,7 +218,7 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None:
     """Return what the call sees, or None where it is another kernel's or will fail on its input."""
     axes = len(layer.kernel_size)
-    values, kernel = call["input"].detach(), call["weight"]
+    values, kernel = call["input"].detach().float(), call["weight"]
     if tuple(kernel.shape[2:]) != layer.kernel_size or values.ndim not in (axes + 1, axes + 2):
         return None
     if values.ndim == axes + 1:

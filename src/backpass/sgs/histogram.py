@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
     "bin_indices",
+    "framed_shape",
     "half_offsets",
     "joint_histograms",
     "number_of_bins",
@@ -25,6 +27,8 @@ _INT16_MAX = 32767
 _ELEMENTS_AT_ONCE = 1 << 19  # keeps the float64 and int16 temporaries of one slice in the CPU's cache
 
 Offset = tuple[int, ...]
+Zeros = Sequence[tuple[int, int]]
+"""How many zeros stand before and after each spatial axis of a map, without being part of it."""
 
 
 def tap_offsets(kernel_size: Sequence[int]) -> list[Offset]:
@@ -55,6 +59,16 @@ def canonical(offset: Offset) -> Offset:
     """
     first = next((o for o in offset if o != 0), 0)
     return tuple(-o for o in offset) if first < 0 else offset
+
+
+def framed_shape(shape: Sequence[int], zeros: Zeros) -> tuple[int, ...]:
+    """Return the shape of a ``(N, C, *spatial)`` map together with the zeros around it.
+
+    >>> framed_shape((2, 7, 5, 5), [(1, 1), (0, 2)])
+    (2, 7, 7, 7)
+    """
+    framed = [before + size + after for size, (before, after) in zip(shape[2:], zeros, strict=True)]
+    return (*shape[:2], *framed)
 
 
 def number_of_pairs(shape: Sequence[int], displacement: Offset) -> int:
@@ -118,6 +132,7 @@ def joint_histograms(
     high: Tensor,
     bins: Sequence[int],
     *,
+    zeros: Zeros | None = None,
     drop_near_equal: bool = False,
 ) -> list[Tensor]:
     """Return for each displacement the joint histogram of pixels and their neighbours, channel by channel.
@@ -126,42 +141,77 @@ def joint_histograms(
     histograms of parts add up to the histogram of the whole, bit for bit.
 
     Args:
-        feature_map: ``(N, C, *spatial)``, floating point, padded as the convolution pads it.
+        feature_map: ``(N, C, *spatial)``, floating point.
         displacements: pixel displacements, one entry per spatial axis each.
         low: ``(C,)``, lower edge of the first bin of each channel.
         high: ``(C,)``, upper edge of the last bin.
         bins: number of bins for each displacement (:func:`number_of_bins`).
+        zeros: zeros that the convolution adds around the map, counted like pixels of it; default none.
         drop_near_equal: leave out pairs with a zero on either side and pairs whose values share a bin (SGS
             paper, ImageNet recipes: zeros after ReLU would otherwise crowd out the rest).
 
     Returns:
         One int64 tensor ``(C, B, B)`` per displacement, rows for the pixel, columns for its neighbour.
     """
-    channels = feature_map.shape[1]
-    levels = [b + drop_near_equal for b in bins]  # one level more for the exact zeros that are to be dropped
-    counts = [torch.zeros(channels, b * b, dtype=torch.int64, device=feature_map.device) for b in levels]
-    for channel_slice, part in _slices(feature_map, max(levels, default=1)):
-        in_slice = part.shape[1]
-        indices: dict[int, tuple[Tensor, Tensor]] = {}
-        for count, displacement, b, level in zip(counts, displacements, bins, levels, strict=True):
-            if b not in indices:
-                column = bin_indices(part, low[channel_slice], high[channel_slice], b)
-                if drop_near_equal:
-                    column.masked_fill_(part == 0, b)
-                indices[b] = _row_part(column, level), column
-            row, column = indices[b]
-            joint = pixel_pairs(row, displacement)[0] + pixel_pairs(column, displacement)[1]
-            total = torch.bincount(joint.flatten(), minlength=in_slice * level * level)
-            count[channel_slice] += total.view(in_slice, -1)
-    joints = [count.view(channels, b, b) for count, b in zip(counts, levels, strict=True)]
+    if zeros is not None and not _surround(zeros, displacements):
+        feature_map, zeros = F.pad(feature_map, [count for sides in reversed(zeros) for count in sides]), None
+    channels, device = feature_map.shape[1], feature_map.device
+    levels = {b: b + drop_near_equal for b in bins}  # one level more for the exact zeros that are to be dropped
+    joints = [torch.zeros(channels, levels[b], levels[b], dtype=torch.int64, device=device) for b in bins]
+    singles = {b: torch.zeros(channels, level, dtype=torch.int64, device=device) for b, level in levels.items()}
+    for part, values in _slices(feature_map, max(levels.values(), default=1)):
+        columns = {b: _levels(values, low[part], high[part], b, drop_near_equal) for b in levels}
+        rows = {b: _apart(column * levels[b], levels[b] ** 2) for b, column in columns.items()}
+        for joint, displacement, b in zip(joints, displacements, bins, strict=True):
+            cells = pixel_pairs(rows[b], displacement)[0] + pixel_pairs(columns[b], displacement)[1]
+            joint[part] += _counts(cells, joint[part])
+        if zeros is not None:
+            for b, single in singles.items():
+                single[part] += _counts(_apart(columns[b], levels[b]), single[part])
+    if zeros is not None:
+        zero = feature_map.new_zeros(1, channels)
+        for joint, displacement, b in zip(joints, displacements, bins, strict=True):
+            pairs = number_of_pairs(framed_shape(feature_map.shape, zeros), displacement)
+            _add_pairs_with_zeros(joint, singles[b], _levels(zero, low, high, b, drop_near_equal)[0], pairs)
     return [_without_near_equal(joint) for joint in joints] if drop_near_equal else joints
 
 
-def _row_part(column: Tensor, level: int) -> Tensor:
-    """Return ``column * level`` plus an own block of ``level**2`` cells for each channel, in int16."""
-    channel = torch.arange(column.shape[1], dtype=torch.int16, device=column.device)
-    block = (channel * (level * level)).view(1, -1, *[1] * (column.ndim - 2))
-    return column.mul(level).add_(block)
+def _surround(zeros: Zeros, displacements: Sequence[Offset]) -> bool:
+    """Return whether every pixel has a neighbour at every displacement, both ways, in the map or in its zeros."""
+    return all(
+        min(sides) >= abs(d) for displacement in displacements for sides, d in zip(zeros, displacement, strict=True)
+    )
+
+
+def _add_pairs_with_zeros(joint: Tensor, single: Tensor, zero: Tensor, pairs: int) -> None:
+    """Add to the pairs within a map, in place, those with the zeros that surround it.
+
+    Every pixel is once the first and once the second of a pair, so what ``joint`` lacks of ``single`` has a zero on the
+    other side, and what then is missing of all ``pairs`` of a channel has zeros on both.
+    """
+    channel = torch.arange(joint.shape[0], device=joint.device)
+    firsts, seconds = single - joint.sum(2), single - joint.sum(1)
+    zero = zero.long()
+    joint[channel, :, zero] += firsts
+    joint[channel, zero, :] += seconds
+    joint[channel, zero, zero] += pairs - joint.sum((1, 2))
+
+
+def _levels(feature_map: Tensor, low: Tensor, high: Tensor, bins: int, drop_near_equal: bool) -> Tensor:
+    """Return bin indices; where near equal pairs are to be dropped, zeros have the further index ``bins``."""
+    indices = bin_indices(feature_map, low, high, bins)
+    return indices.masked_fill_(feature_map == 0, bins) if drop_near_equal else indices
+
+
+def _counts(cells: Tensor, like: Tensor) -> Tensor:
+    """Return how often each cell occurs, in the shape of ``like``."""
+    return torch.bincount(cells.flatten(), minlength=like.numel()).view_as(like)
+
+
+def _apart(indices: Tensor, cells: int) -> Tensor:
+    """Return indices below ``cells`` with an own block of so many cells for each channel, in int16."""
+    block = torch.arange(indices.shape[1], dtype=torch.int16, device=indices.device) * cells
+    return indices + block.view(1, -1, *[1] * (indices.ndim - 2))
 
 
 def _without_near_equal(joint: Tensor) -> Tensor:

@@ -120,14 +120,16 @@ def measure_scalings(
 
     def observe(number: int) -> FeatureMapVisitor:
         def visit(feature_map: FeatureMap) -> None:
-            dependences[feature_map.layer.name].observe(feature_map.padded(), feature_map.dilation)
+            dependence = dependences[feature_map.layer.name]
+            dependence.observe(feature_map.values, feature_map.dilation, feature_map.zeros)
             held[number].append(feature_map)
 
         return visit
 
     def count(feature_map: FeatureMap) -> None:
         if feature_map.layer.name in measurable:
-            measurable[feature_map.layer.name].count(feature_map.padded(), feature_map.dilation)
+            dependence = measurable[feature_map.layer.name]
+            dependence.count(feature_map.values, feature_map.dilation, feature_map.zeros)
 
     def count_first(number: int) -> FeatureMapVisitor:
         remaining = held[number].first
