@@ -2,10 +2,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from backpass.errors import InputError, StateError
 from backpass.models import create_model
+from backpass.training import trainer as trainer_module
 from backpass.training.checkpoint import load_checkpoint
+from backpass.training.loader import BatchPlan
 from backpass.training.recipe import OptimizerSettings, Run, Runtime
 from backpass.training.trainer import Trainer
 
@@ -18,6 +21,24 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 def same(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class HostReads(TorchDispatchMode):
+    """Counts the operations for whose values the host would wait on an accelerator."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "equal", "masked_select")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masked = name.startswith("index") and any(
+            isinstance(index, torch.Tensor) and index.dtype == torch.bool for index in args[1]
+        )
+        self.count += masked or name in self.WAITING
+        return func(*args, **(kwargs or {}))
 
 
 def test_training_learns(recipe, images):
@@ -134,3 +155,51 @@ def test_bfloat16_and_channels_last_train(recipe, images):
 def test_impossible_recipes(recipe, field, value):
     with pytest.raises(InputError, match=str(value)):
         replace(recipe, **{field: value})
+
+
+def test_host_reads_are_counted():
+    values = torch.arange(3)
+    with HostReads() as reads:
+        _ = values.sum().item(), bool(values.any()), values.nonzero(), values[values > 1], torch.equal(values, values)
+        _ = values[values], values + 1
+    assert reads.count == 5
+
+
+@pytest.mark.parametrize("method", ["plain", "sgs", "pgt", "acb", "dbb", "dyrep"])
+def test_a_step_reads_no_value_from_the_device(method, recipe, images):
+    trainer = Trainer(Run(recipe, method), images, runtime=CPU)
+    batches = trainer.loaders.train.iter_epoch(0)
+    trainer._step(*next(batches))
+    with HostReads() as reads:
+        trainer._step(*next(batches))
+    assert reads.count == 0
+
+
+def test_evaluation_reads_its_results_and_no_value_of_a_batch(recipe, images, monkeypatch):
+    monkeypatch.setattr(trainer_module, "_EVAL_BATCH_SIZE", recipe.batch_size)
+    trainer = Trainer(Run(recipe), replace(images, test=images.train), runtime=CPU)
+    assert len(trainer.loaders.test) == 3
+    with HostReads() as reads:
+        evaluation = trainer.evaluate()
+    assert reads.count == len(evaluation) == 2
+
+
+def test_evaluation_equals_that_of_one_batch(recipe, images, monkeypatch):
+    whole = Trainer(Run(recipe), images, runtime=CPU)
+    expected = whole.evaluate()
+    monkeypatch.setattr(trainer_module, "_EVAL_BATCH_SIZE", 4)  # 15 images: the last batch is smaller
+    parts = Trainer(Run(replace(recipe, batch_size=4)), images, runtime=CPU)
+    parts.model.load_state_dict(whole.model.state_dict())
+    assert parts.evaluate() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_batches_of_an_epoch_are_not_planned_again_at_each_step(recipe, images, monkeypatch):
+    trainer = Trainer(Run(recipe), images, runtime=CPU)
+    planned = []
+    shards = BatchPlan.shards
+    monkeypatch.setattr(BatchPlan, "shards", lambda plan: planned.append(plan) or shards(plan))
+    trainer._epoch(0)
+    assert len(trainer.loaders.train) == 3
+    assert not planned
+    assert trainer.loaders.train.plan.shards() == shards(trainer.loaders.train.plan)
+    assert len(planned) == 1

@@ -100,10 +100,11 @@ class Loader(ABC):
     def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
         self.epoch = 0
+        self._shards = plan.shards()
 
     def __len__(self) -> int:
         """Return the number of this process's batches in an epoch."""
-        return len(self.plan.shards())
+        return len(self._shards)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.iter_epoch(self.epoch)
@@ -115,7 +116,7 @@ class Loader(ABC):
     def iter_epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Return an iterator over the batches of an epoch from batch ``start`` on, as they are in the whole epoch."""
         generator = epoch_generator(self.plan.seed, epoch, "augmentation")
-        return self.batches(self.plan.order(epoch), self.plan.shards()[start:], generator)
+        return self.batches(self.plan.order(epoch), self._shards[start:], generator)
 
     @abstractmethod
     def batches(self, order: Tensor, shards: list[slice], generator: torch.Generator) -> Iterator[Batch]:

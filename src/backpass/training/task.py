@@ -63,4 +63,5 @@ class Classification:
         # Imported late: torchmetrics loads seconds' worth of other libraries that most commands never need.
         from torchmetrics.classification import MulticlassAccuracy
 
-        return MulticlassAccuracy(num_classes=self.num_classes, average="micro").to(device)
+        # Without its checks of every batch's values, which the host would have to wait for; the data set's are checked.
+        return MulticlassAccuracy(num_classes=self.num_classes, average="micro", validate_args=False).to(device)

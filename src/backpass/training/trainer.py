@@ -134,6 +134,9 @@ class Trainer:
         steps = len(self.loaders.train)
         self.schedule = build_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, recipe.epochs, steps)
         self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        # The wrapper looks for optional packages on the disk at each step; where it only hands on, it is left out.
+        handed_on = self.accelerator.scaler is None and self.accelerator.device.type != "xla"
+        self._stepping = optimizer if handed_on else self.optimizer
         self.wrapped = self.model
         self._wrap()
         self.history: list[EpochRecord] = []
@@ -161,11 +164,11 @@ class Trainer:
 
         clock = time.perf_counter()
         self.wrapped.train()
-        total, count = torch.zeros((), device=self.accelerator.device), 0
+        total, count, steps = torch.zeros((), device=self.accelerator.device), 0, len(self.loaders.train)
         for step, (images, target) in enumerate(self.loaders.train.iter_epoch(epoch)):
-            total += self._step(images, target) * len(target)
+            total.add_(self._step(images, target), alpha=len(target))
             count += len(target)
-            self.on_step(epoch, step + 1, len(self.loaders.train))
+            self.on_step(epoch, step + 1, steps)
         train_loss = total.item() / count
         train_seconds = time.perf_counter() - clock
         if not train_loss < float("inf"):
@@ -195,24 +198,26 @@ class Trainer:
     def _step(self, images: Tensor, target: Tensor) -> Tensor:
         """One optimizer step on one batch; returns the mean loss, on the device."""
         parts = self.run.recipe.micro_batches
-        loss_sum = torch.zeros((), device=images.device)
+        losses = []
         pieces = list(zip(images.tensor_split(parts), target.tensor_split(parts), strict=True))
         for number, (piece, piece_target) in enumerate(pieces):
             last = number == len(pieces) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                loss = self.criterion(self.wrapped(piece), piece_target) * (len(piece_target) / len(target))
+                loss = self.criterion(self.wrapped(piece), piece_target)
+                if parts > 1:
+                    loss = loss * (len(piece_target) / len(target))
                 self.accelerator.backward(loss)
-            loss_sum += loss.detach()
+            losses.append(loss.detach())
         self.accelerator.unscale_gradients(self.optimizer)
         self._alter_gradients()
         with ExitStack() as stack:
             for method in self.methods.values():
                 stack.enter_context(method.around_step())
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+            self._stepping.step()
+        self._stepping.zero_grad()
         if not self.optimizer.step_was_skipped:
             self.schedule.step()
-        return loss_sum
+        return torch.stack(losses).sum() if parts > 1 else losses[0]
 
     def _alter_gradients(self) -> None:
         recipe = self.run.recipe
@@ -236,14 +241,13 @@ class Trainer:
         self._share_buffers()
         self.model.eval()
         metric = self.task.metric(self.accelerator.device)
-        total = torch.zeros(2, device=self.accelerator.device, dtype=torch.float64)
+        loss_sum, count = torch.zeros((), device=self.accelerator.device, dtype=torch.float64), 0
         for images, target in loader:
             output = self.model(images)
             metric.update(output, target)
-            total += torch.stack(
-                [self.task.evaluation_loss(output, target) * len(target), total.new_tensor(len(target))]
-            )
-        total = self.accelerator.reduce(total, "sum")
+            loss_sum += self.task.evaluation_loss(output, target) * len(target)
+            count += len(target)
+        total = self.accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(count)]), "sum")
         return {
             f"{split}_loss": (total[0] / total[1]).item(),
             f"{split}_{self.task.metric_name}": metric.compute().item(),

@@ -1,0 +1,136 @@
+"""The sections of the page of results: each function turns the content of one file into Markdown."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sgs import spread
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *rows))
+
+
+def size(parameters: int, macs: int) -> str:
+    return f"{parameters / 1e6:.2f}M / {macs / 1e6:.1f}M"
+
+
+def cost(content: dict[str, Any]) -> str:
+    texts = []
+    for result in content["results"]:
+        rows = []
+        for method, row in result["methods"].items():
+            paper = row["paper_run_ratio"]
+            ratios = (spread(row["step_ratios"]), spread(row["run_ratios"]), str(paper or ""))
+            memory = (f"{row['memory_mb']:.0f}", f"{row['memory_ratio']:.2f}")
+            trained = size(row["parameters"], row["macs"])
+            rows.append((method, *ratios, *memory, trained, size(row["deployed_parameters"], row["deployed_macs"])))
+        header = ("method", "step", "whole run", "paper's run", "memory, MB", "memory", "trained", "deployed")
+        updates = result["methods"].get("sgs", {}).get("seconds", {})
+        share = ""
+        if updates.get("update"):
+            epoch = result["steps_an_epoch"] * statistics.median(result["methods"]["plain"]["seconds"]["step"])
+            share = (
+                f" One update of SGS takes {statistics.median(updates['update']) / epoch:.2f} of a plain epoch's time."
+            )
+        grown = " DyRep is measured at the published runs' average size." if "dyrep" in result["methods"] else ""
+        text = f"{result['model']}, recipe {result['recipe']} ({result['epochs']} epochs), batch {content['batch']}, "
+        text += f"precision {content['precision']}, n = {content['rounds']} rounds of {content['steps']} steps."
+        texts.append(f"{text}{share}{grown}\n\n{table(header, rows)}")
+    return "\n".join(texts)
+
+
+def measuring(content: dict[str, Any]) -> str:
+    updates = [
+        (
+            str(row["size"]),
+            spread(row["update"]),
+            spread(row["forward"]),
+            spread(row["estimator_share"]),
+            f"{max(row['memory_mb']):.0f}",
+            str(len(row["update"])),
+        )
+        for row in content["update"]
+    ]
+    steps = [
+        (
+            str(row["size"]),
+            spread(row["step"], 1e-3, 1),
+            spread(row["scale"], 1e-3),
+            spread(row["scale_share"], 1e-2),
+            str(len(row["step"])),
+        )
+        for row in content["step"]
+    ]
+    header = ("batches of 128", "update, s", "forward alone, s", "estimator's share", "added memory, MB", "n")
+    return table(header, updates) + "\n" + table(("batch", "step, ms", "scaling, ms", "share, %", "n"), steps)
+
+
+def published(content: dict[str, Any]) -> str:
+    rows = []
+    for row in content["rows"]:
+        seconds, memory, differing = row["seconds"], row.get("memory_mb"), row.get("largest_difference")
+        rows.append(
+            (
+                f"{row['model']}, {row['images']} images, {row['what']}",
+                spread(seconds["ours"]),
+                spread(seconds["published"]),
+                spread(row["ratios"]),
+                f"{memory['ours']:.0f} / {memory['published']:.0f}" if memory else "",
+                "" if differing is None else f"{differing:.0e}",
+                str(len(row["ratios"])),
+            )
+        )
+    header = ("what", "this, s", "published, s", "times faster", "memory, MB", "largest difference of scalings", "n")
+    return table(header, rows)
+
+
+def distributed(content: dict[str, Any]) -> str:
+    rows = [
+        (
+            str(row["processes"]),
+            f"{sum(row['sent']) / 1e6:.1f}",
+            f"{row['maps'] / 1e6:.0f}",
+            "yes" if row["equal"] else "no",
+        )
+        for row in content["rows"]
+    ]
+    return table(("processes", "sent by each, MB", "feature maps, MB", "scalings equal one process's"), rows)
+
+
+def loss_ratios(result: dict[str, Any]) -> list[float]:
+    seconds = result["seconds"]
+    return [own / plain for plain, own in zip(seconds["plain"], seconds["power_grad"], strict=True)]
+
+
+def power_grad(content: dict[str, Any]) -> str:
+    rows = []
+    for result in content["results"]:
+        plain, own = (spread(result["seconds"][name], 1e-3, 3) for name in ("plain", "power_grad"))
+        mode = "compiled" if result["compiled"] else "eager"
+        shape = "x".join(map(str, result["shape"]))
+        ratios = loss_ratios(result)
+        rows.append((f"{mode}, {shape}", plain, own, spread(ratios), str(len(ratios))))
+    return table(("logits", "plain, ms", "PowerGrad, ms", "ratio", "n"), rows)
+
+
+def throughput(content: dict[str, Any]) -> str:
+    rows = []
+    for result in content["results"]:
+        rates = (spread([result["images"] / s for s in result["seconds"][name]], 1, 0) for name in ("trainer", "bare"))
+        timm = result["timm_images_a_second"]
+        timm = "n/a" if timm is None else f"{timm:.0f}"
+        name = f"{result['model']}, batch {result['batch']}"
+        rows.append((name, *rates, timm, spread(result["ratios"], digits=3), str(len(result["ratios"]))))
+    settings = ("precision", "channels_last", "compile")
+    text = f"Settings: {', '.join(f'{setting} {content[setting]}' for setting in settings)}.\n\n"
+    header = ("setting", "trainer, images/s", "bare loop, images/s", "timm's script, images/s", "trainer / bare", "n")
+    return text + table(header, rows)
+
+
+def gpu_tests(content: dict[str, Any]) -> str:
+    failed = [*content["failure"], *content["error"]]
+    names = "".join(f"\n- {name}" for name in failed)
+    counts = f"{content['passed']} passed, {len(failed)} failed, {len(content['skipped'])} skipped"
+    return f"{content['tests']} tests: {counts}.{names}\n"

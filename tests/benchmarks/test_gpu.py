@@ -1,0 +1,97 @@
+"""The script for the GPU runs from end to end in small on the CPU, skips what is done, and goes on where it was cut."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STUDIES = (
+    "accuracy-vgg16",
+    "accuracy-vgg11",
+    "accuracy-vgg11-autocorrelation",
+    "accuracy-vgg11-branches",
+    "search-k-vgg11",
+)
+
+
+def run(folder: Path, *options: str) -> list[str]:
+    """Return the script's own lines."""
+    script = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--device", "cpu", "--smoke", "--processes", "1"]
+    where = ["--results", str(folder / "results"), "--work", str(folder / "work")]
+    done = subprocess.run([*script, *where, *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [line for line in done.stdout.splitlines() if line.startswith("== ")]
+
+
+@pytest.mark.slow
+def test_every_stage_leaves_its_file_and_is_skipped_the_second_time(tmp_path):
+    lines = run(tmp_path)
+    assert [line for line in lines if " done after " not in line] == []
+    files = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").iterdir()}
+    expected = {f"{name}-cpu" for name in ("tests", "cost", "throughput", "epochs", *STUDIES)}
+    assert files.keys() == expected
+    assert files["tests-cpu"]["tests"] == files["tests-cpu"]["passed"] + len(files["tests-cpu"]["skipped"]) > 0
+    ratios = files["cost-cpu"]["results"][0]["methods"]["sgs"]
+    assert len(ratios["step_ratios"]) == len(ratios["run_ratios"]) == 2
+    assert len(files["throughput-cpu"]["results"][0]["ratios"]) == 2
+    for name in STUDIES:
+        study = files[f"{name}-cpu"]
+        assert study["complete"]
+        assert len(study["runs"]) == sum(row["n"] for row in study["table"]["rows"])
+        assert all(len(result["history"]) == files["epochs-cpu"]["epochs"] for result in study["runs"])
+    settings = {name: files[f"{name}-cpu"]["runs"][0]["run"]["recipe"]["sgs"] for name in STUDIES}
+    assert settings["accuracy-vgg11-autocorrelation"]["measure"] == "autocorrelation"
+    assert settings["accuracy-vgg11-branches"]["branches"] == ["3x3", "1x3", "3x1"]
+    assert len(files["search-k-vgg11-cpu"]["table"]["rows"]) == 3
+
+    study = tmp_path / "results" / "search-k-vgg11-cpu.json"
+    study.write_text(json.dumps(files["search-k-vgg11-cpu"] | {"complete": False}))
+    lines = run(tmp_path)
+    assert [line for line in lines if "done already" not in line] == [lines[-1]]
+    assert lines[-1].startswith("== search-k-vgg11: done after")
+    again = json.loads(study.read_text())
+    assert again == files["search-k-vgg11-cpu"]  # from the run folders: nothing was trained anew
+
+
+@pytest.mark.slow
+def test_nothing_begins_without_time(tmp_path):
+    lines = run(tmp_path, "--minutes", "0")
+    assert len(lines) == 9
+    assert all("not begun" in line for line in lines)
+    assert not list((tmp_path / "results").iterdir())
+
+
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "limit", "ended"),
+    [
+        ("pass", 60, True),
+        ("raise SystemExit(3)", 60, False),
+        ("import time; time.sleep(600)", 1, False),
+        (STUBBORN, 1, False),
+    ],
+)
+def test_a_command_ends_by_itself_or_is_ended(benchmark_module, monkeypatch, code, limit, ended):
+    gpu = benchmark_module("gpu")
+    started = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(gpu, "PATIENCE", 1)
+    monkeypatch.setattr(gpu.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    assert gpu.call([sys.executable, "-c", code], limit) is ended
+    assert started[0].returncode is not None
+
+
+def test_the_path_of_the_images_is_hidden(benchmark_module, tmp_path):
+    gpu = benchmark_module("gpu")
+    names = {"device": "cpu", "label": "", "minutes": 1.0, "processes": 1, "smoke": True}
+    folders = {"results": tmp_path / "results", "work": tmp_path / "work"}
+    for images, hidden in (("folder:/some/where", "a folder:PATH b"), ("cifar10", "a cifar10 b"), ("", "a  b")):
+        session = gpu.Session(gpu.argparse.Namespace(images=images, **names, **folders))
+        assert session.hide(f"a {images} b") == hidden
