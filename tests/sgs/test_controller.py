@@ -573,3 +573,20 @@ def test_fixed_scalings_by_name():
 def test_fixed_scalings_that_fit_nothing(scaling, text):
     with pytest.raises(InputError, match=text):
         SpatialGradientScaling(mixed_kernels(), scaling=scaling)
+
+
+def test_a_scaling_that_was_replaced_or_written_over_counts_from_the_next_step() -> None:
+    conv = nn.Conv2d(2, 3, 3)
+    sgs = SpatialGradientScaling(conv)
+
+    def scaled() -> Tensor:
+        conv.weight.grad = torch.ones_like(conv.weight)
+        sgs.scale_gradients()
+        return conv.weight.grad[0, 0]
+
+    assert torch.equal(scaled(), torch.ones(3, 3))
+    sgs.scalings["weight"][1, 1] = 3.0
+    assert torch.equal(scaled(), sgs.scalings["weight"])
+    sgs.scalings["weight"] = torch.full((3, 3), 2.0)
+    assert torch.equal(scaled(), torch.full((3, 3), 2.0))
+    assert torch.equal(copy.deepcopy(sgs).scalings["weight"], torch.full((3, 3), 2.0))

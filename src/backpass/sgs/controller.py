@@ -103,6 +103,7 @@ class SpatialGradientScaling:
         if scaling is not None:
             self._fix(scaling)
         self._scaled: dict[str, tuple[weakref.ref[Tensor], int]] = {}
+        self._factors: dict[str, tuple[Tensor, int, Tensor]] = {}
         self._attachments = Attachments()
         self._updating = False
         self._warned: set[str] = set()
@@ -230,7 +231,11 @@ class SpatialGradientScaling:
     def _factor(self, name: str, like: Tensor) -> Tensor:
         """Return the scaling laid out for ``(C_out, C_in, *kernel)``; the explicit C_in axis multiplies faster."""
         scaling = self.scalings[name] = self.scalings[name].to(like.device)
-        return scaling.expand(1, like.shape[1], *scaling.shape).contiguous()
+        source, version, factor = self._factors.get(name, (None, 0, scaling))
+        if source is not scaling or version != scaling._version:
+            factor = scaling.expand(1, like.shape[1], *scaling.shape).contiguous()
+            self._factors[name] = scaling, scaling._version, factor
+        return factor
 
     @contextmanager
     def scaled_update(self) -> Iterator[None]:
