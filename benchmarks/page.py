@@ -14,7 +14,18 @@ from typing import Any
 from backpass.experiments.recipes import TABLES
 from backpass.experiments.statistics import Difference, paired_difference
 from cost import PAPER
-from sections import cost, distributed, gpu_tests, loss_ratios, measuring, power_grad, published, table, throughput
+from sections import (
+    cost,
+    distributed,
+    gpu_tests,
+    loss_ratios,
+    measuring,
+    power_grad,
+    published,
+    studies,
+    table,
+    throughput,
+)
 from sgs import spread
 
 HERE = Path(__file__).resolve().parent
@@ -25,12 +36,14 @@ DEVICES = ("cpu", "cuda")
 COMPARISONS = {
     "compare-digits": "Digits, the settings of `backpass compare`",
     "compare-cifar10-jpeg": "VGG-11 with the small head on CIFAR-10 (JPEG), CPU",
+    "reproduce-cifar10-jpeg": "A row of SGS Table 1, VGG-16 on CIFAR-10 (JPEG), cut short, CPU",
     "accuracy-vgg16-cuda": "VGG-16 with the small head on CIFAR-10, GPU",
     "accuracy-vgg11-cuda": "VGG-11 with the small head on CIFAR-10, GPU",
     "accuracy-vgg11-autocorrelation-cuda": "The same VGG-11, GPU, SGS with autocorrelation",
     "accuracy-vgg11-branches-cuda": "The same VGG-11, GPU, SGS with the fixed scaling that ACB amounts to",
     "search-k-vgg11-cuda": "The same VGG-11, GPU, the search for k on held-out images",
 }
+OF_TABLE_1 = ("accuracy-vgg16-cuda", "reproduce-cifar10-jpeg")
 OWN_COST = 1.01
 NEAR = 0.15  # how far a peer's cost may be from the published one and still count as reproduced
 PUBLISHED_RATIOS = PAPER["vgg16_small"]
@@ -61,6 +74,7 @@ def page(folder: Path) -> str:
         "## What was asked, and what was found\n\n" + claims(files),
         "## Accuracy\n\n" + "\n".join(comparison(files, name, title) for name, title in COMPARISONS.items()),
         "## The papers' tables\n\n" + paper_tables(files),
+        "## Studies by several workers, some of them killed\n\n" + optional(files, "study-digits", studies),
         *by_device(files, "cost", "Cost of training, beside plain training", cost),
         *by_device(files, "sgs", "Measuring and scaling, VGG-16 with the small head", measuring),
         "## The published estimator beside this one\n\n" + optional(files, "sgs-published-cpu", published),
@@ -195,7 +209,7 @@ def comparison(files: dict[str, Any], name: str, title: str) -> str:
             p = "<0.001" if known.p < 0.001 else f"{known.p:.3f}"
         if row["method"] != "plain":
             verdicts.append(verdict(row["label"], known))
-        paper = TABLE_1.published(row["method"]) if name == "accuracy-vgg16-cuda" else None
+        paper = TABLE_1.published(row["method"]) if name in OF_TABLE_1 else None
         rows.append(
             (
                 row["label"],
@@ -212,7 +226,7 @@ def comparison(files: dict[str, Any], name: str, title: str) -> str:
     run = files[name]["runs"][0]
     length = f"{run['run']['recipe']['epochs']} epochs of {run['data']['train']} images"
     notes = [f"{length}: `{files[name]['command']}`.", *(f"Note: {note}." for note in files[name]["table"]["notes"])]
-    if name == "accuracy-vgg16-cuda":
+    if name in OF_TABLE_1:
         notes.append(f"The paper's numbers are those of {TABLE_1.recipe.epochs} epochs.")
     text = optional(files, name, lambda _: table(header, rows)) + "\n" + "".join(verdicts)
     return f"### {title}\n\n{text}\n" + " ".join(notes) + "\n"

@@ -47,7 +47,7 @@ def measuring(content: dict[str, Any]) -> str:
             str(row["size"]),
             spread(row["update"]),
             spread(row["forward"]),
-            spread(row["estimator_share"]),
+            spread([u / f for u, f in zip(row["update"], row["forward"], strict=True)]),
             f"{max(row['memory_mb']):.0f}",
             str(len(row["update"])),
         )
@@ -63,7 +63,7 @@ def measuring(content: dict[str, Any]) -> str:
         )
         for row in content["step"]
     ]
-    header = ("batches of 128", "update, s", "forward alone, s", "estimator's share", "added memory, MB", "n")
+    header = ("batches of 128", "update, s", "forward alone, s", "forward passes", "added memory, MB", "n")
     return table(header, updates) + "\n" + table(("batch", "step, ms", "scaling, ms", "share, %", "n"), steps)
 
 
@@ -97,6 +97,26 @@ def distributed(content: dict[str, Any]) -> str:
         for row in content["rows"]
     ]
     return table(("processes", "sent by each, MB", "feature maps, MB", "scalings equal one process's"), rows)
+
+
+def studies(content: dict[str, Any]) -> str:
+    rows = []
+    for study in content["studies"]:
+        for way, found in study["ways"].items():
+            lost = sum(tries.count("lost") for tries in found["tried_again"].values())
+            rows.append(
+                (
+                    f"{study['study']}, {way}",
+                    str(study["cells"]),
+                    str(len(found["killed"])),
+                    str(lost),
+                    "yes" if found["each_cell_completed_once"] else "no",
+                    "yes" if found["equal_to_one_worker"] else "no",
+                )
+            )
+    skipped = content["postgresql_skipped"]
+    header = ("study, workers", "cells", "workers killed", "tries lost", "each cell ended once", "equal to one worker")
+    return table(header, rows) + (f"\nWithout PostgreSQL: {skipped}.\n" if skipped else "")
 
 
 def loss_ratios(result: dict[str, Any]) -> list[float]:

@@ -1,9 +1,9 @@
-"""Claim: measuring SGS costs little beyond two forward passes, in constant memory; applying it costs next to nothing.
+"""Claim: measuring SGS costs about two forward passes, in bounded memory; applying it costs next to nothing.
 
 On VGG-16-BN for CIFAR (13 kernels, float32), each measurement in a fresh process:
 
-- ``update`` on 2 and on 20 batches of 128 images, beside one forward pass over the same batches, taken in turn. The
-  estimator's share is what ``update`` takes beyond two forward passes. Added memory is the most that an update adds to
+- ``update`` on 2 and on 20 batches of 128 images, beside one forward pass over the same batches, taken in turn, and as
+  a multiple of it. Added memory is the most that an update adds to
   the resident set (CPU) or to the allocated memory (CUDA) of a process that has run one small update already.
 - ``scale_gradients`` inside whole training steps (forward, backward, scaling, SGD with momentum) at batch 32 and 128,
   with its own time as a share of the step's.
@@ -175,12 +175,12 @@ def main() -> None:
         return
 
     updates = []
-    print(f"| batches of {BATCH} | update, s | forward alone, s | estimator's share | added memory, MB | n |")
+    print(f"| batches of {BATCH} | update, s | forward alone, s | forward passes | added memory, MB | n |")
     print("|---|---|---|---|---|---|")
     for batches, repetitions in UPDATES.items():
         result = in_fresh_process("update", batches, repetitions, options.device, options.clock)
         pairs = zip(result["update"], result["forward"], strict=True)
-        shares = result["estimator_share"] = [1 - 2 * forward / update for update, forward in pairs]
+        shares = result["forward_passes"] = [update / forward for update, forward in pairs]
         memory = in_fresh_process("memory", batches, 2, options.device, options.clock)["memory_mb"]
         updates.append(result | {"memory_mb": memory})
         times = f"{spread(result['update'])} | {spread(result['forward'])}"

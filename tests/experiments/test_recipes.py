@@ -8,8 +8,10 @@ import torch
 
 from backpass.errors import InputError
 from backpass.experiments.recipes import RECIPES, TABLES, get_recipe, get_table, list_tables
+from backpass.models import create_model
 from backpass.reparam import ACBlock, equivalent_scaling
-from backpass.training.recipe import OptimizerSettings, PgtSettings, SgsSettings
+from backpass.training.optimization import parameter_groups
+from backpass.training.recipe import AgcSettings, OptimizerSettings, PgtSettings, ScheduleSettings, SgsSettings
 from backpass.training.stream import StreamAugmentation
 
 # Plain -> SGS of Table 4.
@@ -39,9 +41,9 @@ def lines(text: str) -> set[str]:
 
 
 def test_names():
-    names = [*(f"sgs-table-{n}" for n in range(1, 7)), "sgs-figure-7", "pgt-results", "pgt-clipping"]
+    names = [*(f"sgs-table-{n}" for n in range(1, 7)), "sgs-figure-7", "pgt-results", "pgt-clipping", "norm-free"]
     assert list_tables() == names
-    assert list(RECIPES) == ["digits", "cifar-200", "cifar-600", "imagenet-120", "pgt-imagenet"]
+    assert list(RECIPES) == ["digits", "cifar-200", "cifar-600", "imagenet-120", "pgt-imagenet", "nf-imagenet"]
 
 
 @pytest.mark.parametrize("name", list_tables())
@@ -55,7 +57,7 @@ def test_rows_are_told_apart(name):
 
 def test_missing_numbers_are_said_to_be_missing():
     rows = [row for table in TABLES.values() for row in table.rows]
-    assert sum(row.paper_accuracy is None for row in rows) == 35
+    assert sum(row.paper_accuracy is None for row in rows) == 38
     for row in rows:
         complete = None not in (row.paper_accuracy, row.paper_baseline)
         assert complete == ("at hand" not in row.source), row.label
@@ -64,7 +66,7 @@ def test_missing_numbers_are_said_to_be_missing():
 def test_unknown_tables():
     with pytest.raises(InputError, match=r"unknown table 'sgs-table4'; did you mean sgs-table-4 or "):
         get_table("sgs-table4")
-    with pytest.raises(InputError, match=r"unknown table 'xyz'; expected one of sgs-table-1, .*pgt-clipping"):
+    with pytest.raises(InputError, match=r"unknown table 'xyz'; expected one of sgs-table-1, .*norm-free"):
         get_table("xyz")
 
 
@@ -173,6 +175,32 @@ def test_clipping_comes_with_and_without_pgt():
     assert get_table("pgt-clipping").methods == ("agc", "plain", "pgt+agc", "pgt")
 
 
+def test_norm_free_rows_clip_with_and_without_pgt_and_claim_no_number():
+    rows = {row.model: row for row in get_table("norm-free").rows}
+    assert list(rows) == ["nf_resnet26", "nf_resnet50", "nonorm_resnet50"]
+    for row in rows.values():
+        assert (row.methods, row.recipe.pgt.alpha, row.recipe.agc) == (("agc", "pgt+agc"), 0.3, AgcSettings(0.01, 1e-3))
+        assert (row.paper_accuracy, row.paper_baseline) == (None, None)
+        assert row.source.startswith("a table of our own")
+    no_norm = rows["nonorm_resnet50"].recipe
+    assert replace(no_norm, model="", pgt=PgtSettings()) == replace(
+        get_recipe("pgt-imagenet"), model="", pgt=PgtSettings()
+    )
+
+
+def test_gains_and_biases_of_norm_free_rows_do_not_decay():
+    recipe = get_recipe("nf-imagenet")
+    assert recipe.optimizer == OptimizerSettings("sgd", 0.4, 0.9, True, 2e-5, False)
+    assert (recipe.batch_size, recipe.epochs, recipe.label_smoothing) == (1024, 90, 0.0)
+    assert recipe.schedule == ScheduleSettings("cosine", final_lr=0.0, warmup_epochs=5)
+    model = create_model("nf_resnet26", num_classes=10)
+    decaying, spared = parameter_groups(model, recipe.optimizer)
+    names = {parameter: name.rpartition(".")[2] for name, parameter in model.named_parameters()}
+    assert {names[parameter] for parameter in decaying["params"]} == {"weight"}
+    assert {names[parameter] for parameter in spared["params"]} == {"bias", "gain", "skip_gain"}
+    assert (decaying["weight_decay"], spared["weight_decay"]) == (2e-5, 0.0)
+
+
 def test_settings_of_the_imagenet_recipes():
     sgs, pgt = get_recipe("imagenet-120"), get_recipe("pgt-imagenet")
     assert (sgs.epochs, sgs.batch_size, sgs.schedule.final_lr, sgs.schedule.warmup_epochs) == (120, 256, 1e-7, 0)
@@ -197,6 +225,7 @@ def test_rows_that_differ_in_an_idle_method_share_its_baseline():
         "sgs-figure-7": 16,
         "pgt-results": 18,
         "pgt-clipping": 4,
+        "norm-free": 6,
     }
     k2, k3 = get_table("sgs-table-5").rows[:2]
     assert k2.run("plain", 1) == k3.run("plain", 1)

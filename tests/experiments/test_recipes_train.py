@@ -19,6 +19,8 @@ pytest.importorskip("timm")
 ROWS = [row for table in TABLES.values() for row in table.rows]
 # The larger members of families whose smaller ones take their step by default.
 SLOW = {
+    "nf_resnet50",
+    "nonorm_resnet50",
     "pyramidnet110_a270",
     "pyramidnet110_a84",
     "preactresnet34",

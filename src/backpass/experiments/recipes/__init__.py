@@ -1,9 +1,10 @@
-"""Recipes and tables by name: the settings a run starts from, and the papers' tables, each with its source."""
+"""Recipes and tables by name: the settings a run starts from, the papers' tables and one of our own, with sources."""
 
 from difflib import get_close_matches
 
 from backpass.errors import InputError
 from backpass.experiments.recipes.digits import DIGITS
+from backpass.experiments.recipes.norm_free import NF_IMAGENET, NORM_FREE_TABLES
 from backpass.experiments.recipes.pgt import PGT_IMAGENET, PGT_TABLES
 from backpass.experiments.recipes.sgs import CIFAR_200, CIFAR_600, IMAGENET_120, SGS_TABLES
 from backpass.experiments.recipes.table import Row, Table
@@ -17,9 +18,10 @@ RECIPES: dict[str, Recipe] = {
     "cifar-600": CIFAR_600,
     "imagenet-120": IMAGENET_120,
     "pgt-imagenet": PGT_IMAGENET,
+    "nf-imagenet": NF_IMAGENET,
 }
 
-TABLES: dict[str, Table] = {table.name: table for table in (*SGS_TABLES, *PGT_TABLES)}
+TABLES: dict[str, Table] = {table.name: table for table in (*SGS_TABLES, *PGT_TABLES, *NORM_FREE_TABLES)}
 
 
 def get_recipe(name: str) -> Recipe:
@@ -37,7 +39,7 @@ def list_tables() -> list[str]:
     """Return the names that :func:`get_table` knows.
 
     >>> list_tables()[:2], list_tables()[-2:]
-    (['sgs-table-1', 'sgs-table-2'], ['pgt-results', 'pgt-clipping'])
+    (['sgs-table-1', 'sgs-table-2'], ['pgt-clipping', 'norm-free'])
     """
     return list(TABLES)
 
