@@ -264,6 +264,8 @@ class _ValueWithGradientOf(Function):
 
 
 def _check_alpha(alpha: object) -> float:
+    if type(alpha) is float and 0 < alpha < math.inf:  # without the search through the number classes below
+        return alpha
     if isinstance(alpha, bool) or not isinstance(alpha, numbers.Real) or not 0 < float(alpha) < math.inf:
         raise InputError(
             f"alpha must be a finite number above 0, got {alpha!r}; the published values are 0.25 and 0.3, "
