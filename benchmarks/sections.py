@@ -73,7 +73,7 @@ def published(content: dict[str, Any]) -> str:
         seconds, memory, differing = row["seconds"], row.get("memory_mb"), row.get("largest_difference")
         rows.append(
             (
-                f"{row['model']}, {row['images']} images, {row['what']}",
+                f"{row['model']}, {row['memory_format']}, {row['images']} images, {row['what']}",
                 spread(seconds["ours"]),
                 spread(seconds["published"]),
                 spread(row["ratios"]),

@@ -1,6 +1,6 @@
 """Question: how much faster is a whole SGS update than the published one? Asked for: 2 times, in 1/30 of its memory.
 
-Both run in turn on the same model and images, each measurement in a fresh process:
+Both run in turn on the same model and images, in both memory formats, each measurement in a fresh process:
 
 - ``update``: everything, from batches to scalings. The published driver sends all batches through the model at once, in
   eval mode with autograd on, copies every padded map to the host, and estimates layer by layer; it is driven here as it
@@ -19,6 +19,7 @@ it lose the maxima).
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -43,6 +44,7 @@ from sgs import BATCH, Meter, smooth_images, spread, warmed_up
 BATCHES = {2: 5, 20: 3}  # batches of 128 images: repetitions
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps freed blocks, which reads as memory in use
 K = 5.0
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def published_module(folder: str) -> ModuleType:
@@ -117,6 +119,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         batches = [images for images, _ in loader]
     else:
         batches = [smooth_images(BATCH, seed) for seed in range(count)]
+    memory_format = FORMATS[arguments.memory_formats[0]]
+    model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    batches = [images.contiguous(memory_format=memory_format) for images in batches]
     estimate = published_module(arguments.published).feature_map_nmik
     sgs = backpass.SpatialGradientScaling(model, k=K)
     sgs.update([batches[0][:2]])
@@ -163,6 +168,7 @@ def main() -> None:
     parser.add_argument("--published", required=True)
     parser.add_argument("--images", default=None)
     parser.add_argument("--models", nargs="+", default=["vgg16_small", "resnet18"])
+    parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="of both sides")
     parser.add_argument("--sizes", nargs="+", type=int, default=list(BATCHES))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--output", default="benchmarks/results/sgs-published-cpu.json")
@@ -174,39 +180,38 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     rows = []
-    for model in arguments.models:
-        for count in arguments.sizes:
-            for what in ("update", "estimate"):
-                row: dict[str, Any] = {
-                    "model": model,
-                    "images": BATCH * count,
-                    "what": what,
-                    "load": os.getloadavg()[0],
-                }
-                sides: dict[str, list[dict[str, Any]]] = {"ours": [], "published": []}
-                for _ in range(BATCHES[count]):
-                    for side, found in sides.items():
-                        options = ["--models", model, "--batches", str(count), "--what", what, "--side", side]
-                        found.append(in_fresh_process(options, arguments))
-                seconds = {side: [m["seconds"] for m in found] for side, found in sides.items()}
-                ratios = [p / o for o, p in zip(*seconds.values(), strict=True)]
-                row |= {"seconds": seconds, "ratios": ratios}
-                line = f"{model:<12} {row['images']:>5} {what:<9} ours {spread(seconds['ours'])} s  published "
-                line += f"{spread(seconds['published'])} s  {statistics.median(ratios):.2f} times faster"
-                if what == "update":
-                    options = ["--models", model, "--batches", str(count), "--what", "memory", "--side"]
-                    row["memory_mb"] = {
-                        side: in_fresh_process([*options, side], arguments)["memory_mb"] for side in sides
-                    }
-                    row["largest_difference"] = largest_difference(sides["ours"][0], sides["published"][0])
-                    ours, theirs = row["memory_mb"].values()
-                    line += f"; {ours:.0f} against {theirs:.0f} MB (1/{theirs / ours:.0f}); "
-                    line += f"scalings differ by at most {row['largest_difference']:.1e}"
-                rows.append(row)
-                print(line, flush=True)
-                content = {"environment": environment(), "images": arguments.images or "smooth random", "rows": rows}
-                content |= {"clock": arguments.clock, "time": time.strftime("%Y-%m-%d")}
-                Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n")
+    for model, memory_format, count in itertools.product(arguments.models, arguments.memory_formats, arguments.sizes):
+        setting = ["--models", model, "--memory-formats", memory_format, "--batches", str(count)]
+        for what in ("update", "estimate"):
+            row: dict[str, Any] = {
+                "model": model,
+                "memory_format": memory_format,
+                "images": BATCH * count,
+                "what": what,
+                "load": os.getloadavg()[0],
+            }
+            sides: dict[str, list[dict[str, Any]]] = {"ours": [], "published": []}
+            for _ in range(BATCHES[count]):
+                for side, found in sides.items():
+                    options = [*setting, "--what", what, "--side", side]
+                    found.append(in_fresh_process(options, arguments))
+            seconds = {side: [m["seconds"] for m in found] for side, found in sides.items()}
+            ratios = [p / o for o, p in zip(*seconds.values(), strict=True)]
+            row |= {"seconds": seconds, "ratios": ratios}
+            line = f"{model:<12} {memory_format:<13} {row['images']:>5} {what:<9} ours {spread(seconds['ours'])} s  "
+            line += f"published {spread(seconds['published'])} s  {statistics.median(ratios):.2f} times faster"
+            if what == "update":
+                options = [*setting, "--what", "memory", "--side"]
+                row["memory_mb"] = {side: in_fresh_process([*options, side], arguments)["memory_mb"] for side in sides}
+                row["largest_difference"] = largest_difference(sides["ours"][0], sides["published"][0])
+                ours, theirs = row["memory_mb"].values()
+                line += f"; {ours:.0f} against {theirs:.0f} MB (1/{theirs / ours:.0f}); "
+                line += f"scalings differ by at most {row['largest_difference']:.1e}"
+            rows.append(row)
+            print(line, flush=True)
+            content = {"environment": environment(), "images": arguments.images or "smooth random", "rows": rows}
+            content |= {"clock": arguments.clock, "time": time.strftime("%Y-%m-%d")}
+            Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -150,10 +151,39 @@ def test_many_channels_fit_int16_cell_numbers() -> None:
     assert torch.equal(joint[299:], last)
 
 
-def test_channels_last_counts_the_same() -> None:
-    x = noise(3, 4, 6, 6)
-    low, high = ranges(x)
-    strided = x.to(memory_format=torch.channels_last)
-    (a,) = histogram.joint_histograms(x, [(1, 1)], low, high, [7])
-    (b,) = histogram.joint_histograms(strided, [(1, 1)], low, high, [7])
-    assert torch.equal(a, b)
+@pytest.mark.parametrize("shape", [(3, 4, 6, 6), (4, 3, 30, 30)], ids=["one lane", "three lanes"])
+@pytest.mark.parametrize("zeros", [None, [(1, 1), (1, 2)], [(1, 1), (0, 1)]], ids=["none", "all around", "in part"])
+@pytest.mark.parametrize("drop", [False, True])
+def test_zeros_memory_format_and_lanes_change_no_count(
+    shape: tuple[int, ...], zeros: list[tuple[int, int]] | None, drop: bool
+) -> None:
+    x = noise(*shape).relu()
+    padded = x if zeros is None else F.pad(x, [*zeros[1], *zeros[0]])
+    low, high = ranges(padded)
+    displacements = [(0, 1), (1, -1), (1, 0)]
+    for bins in ([7, 7, 7], [7, 8, 7]):
+        want = []
+        for displacement, b in zip(displacements, bins, strict=True):
+            edges = [np.arange(b + 1)] * 2
+            per_channel = []
+            for c in range(shape[1]):
+                index = histogram.bin_indices(padded[:, [c]], low[[c]], high[[c]], b)
+                p, q = (v.flatten().numpy() for v in histogram.pixel_pairs(index, displacement))
+                if drop:
+                    p0, q0 = (v.flatten().numpy() for v in histogram.pixel_pairs(padded[:, [c]], displacement))
+                    keep = (p0 != 0) & (q0 != 0) & (p != q)
+                    p, q = p[keep], q[keep]
+                per_channel.append(torch.tensor(np.histogram2d(p, q, edges)[0]).long())
+            want.append(torch.stack(per_channel))
+        for memory_format in (torch.contiguous_format, torch.channels_last):
+            got = histogram.joint_histograms(
+                x.contiguous(memory_format=memory_format),
+                displacements,
+                low,
+                high,
+                bins,
+                zeros=zeros,
+                drop_near_equal=drop,
+            )
+            for ours, reference in zip(got, want, strict=True):
+                assert torch.equal(ours, reference)

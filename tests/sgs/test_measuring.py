@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from backpass.errors import InputError
-from backpass.sgs import SpatialGradientScaling, measure_scalings, measuring
+from backpass.sgs import SpatialGradientScaling, measure_scalings, measuring, passes
 from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.histogram import Zeros
 from reference import mutual_information as slow
@@ -169,7 +169,7 @@ def test_forms_of_batches() -> None:
 
 @pytest.mark.parametrize(("held", "reads"), [(1 << 20, 4), (0, 8)])
 def test_a_sequence_is_read_when_needed_and_never_held(held: int, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "_HELD_BYTES", held)
+    monkeypatch.setattr(passes, "_HELD_BYTES", held)
 
     class Lazy(Sequence[Tensor]):
         alive: list[weakref.ref[Tensor]]
@@ -196,7 +196,7 @@ def test_a_sequence_is_read_when_needed_and_never_held(held: int, reads: int, mo
 
 
 def test_no_feature_map_outlives_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "_HELD_BYTES", 0)
+    monkeypatch.setattr(passes, "_HELD_BYTES", 0)
     maps: list[weakref.ref[Tensor]] = []
     most = 0
 
@@ -253,9 +253,9 @@ def test_the_second_pass_runs_only_to_the_last_map_that_is_not_held(
     held: int, second_pass: list[str] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches = [noise(1, 2, 8, 8), noise(1, 2, 8, 8, seed=1)]
-    monkeypatch.setattr(measuring, "_HELD_BYTES", 0)
+    monkeypatch.setattr(passes, "_HELD_BYTES", 0)
     want = scalings(Residual(), batches)
-    monkeypatch.setattr(measuring, "_HELD_BYTES", 2 * held)
+    monkeypatch.setattr(passes, "_HELD_BYTES", 2 * held)
     model = Residual()
     entered: list[str] = []
     model.stem.register_forward_pre_hook(lambda *_: entered.append("stem"))
@@ -268,7 +268,7 @@ def test_the_second_pass_runs_only_to_the_last_map_that_is_not_held(
 def test_batches_of_different_sizes_are_held_as_far_as_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [noise(n, 2, 8, 8, seed=n) for n in (1, 9, 2)]
     want = scalings(Residual(), [torch.cat(batches)])
-    monkeypatch.setattr(measuring, "_HELD_BYTES", 3 * 2000)
+    monkeypatch.setattr(passes, "_HELD_BYTES", 3 * 2000)
     model = Residual()
     assert_same(scalings(model, batches), want)
     assert model.runs[12:] == ["stem", "stem", "conv", "conv", "stem", "conv"]

@@ -25,7 +25,7 @@ __all__ = [
 
 _INT16_MAX = 32767
 _LANES = 3  # sets of counters that neighbouring pixels take turns with, see _apart
-_PIXELS_FOR_LANES = 64
+_PIXELS_A_COUNTER = 8  # as many in each channel, and further lanes cost less than they gain
 _ELEMENTS_AT_ONCE = 1 << 19  # keeps the float64 and int16 temporaries of one slice in the CPU's cache
 
 Offset = tuple[int, ...]
@@ -161,21 +161,24 @@ def joint_histograms(
     levels = {b: b + drop_near_equal for b in bins}  # one level more for the exact zeros that are to be dropped
     joints = [torch.zeros(channels, levels[b], levels[b], dtype=torch.int64, device=device) for b in bins]
     singles = {b: torch.zeros(channels, level, dtype=torch.int64, device=device) for b, level in levels.items()}
-    lanes = _LANES if device.type == "cpu" and math.prod(feature_map.shape[2:]) >= _PIXELS_FOR_LANES else 1
-    for part, values in _slices(feature_map, lanes * max(levels.values(), default=1) ** 2):
+    cells = max(levels.values(), default=1) ** 2
+    pixels = feature_map.numel() // channels
+    in_turn = feature_map.stride(1) == 1  # channels_last: neighbours in memory are different channels
+    lanes = _LANES if device.type == "cpu" and not in_turn and pixels >= _PIXELS_A_COUNTER * cells else 1
+    for part, values in _slices(feature_map, lanes * cells):
         columns = {b: _levels(values, low[part], high[part], b, drop_near_equal) for b in levels}
         rows = {b: _apart(column * levels[b], levels[b] ** 2, lanes) for b, column in columns.items()}
         for joint, displacement, b in zip(joints, displacements, bins, strict=True):
-            cells = pixel_pairs(rows[b], displacement)[0] + pixel_pairs(columns[b], displacement)[1]
-            joint[part] += _counts(cells, joint[part], lanes)
+            pairs = pixel_pairs(rows[b], displacement)[0] + pixel_pairs(columns[b], displacement)[1]
+            joint[part] += _counts(pairs, joint[part], lanes)
         if zeros is not None:
             for b, single in singles.items():
                 single[part] += _counts(_apart(columns[b], levels[b], lanes), single[part], lanes)
     if zeros is not None:
         zero = feature_map.new_zeros(1, channels)
         for joint, displacement, b in zip(joints, displacements, bins, strict=True):
-            pairs = number_of_pairs(framed_shape(feature_map.shape, zeros), displacement)
-            _add_pairs_with_zeros(joint, singles[b], _levels(zero, low, high, b, drop_near_equal)[0], pairs)
+            all_pairs = number_of_pairs(framed_shape(feature_map.shape, zeros), displacement)
+            _add_pairs_with_zeros(joint, singles[b], _levels(zero, low, high, b, drop_near_equal)[0], all_pairs)
     return [_without_near_equal(joint) for joint in joints] if drop_near_equal else joints
 
 
@@ -220,7 +223,8 @@ def _apart(indices: Tensor, cells: int, lanes: int) -> Tensor:
 
 def _counts(cells: Tensor, like: Tensor, lanes: int) -> Tensor:
     """Return how often each cell occurs in all lanes together, in the shape of ``like``."""
-    counts = torch.bincount(cells.flatten(), minlength=lanes * like.numel())
+    in_memory_order = cells.movedim(1, -1) if cells.stride(1) == 1 else cells
+    counts = torch.bincount(in_memory_order.flatten(), minlength=lanes * like.numel())
     return counts.view(lanes, *like.shape).sum(0)
 
 

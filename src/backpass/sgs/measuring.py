@@ -1,45 +1,20 @@
 """Measuring the scalings of a model on a few batches, without a trace left on the model."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from backpass.batches import Forward, describe, forward_on
-from backpass.errors import InputError, StateError
+from backpass.errors import InputError
 from backpass.sgs.dependence import MEASURES
-from backpass.sgs.distributed import (
-    ProcessGroup,
-    any_process,
-    is_sharded,
-    largest_of_processes,
-    reduce_ranges,
-    reduce_totals,
-    reshard,
-)
-from backpass.sgs.feature_maps import (
-    ConvLayer,
-    FeatureMap,
-    FeatureMapVisitor,
-    capture_feature_maps,
-    evaluating,
-    scalable_convs,
-    unwrap,
-)
-from backpass.sgs.held_maps import HeldMaps
+from backpass.sgs.distributed import ProcessGroup, reduce_ranges, reduce_totals
+from backpass.sgs.feature_maps import ConvLayer, FeatureMap, evaluating, scalable_convs, unwrap
+from backpass.sgs.passes import Passes
 from backpass.sgs.scaling import scaling_from_dependence
 
 __all__ = ["Measurement", "measure_scalings"]
-
-# What the first pass keeps for the second: of two batches of 128 CIFAR images in VGG-16 all but the maps of the first
-# two convolutions, of twenty those of the last four.
-_HELD_BYTES = 144 << 20
-
-
-class _Stop(Exception):  # noqa: N818  (no error)
-    """Leaves the model once the last map that a pass needs was seen."""
 
 
 @dataclass(frozen=True)
@@ -113,83 +88,24 @@ def measure_scalings(
         for name, layer in layers.items()
     }
 
-    held = [HeldMaps(_HELD_BYTES // len(batches)) for _ in range(len(batches))]
-    sharded = is_sharded(model)
-    # Running a sharded model is a collective operation, so every process runs it as often as the one with most batches.
-    runs = largest_of_processes(len(batches), device, process_group) if sharded else len(batches)
-
-    def observe(number: int) -> FeatureMapVisitor:
-        def visit(feature_map: FeatureMap) -> None:
-            dependence = dependences[feature_map.layer.name]
-            dependence.observe(feature_map.values, feature_map.dilation, feature_map.zeros)
-            held[number].append(feature_map)
-
-        return visit
+    def observe(feature_map: FeatureMap) -> None:
+        dependence = dependences[feature_map.layer.name]
+        dependence.observe(feature_map.values, feature_map.dilation, feature_map.zeros)
 
     def count(feature_map: FeatureMap) -> None:
         if feature_map.layer.name in measurable:
             dependence = measurable[feature_map.layer.name]
             dependence.count(feature_map.values, feature_map.dilation, feature_map.zeros)
 
-    def count_first(number: int) -> FeatureMapVisitor:
-        remaining = held[number].first
-
-        def visit(feature_map: FeatureMap) -> None:
-            nonlocal remaining
-            count(feature_map)
-            remaining -= 1
-            if remaining == 0:
-                raise _Stop
-
-        return visit
-
-    def run_all(numbers: Iterable[int], visitor: Callable[[int], FeatureMapVisitor]) -> bool:
-        """Run the model on these batches; return whether it left its buffers and the random state untouched."""
-        failure, steady = None, False
-        try:
-            with evaluating(model) as untouched:
-                for number in numbers:
-                    with capture_feature_maps(list(layers.values()), visitor(number)):
-                        _run(number, batches[number], run)
-                for _ in range(runs - len(batches)):
-                    run(batches[-1])
-                steady = untouched()
-        except Exception as error:
-            failure = error
-        reshard(model)
-        if any_process(failure is not None, device, process_group):
-            raise failure or StateError("measuring failed on another process; its own error says why")
-        return steady
-
-    steady = run_all(range(len(batches)), observe)
+    passes = Passes(model, batches, layers.values(), run, process_group)
+    passes.first(observe)
     reduce_ranges(list(dependences.values()), process_group)
     unreached = tuple(name for name, d in dependences.items() if not d.seen)
     not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
     measurable = {name: d for name, d in dependences.items() if name not in {*unreached, *not_finite}}
     for dependence in measurable.values():
         dependence.start_counting()
-    if steady and not sharded:
-        for maps in held:
-            for feature_map in maps.take():
-                count(feature_map)
-        run_all([number for number, maps in enumerate(held) if maps.first], count_first)
-    else:
-        held.clear()
-        run_all(range(len(batches)), lambda number: count)
+    passes.second(count)
     reduce_totals(list(measurable.values()), process_group)
     scalings = {name: scaling_from_dependence(d.result(), k) for name, d in measurable.items()}
     return Measurement(scalings, unreached, not_finite)
-
-
-def _run(number: int, batch: Any, forward: Forward) -> None:
-    try:
-        forward(batch)
-    except _Stop:
-        pass
-    except (InputError, torch.OutOfMemoryError):
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise InputError(
-            f"the model failed on measuring batch {number} ({describe(batch)}): {error}. Expected batches "
-            "as in training; pass forward=... for batches of another form"
-        ) from error
