@@ -36,7 +36,9 @@ DEVICES = ("cpu", "cuda")
 COMPARISONS = {
     "compare-digits": "Digits, the settings of `backpass compare`",
     "compare-cifar10-jpeg": "VGG-11 with the small head on CIFAR-10 (JPEG), CPU",
+    "compare-methods-cifar10-jpeg": "All methods, ten steps of VGG-16 with the small head on CIFAR-10 (JPEG), CPU",
     "reproduce-cifar10-jpeg": "A row of SGS Table 1, VGG-16 on CIFAR-10 (JPEG), cut short, CPU",
+    "reproduce-cifar10-jpeg-table-4": "A row of SGS Table 4, VGG-11 on CIFAR-10 (JPEG), cut short, CPU",
     "accuracy-vgg16-cuda": "VGG-16 with the small head on CIFAR-10, GPU",
     "accuracy-vgg11-cuda": "VGG-11 with the small head on CIFAR-10, GPU",
     "accuracy-vgg11-autocorrelation-cuda": "The same VGG-11, GPU, SGS with autocorrelation",
@@ -220,9 +222,10 @@ def comparison(files: dict[str, Any], name: str, title: str) -> str:
                 interval,
                 p,
                 f"{paper:.2f}" if paper else "",
+                time_ratios(files[name]["runs"], row["method"]),
             )
         )
-    header = ("row", "n", "mean, %", "sd", "difference", "95 % interval", "p", "paper, %")
+    header = ("row", "n", "mean, %", "sd", "difference", "95 % interval", "p", "paper, %", "time beside plain")
     run = files[name]["runs"][0]
     length = f"{run['run']['recipe']['epochs']} epochs of {run['data']['train']} images"
     notes = [f"{length}: `{files[name]['command']}`.", *(f"Note: {note}." for note in files[name]["table"]["notes"])]
@@ -230,6 +233,23 @@ def comparison(files: dict[str, Any], name: str, title: str) -> str:
         notes.append(f"The paper's numbers are those of {TABLE_1.recipe.epochs} epochs.")
     text = optional(files, name, lambda _: table(header, rows)) + "\n" + "".join(verdicts)
     return f"### {title}\n\n{text}\n" + " ".join(notes) + "\n"
+
+
+def time_ratios(runs: list[dict[str, Any]], method: str) -> str:
+    """Return training and measuring time beside plain, seed by seed, where each method was run in one way only."""
+    seconds: dict[tuple[str, int], float] = {}
+    for run in runs:
+        key = run["run"].get("method", ""), run["run"].get("seed", 0)
+        if key in seconds:
+            return ""
+        cost = run.get("cost", {})
+        seconds[key] = cost.get("train_seconds", 0.0) + cost.get("measure_seconds", 0.0)
+    ratios = [
+        own / seconds["plain", seed]
+        for (name, seed), own in seconds.items()
+        if ("plain", seed) in seconds and name == method != "plain" and seconds["plain", seed]
+    ]
+    return spread(ratios) if len(ratios) > 1 else ""
 
 
 def verdict(label: str, known: Difference | None) -> str:
