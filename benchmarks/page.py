@@ -83,6 +83,8 @@ def page(folder: Path) -> str:
         "## Measuring on several processes\n\n" + optional(files, "sgs-distributed", distributed),
         *by_device(files, "pgt", "The PowerGrad loss beside plain cross-entropy", power_grad),
         *by_device(files, "throughput", "The trainer beside a bare loop", throughput),
+        "## The trainer beside timm's script, a run of its own\n\n"
+        + optional(files, "throughput-timm-cpu", throughput),
         "## Tests that need a GPU\n\n" + optional(files, "tests-cuda", gpu_tests),
         "## Where it was measured\n\n" + surroundings(files),
     ]

@@ -46,7 +46,7 @@ def test_without_files_nothing_was_run(page, tmp_path):
     claims = [line for line in text.splitlines() if line.startswith("| ") and "paper" in line and "CIFAR-10" in line]
     assert claims
     assert all("not run" in claim for claim in claims)
-    assert text.count("Not run.") == len(page.COMPARISONS) + 12
+    assert text.count("Not run.") == len(page.COMPARISONS) + 13
     assert " yes |" not in text
 
 
