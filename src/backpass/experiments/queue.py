@@ -220,9 +220,7 @@ class Queue:
 
     def _put_back(self) -> None:
         for trials in self._by_folder().values():
-            endings = _endings(trials)
-            gone = endings and endings[-1] in (_LOST, _RELEASED) and endings.count(_LOST) < _MAX_LOSSES
-            if gone and not any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
+            if _is_abandoned(trials):
                 self._add(trials[0].user_attrs["cell"])
 
     def _add(self, plain_cell: dict[str, Any]) -> None:
@@ -267,6 +265,14 @@ def _endings(trials: Sequence[FrozenTrial]) -> list[str]:
     return [ending for ending in endings if ending != _DUPLICATE]
 
 
+def _is_abandoned(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether the cell of these trials has lost its worker, and is to be put back."""
+    if any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
+        return False
+    endings = _endings(trials)
+    return endings[-1] in (_LOST, _RELEASED) and endings.count(_LOST) < _MAX_LOSSES
+
+
 def _state(trials: Sequence[FrozenTrial]) -> CellState:
     """Return where the cell of these trials stands."""
     cell = _cell(trials[0])
@@ -275,7 +281,8 @@ def _state(trials: Sequence[FrozenTrial]) -> CellState:
             return CellState(cell, "complete", result=trial.user_attrs["result"])
         if trial.state == TrialState.RUNNING:
             return CellState(cell, "running", worker=trial.user_attrs.get("beat", [None])[0])
-    if any(trial.state == TrialState.WAITING for trial in trials):
+    # An abandoned cell waits: failing its trial and putting it back are two steps, and a worker may look in between.
+    if _is_abandoned(trials) or any(trial.state == TrialState.WAITING for trial in trials):
         return CellState(cell, "waiting")
     ending = _endings(trials)[-1]
     lost = ending in (_LOST, _RELEASED)
