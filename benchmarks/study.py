@@ -13,15 +13,12 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +26,7 @@ from typing import Any
 
 import optuna
 
+import postgresql
 from backpass.experiments.plan import Line, Plan, search_plan
 from backpass.experiments.queue import Queue
 from backpass.experiments.recipes import get_recipe
@@ -68,45 +66,6 @@ def _lines(recipe: Recipe) -> tuple[Line, ...]:
             for method in METHODS
         ]
     return tuple(lines)
-
-
-@contextlib.contextmanager
-def postgresql() -> Iterator[str]:
-    """Start a PostgreSQL server on the loopback interface and yield the URL of its empty database."""
-    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1]
-    # The server refuses to run as root; the Debian package brings a user for it.
-    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    folder = Path(tempfile.mkdtemp())
-    if as_user:
-        shutil.chown(folder, "postgres", "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def run(program: str, *arguments: str) -> None:
-        command = [*as_user, str(binaries / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    try:
-        run("initdb", "--auth=trust", "--username=study", "--encoding=UTF8")
-        listen = f"-c listen_addresses=127.0.0.1 -p {port} -k {folder}"
-        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", listen, "start")
-        yield f"postgresql://study@127.0.0.1:{port}/postgres"
-    finally:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            run("pg_ctl", "-w", "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def no_postgresql() -> str | None:
-    """Return why there can be no server, or ``None``."""
-    if not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")):
-        return "PostgreSQL's Debian package is not installed"
-    try:
-        import psycopg  # noqa: F401
-    except ImportError:
-        return "psycopg, the driver of PostgreSQL, is not installed"
-    return None
 
 
 def run_way(plan: Plan, address: str, name: str, folder: Path, workers: int, victims: int) -> dict[str, Any]:
@@ -247,10 +206,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    skipped = no_postgresql()
+    skipped = postgresql.missing()
     if skipped:
         print(f"without PostgreSQL: {skipped}")
-    with tempfile.TemporaryDirectory() as work, contextlib.nullcontext() if skipped else postgresql() as server:
+    with tempfile.TemporaryDirectory() as work, contextlib.nullcontext() if skipped else postgresql.server() as server:
         found = run_studies(Path(work), server)
     evidence = {
         "environment": environment() | {"threads": 1},

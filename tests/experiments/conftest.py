@@ -1,13 +1,7 @@
-import contextlib
 import multiprocessing
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
+from benchmarks.postgresql import missing, server
 
 from backpass.experiments.cells import to_plain
 from backpass.experiments.results import RunResult
@@ -25,33 +19,10 @@ def processes():
 @pytest.fixture(scope="session")
 def postgresql():
     """URL of an empty database on a server of its own, on the loopback interface."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not found:
-        pytest.skip("PostgreSQL is not installed: /usr/lib/postgresql/*/bin/initdb is missing")
-    pytest.importorskip("psycopg", reason="psycopg, the driver of PostgreSQL, is not installed")
-    binaries = found[-1].parent
-    # The server refuses to run as root; the Debian package brings a user for it.
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    folder = Path(tempfile.mkdtemp())
-    if user:
-        shutil.chown(folder, "postgres", "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def run(program, *arguments):
-        command = [*user, str(binaries / program), "-D", str(folder / "data"), *arguments]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    try:
-        run("initdb", "--auth=trust", "--username=study", "--no-sync", "--encoding=UTF8")
-        options = f"-c listen_addresses=127.0.0.1 -c fsync=off -p {port} -k {folder}"
-        run("pg_ctl", "-w", "-l", str(folder / "log"), "-o", options, "start")
-        yield f"postgresql://study@127.0.0.1:{port}/postgres"
-    finally:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            run("pg_ctl", "-w", "-m", "immediate", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
+    if reason := missing():
+        pytest.skip(reason)
+    with server(fsync=False) as url:
+        yield url
 
 
 @pytest.fixture

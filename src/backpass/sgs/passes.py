@@ -50,7 +50,10 @@ class Passes:
         self._model, self._batches, self._layers = model, batches, list(layers)
         self._forward, self._group = forward, group
         self._device = self._layers[0].parameter.device
-        self._held = [HeldMaps(_HELD_BYTES // len(batches)) for _ in range(len(batches))]
+        self._sharded = is_sharded(model)
+        # A sharded model never stops early, so nothing is kept for it.
+        kept = 0 if self._sharded else len(batches)
+        self._held = [HeldMaps(_HELD_BYTES // len(batches)) for _ in range(kept)]
 
     def first(self, visit: FeatureMapVisitor) -> None:
         """Show every map as it appears, valid during the visit only."""
@@ -60,10 +63,10 @@ class Passes:
                 visit(feature_map)
                 self._held[number].append(feature_map)
 
-            return visit_and_keep
+            return visit_and_keep if self._held else visit
 
         steady = self._run(range(len(self._batches)), visitor)
-        if not steady or is_sharded(self._model):
+        if not steady:
             self._held.clear()
 
     def second(self, visit: FeatureMapVisitor) -> None:
@@ -100,7 +103,7 @@ class Passes:
         """Run the model on these batches; return whether it left its buffers and the random state untouched."""
         failure, steady = None, False
         own = runs = len(self._batches)
-        if is_sharded(self._model):  # then every process runs as often as the one with most batches
+        if self._sharded:  # then every process runs as often as the one with most batches
             runs = largest_of_processes(own, self._device, self._group)
         try:
             with evaluating(self._model) as untouched:
