@@ -349,6 +349,24 @@ def test_masked_logits(label):
     torch.testing.assert_close(gradient(loss, z), want)
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted, smoothed, some ignored"])
+@pytest.mark.parametrize("batch", [(), (0,), (N,), (N, 3), (2, 3, 2)], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_equals_eager_for_every_shape_of_labels(weighted, batch, reduction, dtype):
+    options = {"weight": WEIGHT.to(dtype), "label_smoothing": 0.2, "ignore_index": 2} if weighted else {}
+    z = seeded(*batch[:1], C, *batch[1:], dtype=dtype).requires_grad_()
+    torch.compiler.reset()
+    compiled = torch.compile(power_grad_cross_entropy, backend="aot_eager", fullgraph=True)
+    for target in (labels(*batch), torch.full(batch, 2)):  # 2 is the class ignored
+        got, want = (
+            loss(z, target, **options, reduction=reduction, alpha=0.3) for loss in (compiled, power_grad_cross_entropy)
+        )
+        assert torch.equal(got, want) or bool(want.isnan().all())
+        tolerance = 1e-6 if dtype == torch.float32 else 1e-2
+        torch.testing.assert_close(gradient(got, z), gradient(want, z), rtol=tolerance, atol=tolerance)
+
+
 def test_compiled_keeps_masked_logits():
     z = torch.tensor([[1.0, -math.inf, 0.0]], requires_grad=True)
     compiled = torch.compile(power_grad_cross_entropy, backend="aot_eager", fullgraph=True)

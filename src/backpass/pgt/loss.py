@@ -77,8 +77,13 @@ def power_grad_cross_entropy(
     def cross_entropy(input: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
 
+    logits = _float32_under_autocast(input)
     try:
-        return _value_with_scaled_gradient(cross_entropy, _float32_under_autocast(input), target, alpha)
+        if torch.compiler.is_compiling() and target.ndim < input.ndim:
+            value = cross_entropy(logits.detach(), target)
+            surrogate = _label_surrogate(logits, target, weight, ignore_index, reduction, label_smoothing, alpha)
+            return _ValueWithGradientOf.apply(value, surrogate.to(value.dtype))  # type: ignore[no-any-return]
+        return _value_with_scaled_gradient(cross_entropy, logits, target, alpha)
     except (RuntimeError, ValueError, IndexError):
         # PyTorch has looked at everything already; good input is not checked twice.
         _check_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
@@ -243,6 +248,38 @@ def _value_with_scaled_gradient(
     result = loss(input * alpha, target) * (1 / alpha)
     result.detach().copy_(value)
     return result
+
+
+def _label_surrogate(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    alpha: float,
+) -> Tensor:
+    """Return a loss of class indices with the gradient of ``cross_entropy(alpha * input) / alpha``, for the compiler.
+
+    A sample's loss is ``T * logsumexp(alpha * z) / alpha - sum(t * z)``. Written like this, T is not summed over the
+    classes once more in the backward pass, and the maximum is that of the plain loss; Inductor sees neither by itself.
+    """
+    class_dim = 0 if input.ndim == 1 else 1
+    centred = (input - input.detach().amax(class_dim, keepdim=True)).to(torch.promote_types(input.dtype, torch.float32))
+    log_sum = (centred * alpha).exp().sum(class_dim).log() * (1 / alpha)
+    kept = target != ignore_index
+    factors = centred.new_ones(input.shape[class_dim]) if weight is None else weight.to(centred.dtype)
+    label_mass = factors.take(target.where(kept, 0)) * kept
+    mass, linear = label_mass, F.nll_loss(centred, target, factors, ignore_index=ignore_index, reduction="none")
+    if label_smoothing:
+        each = factors * (label_smoothing / len(factors))
+        mass = (1 - label_smoothing) * mass + each.sum()
+        linear = (1 - label_smoothing) * linear - centred.movedim(class_dim, -1) @ each
+    # An ignored sample's gradient is zero also where nothing is left to take the mean of.
+    losses = torch.where(kept, mass * log_sum + linear, 0)
+    if reduction == "none":
+        return losses
+    return losses.sum() / label_mass.sum() if reduction == "mean" else losses.sum()
 
 
 class _ValueWithGradientOf(Function):
