@@ -21,7 +21,6 @@ import argparse
 import json
 import math
 import os
-import shlex
 import signal
 import statistics
 import subprocess
@@ -34,9 +33,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from backpass.experiments.plan import read_plan
 from backpass.experiments.results import environment, read_results
-from backpass.experiments.tables import result_table
+from keep import kept
 
 HERE = Path(__file__).resolve().parent
 SEEDS = ("0", "1", "2", "3", "4")
@@ -215,26 +213,9 @@ class Session:
         folder = self.work / study.name
         command = self.command(study, folder, json.loads(chosen.read_text())["epochs"])
         call(command, limit)
-        plan = read_plan(folder)
-        if plan is None or not list(folder.rglob("result.json")):
-            return
-        results = read_results(folder)
-        runs = [vars(result) for result in results]
-        for run in runs:
-            run["run"]["recipe"]["data"]["name"] = self.hide(run["run"]["recipe"]["data"]["name"])
-        words = ["backpass", *command[3 : command.index("--out")]]
-        content = {
-            "command": self.hide(shlex.join(words)),
-            "table": result_table(plan, read_results(folder)).as_dict(),
-            "runs": runs,
-            "complete": len(results) == len(plan.cells()),
-        }
-        self.write(f"{study.name}-{self.options.device}.json", content)
-
-    def hide(self, text: str) -> str:
-        """Return the text without the path of the images, which says nothing to others."""
-        kind, colon, path = self.options.images.partition(":")
-        return text.replace(self.options.images, f"{kind}:PATH") if colon and path else text
+        content = kept(folder, ["backpass", *command[3 : command.index("--out")]])
+        if content is not None:
+            self.write(f"{study.name}-{self.options.device}.json", content)
 
 
 def call(command: list[str], limit: float) -> bool:

@@ -41,7 +41,7 @@ from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.scaling import scaling_from_dependence
 from sgs import BATCH, Meter, smooth_images, spread, warmed_up
 
-BATCHES = {2: 5, 20: 3}  # batches of 128 images: repetitions
+REPETITIONS = {2: 5, 20: 3}  # by batches of 128 images; 3 for any other number
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps freed blocks, which reads as memory in use
 K = 5.0
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--images", default=None)
     parser.add_argument("--models", nargs="+", default=["vgg16_small", "resnet18"])
     parser.add_argument("--memory-formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="of both sides")
-    parser.add_argument("--sizes", nargs="+", type=int, default=list(BATCHES))
+    parser.add_argument("--sizes", nargs="+", type=int, default=list(REPETITIONS))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--output", default="benchmarks/results/sgs-published-cpu.json")
     parser.add_argument("--what", choices=["update", "estimate", "memory"])
@@ -191,7 +191,7 @@ def main() -> None:
                 "load": os.getloadavg()[0],
             }
             sides: dict[str, list[dict[str, Any]]] = {"ours": [], "published": []}
-            for _ in range(BATCHES[count]):
+            for _ in range(REPETITIONS.get(count, 3)):
                 for side, found in sides.items():
                     options = [*setting, "--what", what, "--side", side]
                     found.append(in_fresh_process(options, arguments))
