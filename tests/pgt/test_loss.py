@@ -193,6 +193,15 @@ def test_target_probabilities_get_the_plain_gradient():
     torch.testing.assert_close(got, gradient(F.cross_entropy(z, target, label_smoothing=0.1), target))
 
 
+def test_class_weights_get_the_plain_gradient():
+    z, target = seeded(N, C).requires_grad_(), torch.softmax(seeded(N, C, seed=1), 1)
+    weight = WEIGHT.clone().requires_grad_()
+    loss = power_grad_cross_entropy(z, target, weight, alpha=0.3)
+    of_logits, of_weight = torch.autograd.grad(loss, (z, weight))
+    torch.testing.assert_close(of_weight, gradient(F.cross_entropy(z, target, weight), weight))
+    torch.testing.assert_close(of_logits, gradient(power_grad_cross_entropy(z, target, WEIGHT, alpha=0.3), z))
+
+
 @pytest.mark.parametrize("target", [labels(3), torch.softmax(seeded(3, C, seed=1), 1)], ids=["labels", "probabilities"])
 def test_second_derivative(target):
     z = seeded(3, C).requires_grad_()
@@ -365,6 +374,18 @@ def test_compiled_equals_eager_for_every_shape_of_labels(weighted, batch, reduct
         assert torch.equal(got, want) or bool(want.isnan().all())
         tolerance = 1e-6 if dtype == torch.float32 else 1e-2
         torch.testing.assert_close(gradient(got, z), gradient(want, z), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_compiled_under_autocast_computes_in_float32(dtype):
+    z, target = seeded(N, C, dtype=torch.float32).requires_grad_(), labels(N)
+    torch.compiler.reset()
+    compiled = torch.compile(power_grad_cross_entropy, backend="aot_eager", fullgraph=True)
+    with torch.autocast("cpu", dtype=dtype):
+        got = compiled(z, target, reduction="sum", label_smoothing=0.1, alpha=0.3)
+    want = power_grad_cross_entropy(z, target, reduction="sum", label_smoothing=0.1, alpha=0.3)
+    assert torch.equal(got, want)
+    torch.testing.assert_close(gradient(65536 * got, z), gradient(65536 * want, z), rtol=1e-6, atol=1e-2)
 
 
 def test_compiled_keeps_masked_logits():

@@ -74,16 +74,16 @@ def power_grad_cross_entropy(
     """
     alpha = _check_alpha(alpha)
 
-    def cross_entropy(input: Tensor, target: Tensor) -> Tensor:
+    def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
 
     logits = _float32_under_autocast(input)
     try:
         if torch.compiler.is_compiling() and target.ndim < input.ndim:
-            value = cross_entropy(logits.detach(), target)
+            value = cross_entropy(logits.detach(), target, weight)
             surrogate = _label_surrogate(logits, target, weight, ignore_index, reduction, label_smoothing, alpha)
             return _ValueWithGradientOf.apply(value, surrogate.to(value.dtype))  # type: ignore[no-any-return]
-        return _value_with_scaled_gradient(cross_entropy, logits, target, alpha)
+        return _value_with_scaled_gradient(cross_entropy, logits, target, weight, alpha)
     except (RuntimeError, ValueError, IndexError):
         # PyTorch has looked at everything already; good input is not checked twice.
         _check_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
@@ -140,10 +140,10 @@ def power_grad_binary_cross_entropy_with_logits(
                 f"{name} must broadcast to the shape of input, {tuple(input.shape)}, got {tuple(factor.shape)}."
             )
 
-    def binary_cross_entropy(input: Tensor, target: Tensor) -> Tensor:
+    def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         return F.binary_cross_entropy_with_logits(input, target, weight, None, None, reduction, pos_weight)
 
-    return _value_with_scaled_gradient(binary_cross_entropy, _float32_under_autocast(input), target, alpha)
+    return _value_with_scaled_gradient(binary_cross_entropy, _float32_under_autocast(input), target, weight, alpha)
 
 
 class PowerGradCrossEntropyLoss(nn.CrossEntropyLoss):
@@ -237,15 +237,23 @@ class PowerGradBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
 
 
 def _value_with_scaled_gradient(
-    loss: Callable[[Tensor, Tensor], Tensor], input: Tensor, target: Tensor, alpha: float
+    loss: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    alpha: float,
 ) -> Tensor:
-    """Return ``loss(input, target)``, with the gradient of ``loss(alpha * input, target) / alpha`` in the logits."""
-    value = loss(input.detach(), target)
+    """Return ``loss(input, target, weight)``, with the gradient of ``loss(alpha * input, ...) / alpha`` in the logits.
+
+    Targets and weights that require a gradient get that of the plain loss.
+    """
+    value = loss(input.detach(), target, weight)
     if torch.compiler.is_compiling() or value.requires_grad:
-        return _ValueWithGradientOf.apply(value, loss(input * alpha, target.detach()) * (1 / alpha))  # type: ignore[no-any-return]
+        surrogate = loss(input * alpha, target.detach(), None if weight is None else weight.detach()) * (1 / alpha)
+        return _ValueWithGradientOf.apply(value, surrogate)  # type: ignore[no-any-return]
     # In eager mode a Function of Python costs more than all else here; overwriting a number that no derivative needs
     # costs next to nothing.
-    result = loss(input * alpha, target) * (1 / alpha)
+    result = loss(input * alpha, target, weight) * (1 / alpha)
     result.detach().copy_(value)
     return result
 
@@ -272,9 +280,10 @@ def _label_surrogate(
     label_mass = factors.take(target.where(kept, 0)) * kept
     mass, linear = label_mass, F.nll_loss(centred, target, factors, ignore_index=ignore_index, reduction="none")
     if label_smoothing:
-        each = factors * (label_smoothing / len(factors))
+        # Not a product of matrices: autocast would take it in half precision.
+        each = (factors * (label_smoothing / len(factors))).view(-1, *[1] * (centred.ndim - 1 - class_dim))
         mass = (1 - label_smoothing) * mass + each.sum()
-        linear = (1 - label_smoothing) * linear - centred.movedim(class_dim, -1) @ each
+        linear = (1 - label_smoothing) * linear - (centred * each).sum(class_dim)
     # An ignored sample's gradient is zero also where nothing is left to take the mean of.
     losses = torch.where(kept, mass * log_sum + linear, 0)
     if reduction == "none":
