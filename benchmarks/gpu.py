@@ -45,6 +45,7 @@ VGG_16 = ("--recipe", "cifar-600", "--model", "vgg16_small", *RATE)
 VGG_11 = ("--recipe", "cifar-200", "--model", "vgg11_small", *RATE)
 DIGITS = ("--recipe", "digits")
 MOST = {"tests": 300, "sgs": 180, "pgt": 180, "cost": 420, "throughput": 300}  # seconds; studies take what is left
+_TESTS_ENDED = (0, 1)  # pytest's status when all tests ran, well or not
 PATIENCE = 30  # seconds that an interrupted stage gets to put its work away
 
 
@@ -150,7 +151,7 @@ class Session:
         report.unlink(missing_ok=True)
         chosen = ["tests/training/test_data.py"] if self.options.smoke else ["tests"]
         command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", f"--junitxml={report}", *chosen]
-        call(command, limit)
+        status = call(command, limit)
         if not report.is_file():
             return
         cases = list(ElementTree.parse(report).iter("testcase"))
@@ -160,7 +161,8 @@ class Session:
         passed = len(cases) - sum(map(len, outcomes.values()))
         self.write(
             f"tests-{self.options.device}.json",
-            {"environment": environment(), "tests": len(cases), "passed": passed, **outcomes},
+            {"environment": environment(), "tests": len(cases), "passed": passed, **outcomes}
+            | ({} if status in _TESTS_ENDED else {"complete": False}),
         )
 
     def run_script(self, name: str, arguments: list[str], limit: float) -> None:
@@ -169,11 +171,10 @@ class Session:
         output = self.work / file
         output.unlink(missing_ok=True)
         script = str(HERE / f"{name}.py")
-        ended = call(
-            [sys.executable, script, "--device", self.options.device, "--output", str(output), *arguments], limit
-        )
+        command = [sys.executable, script, "--device", self.options.device, "--output", str(output), *arguments]
+        status = call(command, limit)
         if output.is_file():
-            self.write(file, json.loads(output.read_text()) | ({} if ended else {"complete": False}))
+            self.write(file, json.loads(output.read_text()) | ({} if status == 0 else {"complete": False}))
 
     def choose_epochs(self, limit: float) -> None:
         """Time two epochs of plain VGG-16 in every process at once, and share out the time that is left."""
@@ -182,7 +183,7 @@ class Session:
         seeds = [str(seed) for seed in range(processes)]
         folder, start = self.work / "probe", time.monotonic()
         probe = Study("probe", ("compare",), recipe, ("--methods", "plain", "--seeds", *seeds), processes)
-        if not call(self.command(probe, folder, epochs=2), limit):
+        if call(self.command(probe, folder, epochs=2), limit) != 0:
             return
         seconds = time.monotonic() - start
         last = [result.history[-1] for result in read_results(folder)]
@@ -218,13 +219,21 @@ class Session:
             self.write(f"{study.name}-{self.options.device}.json", content)
 
 
-def call(command: list[str], limit: float) -> bool:
-    """Run a command, interrupted at the limit; return whether it ended by itself and with status 0."""
+def call(command: list[str], limit: float) -> int | None:
+    """Run a command, interrupted at the limit; return its status if it ended by itself."""
     process = subprocess.Popen(command, cwd=HERE.parent, start_new_session=True)
     try:
-        return process.wait(limit) == 0
+        return process.wait(limit)
     except subprocess.TimeoutExpired:
-        pass
+        end(process)
+        return None
+    except BaseException:  # a session of its own hears no Ctrl-C, and would keep the device
+        end(process)
+        raise
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a process and all that it has started, and kill what does not end."""
     for number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)
@@ -233,7 +242,6 @@ def call(command: list[str], limit: float) -> bool:
             break
         except subprocess.TimeoutExpired:
             continue
-    return False
 
 
 def say(text: str) -> None:

@@ -25,4 +25,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, training in modes:
+            if module.training != training:
+                module.train(training)  # a module may do more than set the flag, such as unmerge a low-rank update
+        for module, training in modes:
             module.training = training

@@ -1,5 +1,6 @@
 """The script for the GPU runs from end to end in small on the CPU, skips what is done, and goes on where it was cut."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -56,6 +57,39 @@ def test_every_stage_leaves_its_file_and_is_skipped_the_second_time(tmp_path):
     assert again == files["search-k-vgg11-cpu"]  # from the run folders: nothing was trained anew
 
 
+@pytest.mark.parametrize(("status", "complete"), [(0, True), (1, True), (2, False), (None, False)])
+def test_tests_that_were_cut_short_are_run_again(status, complete, benchmark_module, monkeypatch, tmp_path):
+    gpu = benchmark_module("gpu")
+    options = argparse.Namespace(results=tmp_path, work=tmp_path, minutes=1, smoke=True, device="cpu")
+    session = gpu.Session(options)
+
+    def call(command, limit):
+        (tmp_path / "tests.xml").write_text('<testsuite><testcase classname="a" name="b"/></testsuite>')
+        return status
+
+    monkeypatch.setattr(gpu, "call", call)
+    session.run_tests(60)
+    assert json.loads((tmp_path / "tests-cpu.json").read_text())["passed"] == 1
+    assert session.is_complete("tests-cpu.json") is complete
+
+
+def test_an_interrupted_call_leaves_no_process(benchmark_module, monkeypatch):
+    gpu = benchmark_module("gpu")
+    started = []
+
+    def interrupted(self, timeout=None):
+        if not started:
+            started.append(self)
+            raise KeyboardInterrupt
+        return wait(self, timeout)
+
+    wait = subprocess.Popen.wait
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.call([sys.executable, "-c", "import time; time.sleep(60)"], 60)
+    assert started[0].poll() is not None
+
+
 @pytest.mark.slow
 def test_nothing_begins_without_time(tmp_path):
     lines = run(tmp_path, "--minutes", "0")
@@ -70,28 +104,19 @@ STUBBORN = (
 
 
 @pytest.mark.parametrize(
-    ("code", "limit", "ended"),
+    ("code", "limit", "status"),
     [
-        ("pass", 60, True),
-        ("raise SystemExit(3)", 60, False),
-        ("import time; time.sleep(600)", 1, False),
-        (STUBBORN, 1, False),
+        ("pass", 60, 0),
+        ("raise SystemExit(3)", 60, 3),
+        ("import time; time.sleep(600)", 1, None),
+        (STUBBORN, 1, None),
     ],
 )
-def test_a_command_ends_by_itself_or_is_ended(benchmark_module, monkeypatch, code, limit, ended):
+def test_a_command_ends_by_itself_or_is_ended(benchmark_module, monkeypatch, code, limit, status):
     gpu = benchmark_module("gpu")
     started = []
     popen = subprocess.Popen
     monkeypatch.setattr(gpu, "PATIENCE", 1)
     monkeypatch.setattr(gpu.subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
-    assert gpu.call([sys.executable, "-c", code], limit) is ended
+    assert gpu.call([sys.executable, "-c", code], limit) == status
     assert started[0].returncode is not None
-
-
-def test_the_path_of_the_images_is_hidden(benchmark_module, tmp_path):
-    gpu = benchmark_module("gpu")
-    names = {"device": "cpu", "label": "", "minutes": 1.0, "processes": 1, "smoke": True}
-    folders = {"results": tmp_path / "results", "work": tmp_path / "work"}
-    for images, hidden in (("folder:/some/where", "a folder:PATH b"), ("cifar10", "a cifar10 b"), ("", "a  b")):
-        session = gpu.Session(gpu.argparse.Namespace(images=images, **names, **folders))
-        assert session.hide(f"a {images} b") == hidden

@@ -185,6 +185,33 @@ def test_a_second_call_on_the_same_gradients_is_an_error() -> None:
     assert all(torch.equal(grad, once[name]) for name, grad in gradients(model).items())
 
 
+def test_scaling_twice_is_refused_for_gradients_in_one_buffer() -> None:
+    model = net()
+    sgs = with_scalings(SpatialGradientScaling(model))
+    backward(model)
+    flat = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    parts = flat.split([parameter.numel() for parameter in model.parameters()])
+    for parameter, part in zip(model.parameters(), parts, strict=True):
+        parameter.grad = part.view_as(parameter)
+    sgs.scale_gradients()
+    once = flat.clone()
+    with pytest.raises(StateError, match="scaled already"):
+        sgs.scale_gradients()
+    assert torch.equal(flat, once)
+
+
+def test_a_captured_factor_follows_the_scaling() -> None:
+    model = net()
+    sgs = SpatialGradientScaling(model)
+    backward(model)
+    name, gradient = "0.weight", model[0].weight.grad
+    captured = sgs._factor(name, gradient)
+    sgs.update([torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(0))])
+    assert not torch.equal(sgs.scalings[name], torch.ones(3, 3))
+    assert torch.equal(captured, sgs.scalings[name].expand_as(captured))
+    assert sgs._factor(name, gradient) is captured
+
+
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_it_is_allowed_again_after_zero_grad(set_to_none: bool) -> None:
     model = net()

@@ -70,7 +70,15 @@ def _worker(rank: int, checks: Sequence[Check], world_size: int, folder: str) ->
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Results:
-    checks = [measure_under_ddp, train_fsdp2, uneven_fsdp2, failing_rank, nan_on_one_rank, cut_kernel]
+    checks = [
+        measure_under_ddp,
+        train_fsdp2,
+        uneven_fsdp2,
+        failing_rank,
+        rank_without_batches,
+        nan_on_one_rank,
+        cut_kernel,
+    ]
     return run(checks, 2, tmp_path_factory.mktemp("two"))
 
 
@@ -184,10 +192,17 @@ def test_fsdp2_with_different_numbers_of_batches_does_not_hang(two):
 
 
 def failing_rank(rank: int, world_size: int) -> dict:
-    batch = torch.randn(2, 3 if rank == 0 else 5, 8, 8)
+    return failing([torch.randn(2, 3 if rank == 0 else 5, 8, 8)])
+
+
+def rank_without_batches(rank: int, world_size: int) -> dict:
+    return failing([torch.randn(2, 3, 8, 8)] if rank == 0 else [])
+
+
+def failing(batches: list[torch.Tensor]) -> dict:
     sgs = SpatialGradientScaling(make_model())
     try:
-        sgs.update([batch])
+        sgs.update(batches)
     except (InputError, StateError) as error:
         return {"type": type(error).__name__, "text": str(error), "scaling": sgs.scalings["0.weight"]}
     return {}
@@ -200,6 +215,13 @@ def test_a_failure_on_one_process_reaches_all(two):
     assert second["type"] == "InputError"
     assert "the model failed on measuring batch 0 (tensor of shape (2, 5, 8, 8))" in second["text"]
     assert torch.equal(first["scaling"], torch.ones(3, 3))
+
+
+def test_a_process_without_batches_leaves_none_waiting(two):
+    first, second = two["rank_without_batches"]
+    assert first["type"] == "StateError"
+    assert second["type"] == "InputError"
+    assert second["text"] == "expected at least one measuring batch, got none"
 
 
 def nan_on_one_rank(rank: int, world_size: int) -> dict:

@@ -486,3 +486,25 @@ def test_every_layer_is_reported_or_scaled() -> None:
         assert g.dtype == torch.float32
         assert g.mean().item() == pytest.approx(1, abs=1e-6)
         assert bool((g > 0).all())
+
+
+class MergedInEvalMode(nn.Conv2d):
+    """Like a low-rank update that is merged into the kernel in eval mode."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if self.merged == mode:
+            self.weight.data *= 0.5 if mode else 2
+            self.merged = not mode
+        return super().train(mode)
+
+
+def test_a_module_that_changes_with_its_mode_comes_back_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(MergedInEvalMode(3, 4, 3), nn.Sequential(MergedInEvalMode(4, 4, 3).eval(), nn.Dropout()))
+    kernels = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    measure_scalings(model, [torch.randn(4, 3, 8, 8)])
+    assert [module.training for module in model.modules()] == [True, True, True, False, True]
+    assert [model[0].merged, model[1][0].merged] == [False, True]
+    assert all(torch.equal(parameter, kernels[name]) for name, parameter in model.named_parameters())

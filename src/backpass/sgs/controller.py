@@ -99,11 +99,11 @@ class SpatialGradientScaling:
         self.scalings: dict[str, Tensor] = {
             name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
         }
+        self._factors: dict[str, tuple[Tensor, int, Tensor]] = {}
         self.fixed = scaling is not None
         if scaling is not None:
             self._fix(scaling)
         self._scaled: dict[str, tuple[weakref.ref[Tensor], int]] = {}
-        self._factors: dict[str, tuple[Tensor, int, Tensor]] = {}
         self._attachments = Attachments()
         self._updating = False
         self._warned: set[str] = set()
@@ -188,9 +188,12 @@ class SpatialGradientScaling:
         self._set(given)
 
     def _set(self, scalings: Mapping[str, Tensor]) -> None:
-        """Write scalings in place, so that captured graphs and held references see them."""
+        """Write scalings, and the factors made of them, in place: captured graphs and held references see them."""
         for name, scaling in scalings.items():
-            self.scalings[name].copy_(scaling)
+            own = self.scalings[name].copy_(scaling)
+            if name in self._factors:
+                factor = self._factors[name][2].copy_(own)
+                self._factors[name] = own, own._version, factor
 
     # Applying
 
@@ -198,7 +201,8 @@ class SpatialGradientScaling:
         """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
 
         Once per optimizer step, on accumulated gradients; before or after unscaling of AMP, since it is linear; before
-        clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped.
+        clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped. Where a CUDA graph
+        writes the gradients, capture this call with the backward pass: a replay changes them unseen.
 
         Raises:
             StateError: the gradients are the ones this scaled before, untouched since; or ``apply="update"``.
@@ -220,7 +224,8 @@ class SpatialGradientScaling:
             )
         for name, grad in fresh.items():
             grad.mul_(self._factor(name, grad))
-            self._scaled[name] = (weakref.ref(grad), grad._version)
+        # Only now, since gradients that are views of one buffer count their changes together.
+        self._scaled.update({name: (weakref.ref(grad), grad._version) for name, grad in fresh.items()})
 
     def _is_scaled(self, name: str, grad: Tensor) -> bool:
         if name not in self._scaled:

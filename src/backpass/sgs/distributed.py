@@ -4,18 +4,19 @@ After the reduction every process holds bitwise the same statistics, those of on
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from backpass.errors import InputError
+from backpass.errors import InputError, StateError
 from backpass.sgs.dependence import Dependence
 
 __all__ = [
     "ProcessGroup",
-    "any_process",
+    "failing_together",
     "is_sharded",
     "largest_of_processes",
     "local_part",
@@ -70,9 +71,19 @@ def reduce_totals(dependences: Sequence[Dependence], group: ProcessGroup = None)
         total.copy_(summed.view_as(total))
 
 
-def any_process(condition: bool, device: torch.device, group: ProcessGroup = None) -> bool:
-    """Return whether ``condition`` holds on any process; every process must ask."""
-    return condition if not several_processes(group) else largest_of_processes(int(condition), device, group) > 0
+@contextmanager
+def failing_together(device: torch.device, group: ProcessGroup = None) -> Iterator[None]:
+    """Raise what the code inside raises, and StateError on the processes where it raises nothing.
+
+    Every process must enter; none is left waiting in the next collective for one that has failed.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    if largest_of_processes(int(failure is not None), device, group):
+        raise failure or StateError("measuring failed on another process; its own error says why")
 
 
 def largest_of_processes(number: int, device: torch.device, group: ProcessGroup = None) -> int:

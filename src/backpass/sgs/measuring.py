@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from backpass.batches import Forward, describe, forward_on
 from backpass.errors import InputError
 from backpass.sgs.dependence import MEASURES
-from backpass.sgs.distributed import ProcessGroup, reduce_ranges, reduce_totals
+from backpass.sgs.distributed import ProcessGroup, failing_together, reduce_ranges, reduce_totals
 from backpass.sgs.feature_maps import ConvLayer, FeatureMap, evaluating, scalable_convs, unwrap
 from backpass.sgs.passes import Passes
 from backpass.sgs.scaling import scaling_from_dependence
@@ -72,14 +72,9 @@ def measure_scalings(
     """
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
-    if isinstance(batches, Tensor):
-        raise InputError(f"expected an iterable of batches, got one {describe(batches)}; pass [batch]")
-    if not isinstance(batches, Sequence):
-        with evaluating(model):  # a loader may draw random numbers
-            batches = list(batches)
-    if len(batches) == 0:
-        raise InputError("expected at least one measuring batch, got none")
     device = next(iter(layers.values())).parameter.device
+    with failing_together(device, process_group):
+        batches = _collected(batches, model)
     run = forward_on(model, device) if forward is None else forward
     dependences = {
         name: MEASURES[measure](
@@ -103,9 +98,21 @@ def measure_scalings(
     unreached = tuple(name for name, d in dependences.items() if not d.seen)
     not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
     measurable = {name: d for name, d in dependences.items() if name not in {*unreached, *not_finite}}
-    for dependence in measurable.values():
-        dependence.start_counting()
+    with failing_together(device, process_group):
+        for dependence in measurable.values():
+            dependence.start_counting()
     passes.second(count)
     reduce_totals(list(measurable.values()), process_group)
     scalings = {name: scaling_from_dependence(d.result(), k) for name, d in measurable.items()}
     return Measurement(scalings, unreached, not_finite)
+
+
+def _collected(batches: Iterable[Any], model: nn.Module) -> Sequence[Any]:
+    if isinstance(batches, Tensor):
+        raise InputError(f"expected an iterable of batches, got one {describe(batches)}; pass [batch]")
+    if not isinstance(batches, Sequence):
+        with evaluating(model):  # a loader may draw random numbers
+            batches = list(batches)
+    if len(batches) == 0:
+        raise InputError("expected at least one measuring batch, got none")
+    return batches

@@ -1,14 +1,15 @@
 """The two passes of a model over its measuring batches."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from backpass.batches import Forward, describe
-from backpass.errors import InputError, StateError
-from backpass.sgs.distributed import ProcessGroup, any_process, is_sharded, largest_of_processes, reshard
+from backpass.errors import InputError
+from backpass.sgs.distributed import ProcessGroup, failing_together, is_sharded, largest_of_processes, reshard
 from backpass.sgs.feature_maps import ConvLayer, FeatureMap, FeatureMapVisitor, capture_feature_maps, evaluating
 from backpass.sgs.held_maps import HeldMaps, JoinedMaps
 
@@ -65,7 +66,8 @@ class Passes:
 
             return visit_and_keep if self._held else visit
 
-        steady = self._run(range(len(self._batches)), visitor)
+        with self._together():
+            steady = self._run(range(len(self._batches)), visitor)
         if not steady:
             self._held.clear()
 
@@ -89,36 +91,37 @@ class Passes:
 
             return add_and_count
 
-        if self._held:
-            for maps in self._held:
-                for feature_map in maps.take():
-                    add(feature_map)
-            self._run([number for number, maps in enumerate(self._held) if maps.first], add_first)
-        else:
-            self._run(range(len(self._batches)), lambda number: add)
-        for feature_map in joined.rest():
-            visit(feature_map)
+        with self._together():
+            if self._held:
+                for maps in self._held:
+                    for feature_map in maps.take():
+                        add(feature_map)
+                self._run([number for number, maps in enumerate(self._held) if maps.first], add_first)
+            else:
+                self._run(range(len(self._batches)), lambda number: add)
+            for feature_map in joined.rest():
+                visit(feature_map)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        with failing_together(self._device, self._group):
+            try:
+                yield
+            finally:
+                reshard(self._model)
 
     def _run(self, numbers: Iterable[int], visitor: Callable[[int], FeatureMapVisitor]) -> bool:
         """Run the model on these batches; return whether it left its buffers and the random state untouched."""
-        failure, steady = None, False
         own = runs = len(self._batches)
         if self._sharded:  # then every process runs as often as the one with most batches
             runs = largest_of_processes(own, self._device, self._group)
-        try:
-            with evaluating(self._model) as untouched:
-                for number in numbers:
-                    with capture_feature_maps(self._layers, visitor(number)):
-                        self._run_on(number)
-                for _ in range(runs - own):
-                    self._forward(self._batches[-1])
-                steady = untouched()
-        except Exception as error:
-            failure = error
-        reshard(self._model)
-        if any_process(failure is not None, self._device, self._group):
-            raise failure or StateError("measuring failed on another process; its own error says why")
-        return steady
+        with evaluating(self._model) as untouched:
+            for number in numbers:
+                with capture_feature_maps(self._layers, visitor(number)):
+                    self._run_on(number)
+            for _ in range(runs - own):
+                self._forward(self._batches[-1])
+            return untouched()
 
     def _run_on(self, number: int) -> None:
         batch = self._batches[number]
