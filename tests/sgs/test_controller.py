@@ -200,11 +200,12 @@ def test_scaling_twice_is_refused_for_gradients_in_one_buffer() -> None:
     assert torch.equal(flat, once)
 
 
-def test_a_captured_factor_follows_the_scaling() -> None:
-    model = net()
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_captured_factor_follows_the_scaling(groups: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, groups=groups))
     sgs = SpatialGradientScaling(model)
-    backward(model)
-    name, gradient = "0.weight", model[0].weight.grad
+    name, gradient = "0.weight", torch.ones_like(model[0].weight)
     captured = sgs._factor(name, gradient)
     sgs.update([torch.randn(8, 2, 8, 8, generator=torch.Generator().manual_seed(0))])
     assert not torch.equal(sgs.scalings[name], torch.ones(3, 3))

@@ -238,7 +238,7 @@ class SpatialGradientScaling:
         scaling = self.scalings[name] = self.scalings[name].to(like.device)
         source, version, factor = self._factors.get(name, (None, 0, scaling))
         if source is not scaling or version != scaling._version:
-            factor = scaling.expand(1, like.shape[1], *scaling.shape).contiguous()
+            factor = scaling.expand(1, like.shape[1], *scaling.shape).clone(memory_format=torch.contiguous_format)
             self._factors[name] = scaling, scaling._version, factor
         return factor
 
