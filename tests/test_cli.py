@@ -1,10 +1,16 @@
 import json
 import shutil
+import signal
+import subprocess
+from contextlib import closing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from backpass.__main__ import main
+from backpass.experiments import worker as workers
+from backpass.experiments.queue import Queue
 from backpass.experiments.recipes import RECIPES, TABLES, Row, Table
 
 SMALL = ["--epochs", "1", "--data.limit-train", "96", "--data.limit-test", "30", "--runtime.device", "cpu"]
@@ -94,7 +100,7 @@ def test_worker_ends_a_study_that_another_began(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == {"folder": str(out), "cells": 1, "failures": {}}
 
 
-def test_failed_cells_are_told_after_the_table(tmp_path, capsys):
+def test_failed_cells_are_told_after_the_table(tmp_path, monkeypatch, capsys):
     out = str(tmp_path / "c")
     compare = ["compare", *SMALL, "--methods", "plain", "pgt", "--seeds", "0", "--pgt.alpha", "-1", "--out", out]
     assert main(compare) == 2
@@ -103,6 +109,22 @@ def test_failed_cells_are_told_after_the_table(tmp_path, capsys):
     assert "backpass: 1 of 2 cells failed (pgt-seed0: " in printed.err
     assert main(["worker", "--study", out]) == 2
     assert "backpass: 1 of 2 cells failed (pgt-seed0: " in capsys.readouterr().err
+    ended = SimpleNamespace(wait=lambda: 2, terminate=lambda: None)
+    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: ended)
+    assert main(["worker", "--study", out, "--processes", "2"]) == 2
+    printed = capsys.readouterr()
+    assert "2 cells have ended, 1 failed" in printed.out
+    assert "backpass: 1 of 2 cells failed (pgt-seed0: " in printed.err
+
+
+def test_sigterm_in_a_cell_of_a_study_puts_it_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "execute", lambda *arguments, **options: signal.raise_signal(signal.SIGTERM))
+    out = str(tmp_path / "c")
+    with pytest.raises(SystemExit) as stopped:
+        main(["compare", *SMALL, "--methods", "plain", "--seeds", "0", "--out", out, "--processes", "1"])
+    assert stopped.value.code == 143
+    with closing(Queue.open(out)) as queue:
+        assert [state.state for state in queue.states()] == ["waiting"]
 
 
 def test_train_makes_a_run_folder(tmp_path, monkeypatch, capsys):

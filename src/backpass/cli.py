@@ -26,7 +26,7 @@ from backpass.experiments.report import plan_of, write_report
 from backpass.experiments.results import RunResult, read_results
 from backpass.experiments.runs import execute, load_data
 from backpass.experiments.study import describe_failures, run_study
-from backpass.experiments.worker import GRACE, HEARTBEAT, default_processes, work, work_in_processes
+from backpass.experiments.worker import GRACE, HEARTBEAT, default_processes, when_terminated, work, work_in_processes
 from backpass.models import list_models
 from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
@@ -92,7 +92,7 @@ class _Study:
     def run(self, plan: plans.Plan, name: str) -> None:
         """Run a plan in the folder, or in a new one of that name, and show what came of it, also if a cell failed."""
         folder = self.out or Path("runs") / name
-        with progress_bars(quiet=self.json) as progress:
+        with when_terminated(), progress_bars(quiet=self.json) as progress:
             outcome = run_study(
                 plan,
                 folder,
@@ -214,13 +214,13 @@ class Worker:
     def __call__(self) -> None:
         """Run the command."""
         is_folder = "://" not in self.study and not self.study.startswith("journal:")
-        with closing(Queue.open(self.study, self.name)) as queue:
+        with when_terminated(), closing(Queue.open(self.study, self.name)) as queue:
             folder = self.out or (Path(self.study) if is_folder else queue.folder)
             processes = self.processes or default_processes(queue.runtime)
             if processes > 1:
                 where = ["--study", self.study, "--name", queue.name, "--out", str(folder)]
                 times = ["--heartbeat", str(self.heartbeat), "--grace", str(self.grace)]
-                work_in_processes([*where, *times], processes)
+                work_in_processes(queue, [*where, *times], processes)
             else:
                 with progress_bars(quiet=self.json) as progress:
                     progress.start_study(len(queue.states()))

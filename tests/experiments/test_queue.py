@@ -1,9 +1,10 @@
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 
 from backpass.errors import InputError
+from backpass.experiments import queue as queues
 from backpass.experiments.cells import Cell
 from backpass.experiments.queue import LostCellError, Queue
 from backpass.training.recipe import Recipe, Run, Runtime
@@ -34,6 +35,14 @@ def opened(address, tmp_path):
     yield open_again
     for queue in queues:
         queue.close()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The queue's clock, which stands still unless it is set."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(queues, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
 
 
 def test_cells_are_claimed_in_order_and_once(opened):
@@ -73,17 +82,18 @@ def test_a_released_cell_waits_again(opened):
     assert states(queue) == ["waiting"] * 3
 
 
-def test_a_silent_worker_loses_its_cell_and_finds_out(opened):
+def test_a_silent_worker_loses_its_cell_and_finds_out(opened, clock):
     dead, alive = opened(), opened()
     lost, kept = dead.claim(), alive.claim()
     dead.beat(lost)
-    alive.take_over(grace=0.3)  # the watch begins
-    time.sleep(0.2)
-    alive.beat(kept)
-    alive.take_over(grace=0.3)
+    alive.take_over(grace=60)  # the watch begins
+    for _ in range(3):
+        clock.now += 20
+        alive.beat(kept)
+        alive.take_over(grace=60)
     assert states(alive) == ["running", "running", "waiting"]
-    time.sleep(0.2)
-    alive.take_over(grace=0.3)
+    clock.now += 1
+    alive.take_over(grace=60)
     assert states(alive) == ["waiting", "running", "waiting"]
     with pytest.raises(LostCellError, match="plain-seed0"):
         dead.beat(lost)
@@ -92,24 +102,54 @@ def test_a_silent_worker_loses_its_cell_and_finds_out(opened):
     assert [alive.claim().cell.folder, alive.claim().cell.folder] == [NAMES[2], NAMES[0]]
 
 
-def test_a_worker_that_died_before_its_first_beat_is_noticed(opened):
+def test_a_worker_that_died_before_its_first_beat_is_noticed(opened, clock):
     dead, alive = opened(), opened()
     dead.claim()
-    alive.take_over(grace=0.05)
-    time.sleep(0.1)
-    alive.take_over(grace=0.05)
+    for _ in range(4):
+        alive.take_over(grace=60)
+        clock.now += 25
     assert states(alive) == ["waiting"] * 3
+
+
+def test_time_in_which_nobody_watched_counts_for_nothing(opened, clock):
+    other, alive = opened(), opened()
+    claim = other.claim()
+    other.beat(claim)
+    alive.take_over(grace=60)
+    clock.now += 3600  # the watching worker runs a cell of its own; the other's clock, or machine, stood still as well
+    for _ in range(3):
+        alive.take_over(grace=60)
+        assert states(alive)[0] == "running"
+        clock.now += 25
+    alive.take_over(grace=60)
+    assert states(alive)[0] == "waiting"
+
+
+def test_the_time_that_a_look_takes_is_not_counted(opened, clock):
+    other, alive = opened(), opened()
+    other.claim()
+    look = alive._study.get_trials
+
+    def slow(**options):
+        clock.now += 61
+        return look(**options)
+
+    alive._study.get_trials = slow
+    alive.take_over(grace=60)
+    alive._study.get_trials = look
+    clock.now += 25
+    alive.take_over(grace=60)
+    assert states(alive)[0] == "running"
 
 
 def test_two_workers_that_put_the_same_cell_back_run_it_once(opened):
     dead, one, two = opened(), opened(), opened()
     dead.claim()
     for queue in (one, two):
-        queue.take_over(grace=0.01)
-    time.sleep(0.05)
+        queue.take_over(grace=-1)
     # Both see the cell silent before either has put it back.
     one._put_back = two._put_back = lambda: None
-    one.take_over(grace=0.01)
+    one.take_over(grace=-1)
     del one._put_back, two._put_back
     plain = one._study.get_trials()[0].user_attrs["cell"]
     one._add(plain)
@@ -138,6 +178,39 @@ def test_a_cell_that_kills_its_workers_fails_in_the_end(opened):
         while queue.claim() is not None:
             pass
     assert {(state.state, state.error) for state in queue.states()} == {("failed", "its workers died, 10 times in all")}
+
+
+@pytest.fixture
+def exhausted(opened):
+    """A queue whose cells have lost ten workers each, filled again."""
+    queue = opened()
+    for _ in range(11):
+        while queue.claim() is not None:
+            pass
+        queue.take_over(grace=-1)
+        queue.take_over(grace=-1)
+    assert states(queue) == ["failed"] * 3
+    queue.fill(CELLS)
+    return queue
+
+
+def test_filling_starts_a_new_count_of_lost_workers(exhausted):
+    for _ in range(9):
+        assert len([exhausted.claim() for _ in CELLS]) == 3
+        exhausted.take_over(grace=-1)
+        exhausted.take_over(grace=-1)
+        assert states(exhausted) == ["waiting"] * 3
+    while exhausted.claim() is not None:
+        pass
+    exhausted.take_over(grace=-1)
+    exhausted.take_over(grace=-1)
+    assert states(exhausted) == ["failed"] * 3
+
+
+def test_a_released_cell_is_put_back_however_many_workers_it_has_lost(exhausted):
+    exhausted.release(exhausted.claim())
+    assert states(exhausted) == ["waiting"] * 3
+    assert [exhausted.claim().cell for _ in CELLS] == [*CELLS[1:], CELLS[0]]
 
 
 def test_one_folder_belongs_to_one_run(opened):

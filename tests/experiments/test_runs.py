@@ -102,6 +102,41 @@ def test_a_check_that_raises_abandons_the_run_after_the_step(tmp_path):
     assert not (tmp_path / "result.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("call", "written"),
+    [
+        (2, {"metrics.jsonl": 0, "checkpoint.pt": 0, "model.safetensors": 0}),
+        (3, {"metrics.jsonl": 1, "checkpoint.pt": 1, "model.safetensors": 0}),
+        (4, {"metrics.jsonl": 1, "checkpoint.pt": 1, "model.safetensors": 1}),
+    ],
+)
+def test_a_run_that_is_abandoned_writes_no_file_any_more(call, written, tmp_path):
+    calls = []
+
+    def check():
+        calls.append(0)
+        if len(calls) == call:  # the first call is that of the only step
+            raise RuntimeError("abandoned")
+
+    run = Run(replace(TINY, epochs=1, batch_size=96), "plain", 0)
+    with pytest.raises(RuntimeError, match="abandoned"):
+        execute(run, load_data(TINY.data), tmp_path, runtime=CPU, check=check)
+    assert {name: (tmp_path / name).is_file() for name in written} == written
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_metrics_are_whole_after_a_kill_between_the_last_checkpoint_and_them(tmp_path):
+    data = load_data(TINY.data)
+    result = execute(RUN, data, tmp_path, runtime=CPU)
+    metrics = tmp_path / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole.splitlines(keepends=True)[0])
+    (tmp_path / "result.json").unlink()
+    again = execute(RUN, data, tmp_path, runtime=CPU)
+    assert again.history == result.history
+    assert metrics.read_text() == whole
+
+
 def test_training_does_not_depend_on_the_global_random_state(executed, tmp_path):
     _, result = executed
     torch.manual_seed(99)

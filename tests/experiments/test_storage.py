@@ -1,4 +1,5 @@
 import re
+from contextlib import closing
 
 import optuna
 import pytest
@@ -33,6 +34,34 @@ def test_addresses_that_lead_nowhere():
         MissingExtraError, match=r"the driver of mysql\+cymysql, .*pip install 'backpass\[postgresql\]'"
     ):
         open_storage("mysql+cymysql://x/y")
+
+
+def test_a_journal_with_a_relative_path_is_locked_by_a_file_whose_age_can_be_seen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    storage = open_storage("journal:sub/cells.log", create=True)
+    lock = storage._backend._lock
+    assert lock.acquire()
+    path = tmp_path / "sub" / "cells.log.lock"
+    assert path.is_file()  # a link would have to lead to a file as well
+    assert not path.is_symlink()
+    lock.release()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(("query", "connect_timeout"), [("", "10"), ("?connect_timeout=3", "3")])
+def test_a_postgresql_server_that_vanishes_is_not_waited_for_without_end(query, connect_timeout, postgresql):
+    storage = open_storage(postgresql + query, create=True)
+    with closing(storage.engine.raw_connection()) as connection:
+        parameters = connection.driver_connection.info.get_parameters()
+    assert (
+        parameters.items()
+        >= {
+            "connect_timeout": connect_timeout,
+            "keepalives_idle": "10",
+            "tcp_user_timeout": "30000",
+        }.items()
+    )
+    storage.engine.dispose()
 
 
 def test_a_password_is_not_shown(tmp_path):

@@ -78,6 +78,12 @@ def test_an_interrupted_study_goes_on_where_it_was(compared, tmp_path):
     assert [r.history[0]["train_loss"] for r in again] == [r.history[0]["train_loss"] for r in results]
 
 
+def test_a_plan_without_cells_is_refused(tmp_path):
+    with pytest.raises(InputError, match="expected a plan with at least one cell"):
+        run_study(replace(compare_plan(TINY, ["plain"], [0]), seeds=()), tmp_path, runtime=CPU)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failures_are_told_after_all_cells_have_ended_and_tried_again(tmp_path):
     plan = compare_plan(replace(TINY, model="nope"), ["plain", "sgs"], [0, 1])
     log = Log()

@@ -45,13 +45,45 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         load_checkpoint(tmp_path / "cut.pt")
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "result.json"
-    atomic_write(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        atomic_write(path, b"new")
+WRITERS = {
+    "atomic_write": lambda path: atomic_write(path, b"new"),
+    "save_checkpoint": lambda path: save_checkpoint(path, {"a": torch.arange(3)}),
+    "save_weights": lambda path: save_weights(path, {"a": torch.arange(3)}),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt("disk full")])
+def test_a_failed_write_leaves_the_old_file_alone(error, writer, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error), match="disk full"):
+        WRITERS[writer](path)
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_writers_with_the_same_process_number_do_not_meet(writer, tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    synced = []
+
+    def write_meanwhile(file):
+        (written,) = set(tmp_path.iterdir()) - {path}
+        synced.append((written.name, written.stat().st_size))
+        written.rename(tmp_path.parent / written.name)
+        if len(synced) == 1:
+            WRITERS[writer](path)  # as from another container
+            assert path.is_file()
+        (tmp_path.parent / written.name).rename(written)
+
+    monkeypatch.setattr(os, "fsync", write_meanwhile)
+    WRITERS[writer](path)
+    (first, size), (second, same_size) = synced
+    assert first != second
+    assert size == same_size == path.stat().st_size
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_weights_of_shared_tensors(tmp_path):

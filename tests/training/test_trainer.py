@@ -48,6 +48,21 @@ def test_training_learns(recipe, images):
     assert outcome.history[-1]["test_accuracy"] > 0.9
 
 
+def test_a_hook_that_raises_before_a_save_leaves_the_checkpoint_as_it_is(recipe, images, tmp_path):
+    saves = []
+
+    def save():
+        saves.append((tmp_path / "checkpoint.pt").is_file())
+        if len(saves) == 2:
+            raise StateError("not any more")
+
+    trainer = Trainer(Run(replace(recipe, epochs=3)), images, runtime=CPU, folder=tmp_path, on_save=save)
+    with pytest.raises(StateError, match="not any more"):
+        trainer.fit()
+    assert saves == [False, True]
+    assert len(load_checkpoint(tmp_path / "checkpoint.pt")["history"]) == 1
+
+
 @pytest.mark.parametrize("method", ["plain", "sgs", "pgt", "agc", "sgs+pgt", "sgs+agc", "dbb", "dyrep"])
 def test_a_resumed_run_equals_the_run_never_stopped(method, recipe, images, tmp_path):
     whole = Trainer(Run(recipe, method, 3), images, runtime=CPU)

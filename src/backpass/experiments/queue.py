@@ -83,6 +83,7 @@ class Queue:
         self._study_id = storage.get_study_id_from_name(name)
         self._beats = itertools.count()
         self._seen: dict[int, tuple[Any, float]] = {}
+        self._looked = 0.0
 
     @classmethod
     def open(cls, address: str, name: str | None = None) -> "Queue":
@@ -150,7 +151,7 @@ class Queue:
             if not any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
                 new[cell.folder] = cell
         for cell in new.values():
-            self._add(to_plain(cell))
+            self._add(to_plain(cell), filled=True)
 
     def claim(self) -> Claim | None:
         """Return the next waiting cell, now running; ``None`` if none waits."""
@@ -179,7 +180,7 @@ class Queue:
             raise LostCellError(claim.cell.folder) from error
 
     def finish(self, claim: Claim, accuracy: float, result: Mapping[str, Any]) -> None:
-        """Record the result of a claimed cell.
+        """Record the result of a claimed cell; it may be called again when the storage has raised an error.
 
         Raises:
             LostCellError: another worker has the cell now.
@@ -188,7 +189,9 @@ class Queue:
             self._storage.set_trial_user_attr(claim.trial, "result", dict(result))
             self._storage.set_trial_state_values(claim.trial, TrialState.COMPLETE, [accuracy])
         except UpdateFinishedTrialError as error:
-            raise LostCellError(claim.cell.folder) from error
+            # A claim's trial is completed by the claim alone: an earlier try got through, its answer did not.
+            if self._storage.get_trial(claim.trial).state != TrialState.COMPLETE:
+                raise LostCellError(claim.cell.folder) from error
 
     def fail(self, claim: Claim, error: str) -> None:
         """Record that a claimed cell raised an error; it is not tried again before the next :meth:`fill`."""
@@ -202,10 +205,16 @@ class Queue:
     def take_over(self, grace: float) -> None:
         """Put back the cells whose workers have shown no beat for ``grace`` seconds of watching.
 
-        Watching starts with the first call that sees the cell run. A cell that has lost ten workers has failed.
+        Watching starts with the first call that sees the cell run, and anew when half of ``grace`` has passed since the
+        last call, for a worker may have beaten and been silent meanwhile. A cell that has lost ten workers since it was
+        filled has failed.
         """
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         now = time.monotonic()
-        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if 0 < grace / 2 < now - self._looked:
+            self._seen.clear()
+        self._looked = now
+        for trial in running:
             beat = trial.user_attrs.get("beat")
             seen, since = self._seen.get(trial.number, (None, now))
             if trial.number not in self._seen or beat != seen:
@@ -223,8 +232,8 @@ class Queue:
             if _is_abandoned(trials):
                 self._add(trials[0].user_attrs["cell"])
 
-    def _add(self, plain_cell: dict[str, Any]) -> None:
-        self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"cell": plain_cell}))
+    def _add(self, plain_cell: dict[str, Any], *, filled: bool = False) -> None:
+        self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"cell": plain_cell, "filled": filled}))
 
     def _fail(self, trial: int, ending: str) -> None:
         try:
@@ -269,8 +278,10 @@ def _is_abandoned(trials: Sequence[FrozenTrial]) -> bool:
     """Whether the cell of these trials has lost its worker, and is to be put back."""
     if any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
         return False
-    endings = _endings(trials)
-    return endings[-1] in (_LOST, _RELEASED) and endings.count(_LOST) < _MAX_LOSSES
+    ending = _endings(trials)[-1]
+    fillings = [number for number, trial in enumerate(trials) if trial.user_attrs.get("filled")]
+    losses = _endings(trials[fillings[-1] if fillings else 0 :]).count(_LOST)
+    return ending == _RELEASED or (ending == _LOST and losses < _MAX_LOSSES)
 
 
 def _state(trials: Sequence[FrozenTrial]) -> CellState:
@@ -284,6 +295,5 @@ def _state(trials: Sequence[FrozenTrial]) -> CellState:
     # An abandoned cell waits: failing its trial and putting it back are two steps, and a worker may look in between.
     if _is_abandoned(trials) or any(trial.state == TrialState.WAITING for trial in trials):
         return CellState(cell, "waiting")
-    ending = _endings(trials)[-1]
-    lost = ending in (_LOST, _RELEASED)
-    return CellState(cell, "failed", error=f"its workers died, {_MAX_LOSSES} times in all" if lost else ending)
+    last = _endings(trials)[-1]
+    return CellState(cell, "failed", error=f"its workers died, {_MAX_LOSSES} times in all" if last == _LOST else last)

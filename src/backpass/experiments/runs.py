@@ -76,7 +76,7 @@ def execute(
         folder: the run folder; made if missing.
         runtime: how it is computed.
         progress: is told of steps, epochs and the end.
-        check: called after every step; raises to abandon the run.
+        check: called after every step and before checkpoint, weights and result are written; raises to abandon the run.
 
     Raises:
         InputError: the folder belongs to another run.
@@ -99,12 +99,15 @@ def execute(
         check()
         progress.step(epoch, step, steps)
 
-    def end_epoch(record: EpochRecord) -> None:
-        lines = "".join(json.dumps(r) + "\n" for r in trainer.history)
+    def write_metrics() -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
         atomic_write(folder / "metrics.jsonl", lines.encode())
+
+    def end_epoch(record: EpochRecord) -> None:
+        write_metrics()
         progress.end_epoch(record)
 
-    trainer = Trainer(run, data, runtime=runtime, folder=folder, on_step=end_step, on_epoch=end_epoch)
+    trainer = Trainer(run, data, runtime=runtime, folder=folder, on_step=end_step, on_epoch=end_epoch, on_save=check)
     trainer.resume()
     outcome = trainer.fit()
     deployed, image = deploy(run.method, trainer.model.eval()), (data.channels, *data.image_size)
@@ -129,7 +132,10 @@ def execute(
         scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
         environment=surroundings,
     )
+    check()
+    write_metrics()  # A run that was killed after its last checkpoint had no more epoch to write them in.
     save_weights(folder / "model.safetensors", deployed.state_dict())
+    check()
     write_result(finished, result)
     progress.end_run(result)
     return result

@@ -2,18 +2,27 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from backpass.errors import InputError, missing_extra
 
-__all__ = ["open_storage"]
+__all__ = ["STORAGE_ERRORS", "open_storage"]
+
+# What a storage raises that may answer again: databases the first two, journal files the rest (a lock or a line that is
+# gone). Our own errors and optuna's UpdateFinishedTrialError are among the last two, and are to be caught before.
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError, RuntimeError, ValueError)
 
 _FILE = "study.db"
 _TRIES = 5
+# A PostgreSQL server that has vanished is to be an error, which workers outlive, and not a wait without end: seconds to
+# connect, seconds of silence before asking whether it is there, milliseconds without an answer before giving up.
+_PATIENCE = {"connect_timeout": 10, "keepalives_idle": 10, "tcp_user_timeout": 30_000}
 
 
 def open_storage(address: str, *, create: bool = False) -> BaseStorage:
@@ -31,7 +40,9 @@ def open_storage(address: str, *, create: bool = False) -> BaseStorage:
     """
     if address.startswith("journal:"):
         path = _existing(Path(address.removeprefix("journal:")), create)
-        return JournalStorage(JournalFileBackend(str(path)))
+        # The default lock, a symbolic link, leads nowhere from a relative path: one that a killed worker has left would
+        # be waited for without end.
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
     if "://" not in address:
         path = _existing(Path(address) / _FILE, create)
         return _open_database(f"sqlite:///{path}")
@@ -58,8 +69,12 @@ def _open_database(address: str) -> RDBStorage:
         # Which driver that means depends on the version of SQLAlchemy.
         url = url.set(drivername="postgresql+psycopg")
     is_sqlite = url.get_backend_name() == "sqlite"
-    # isolation_level None leaves transactions to the BEGIN below.
-    options = {"connect_args": {"timeout": 60, "isolation_level": None}} if is_sqlite else {"pool_pre_ping": True}
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if is_sqlite:
+        # isolation_level None leaves transactions to the BEGIN below.
+        options = {"connect_args": {"timeout": 60, "isolation_level": None}}
+    elif url.drivername == "postgresql+psycopg":
+        options["connect_args"] = {name: value for name, value in _PATIENCE.items() if name not in url.query}
     for remaining in reversed(range(_TRIES)):
         try:
             storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)

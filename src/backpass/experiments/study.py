@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from backpass.errors import StateError
+from backpass.errors import InputError, StateError
 from backpass.experiments.cells import Cell
 from backpass.experiments.plan import Plan, compare_plan, write_plan
 from backpass.experiments.queue import CellState, Queue
@@ -70,11 +70,13 @@ def run_study(
         grace: seconds without one until a cell is taken over.
 
     Raises:
-        InputError: a run folder belongs to another run, or the storage cannot be opened.
-        StateError: a worker process ended with an error.
+        InputError: the plan has no cell, a run folder belongs to another run, or the storage cannot be opened.
+        StateError: a worker process ended with an error, and left cells that wait or run.
     """
     progress = progress or Progress()
     cells = plan.cells()
+    if not cells:
+        raise InputError("expected a plan with at least one cell, got one without")
     name = "study" if storage is None else folder.resolve().name
     with closing(Queue.create(storage or str(folder), name, folder=folder, runtime=runtime)) as queue:
         queue.fill(cells)
@@ -87,7 +89,7 @@ def run_study(
         else:
             where = ["--study", storage or str(folder), "--name", name, "--out", str(folder)]
             times = ["--heartbeat", str(heartbeat), "--grace", str(grace)]
-            work_in_processes([*where, *times], processes)
+            work_in_processes(queue, [*where, *times], processes)
         states = _states(queue, cells)
     failures = {state.cell.folder: state.error for state in states if state.error is not None}
     return Outcome(_results(states, folder), failures, len(cells))

@@ -50,6 +50,7 @@ _EVAL_BATCH_SIZE = 512
 EpochRecord = dict[str, float]
 OnStep = Callable[[int, int, int], None]
 OnEpoch = Callable[[EpochRecord], None]
+OnSave = Callable[[], None]
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Trainer:
         folder: where checkpoints go; ``None``: none are written.
         on_step: called with ``(epoch, step, steps per epoch)`` after each optimizer step.
         on_epoch: called with the record of each finished epoch.
+        on_save: called before each checkpoint is written; raises to leave the old one as it is.
 
     Raises:
         InputError: the recipe names an unknown model or method, or does not fit the data.
@@ -94,12 +96,14 @@ class Trainer:
         folder: Path | None = None,
         on_step: OnStep | None = None,
         on_epoch: OnEpoch | None = None,
+        on_save: OnSave | None = None,
     ) -> None:
         self.run = run
         self.runtime = runtime or Runtime()
         self.folder = folder
         self.on_step = on_step or (lambda *_: None)
         self.on_epoch = on_epoch or (lambda *_: None)
+        self.on_save = on_save or (lambda: None)
         recipe = run.recipe
         self.accelerator = Accelerator(
             cpu=self.runtime.device == "cpu",
@@ -325,6 +329,7 @@ class Trainer:
         last = epoch == self.run.recipe.epochs - 1
         due = (epoch + 1) % self.runtime.checkpoint_every == 0 or last
         if path is not None and due and self.accelerator.is_main_process:
+            self.on_save()
             save_checkpoint(path, self.state_dict())
 
     def _checkpoint_path(self) -> Path | None:
