@@ -19,12 +19,13 @@ from backpass.experiments.tables import result_table
 __all__ = ["kept"]
 
 
-def kept(folder: Path, command: Sequence[str]) -> dict[str, Any] | None:
+def kept(folder: Path, command: Sequence[str], notes: Sequence[str] = ()) -> dict[str, Any] | None:
     """Return what is kept of the study in ``folder``; ``None`` while it has no result.
 
     Args:
         folder: of the study.
         command: the words that started it, which its files do not tell; without options that say where and how fast.
+        notes: what its files do not tell either, such as that other work ran beside it.
     """
     plan = read_plan(folder)
     if plan is None or not any(folder.rglob("result.json")):
@@ -32,6 +33,7 @@ def kept(folder: Path, command: Sequence[str]) -> dict[str, Any] | None:
     results = read_results(folder)
     runs = [vars(result) for result in results]
     table = result_table(plan, results).as_dict()
+    table["notes"] = [*table["notes"], *notes]
     text = shlex.join(command)
     for run in runs:
         data = run["run"]["recipe"]["data"]
@@ -46,9 +48,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--note", action="append", default=[], help="to stand under the table; may be repeated")
     parser.add_argument("command", nargs="+", help="after --, the command that made the folder")
     options = parser.parse_args()
-    content = kept(options.folder, options.command)
+    content = kept(options.folder, options.command, options.note)
     if content is None:
         raise SystemExit(f"expected a study with results in {options.folder}, found none")
     options.output.write_text(json.dumps(content, indent=1) + "\n")

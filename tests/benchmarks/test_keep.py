@@ -34,13 +34,14 @@ def keep(*words):
 
 def test_what_is_kept(study, tmp_path):
     command = ["backpass", "compare", "--data.name", "folder:/some/where", "--data.label", "a name"]
-    done = keep(study, tmp_path / "kept.json", "--", *command)
+    done = keep("--note", "other work ran beside it", study, tmp_path / "kept.json", "--", *command)
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "kept.json").read_text()
     content = json.loads(text)
     assert content["command"] == "backpass compare --data.name folder:PATH --data.label 'a name'"
     assert "/some/where" not in text
     assert content["complete"]
+    assert content["table"]["notes"] == ["other work ran beside it"]
     assert [row["method"] for row in content["table"]["rows"]] == ["plain", "pgt"]
     assert sorted(run["run"]["method"] for run in content["runs"]) == ["pgt", "plain"]
 
