@@ -254,7 +254,7 @@ def test_a_worker_waits_for_the_first_cells_of_a_study(tmp_path, monkeypatch, ma
     def fill(seconds):
         queue.fill([Cell(Run(TINY, "plain", 0), "a")])
 
-    monkeypatch.setattr(workers, "time", SimpleNamespace(sleep=fill))
+    monkeypatch.setattr(workers, "time", SimpleNamespace(sleep=fill, monotonic=time.monotonic))
     work(queue, tmp_path)
     assert [state.state for state in queue.states()] == ["complete"]
     queue.close()
