@@ -38,6 +38,17 @@ def queue_of(cells, folder):
     return queue
 
 
+def let_cells_end(monkeypatch, ending):
+    """Let every cell end at once, with this result or with this error."""
+
+    def execute(*arguments, **options):
+        if isinstance(ending, BaseException):
+            raise ending
+        return ending
+
+    monkeypatch.setattr(workers, "execute", execute)
+
+
 def test_a_failed_cell_leaves_its_traceback_and_the_next_is_taken(tmp_path):
     bad = Cell(Run(replace(TINY, model="nope"), "plain", 0), "bad")
     good = Cell(Run(TINY, "plain", 0), "good")
@@ -74,10 +85,7 @@ def test_an_interrupted_worker_puts_its_cell_back(tmp_path):
 
 
 def test_a_device_that_is_gone_ends_the_worker(tmp_path, monkeypatch):
-    def execute(*arguments, **options):
-        raise RuntimeError("CUDA error: device-side assert triggered")
-
-    monkeypatch.setattr(workers, "execute", execute)
+    let_cells_end(monkeypatch, RuntimeError("CUDA error: device-side assert triggered"))
     queue = queue_of([Cell(Run(TINY, "plain", seed), f"s{seed}") for seed in (0, 1)], tmp_path)
     with pytest.raises(RuntimeError, match="CUDA error"):
         work(queue, tmp_path)
@@ -136,7 +144,7 @@ def disturb(queue, monkeypatch, error, state, *, answers=True):
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_a_trained_cell_is_complete_however_the_storage_fails(error, tmp_path, monkeypatch, make_result):
     result = make_result(TINY, "plain", 0, [0.5])
-    monkeypatch.setattr(workers, "execute", lambda *arguments, **options: result)
+    let_cells_end(monkeypatch, result)
     queue = queue_of([Cell(Run(TINY, "plain", 0), "a")], tmp_path)
     calls = disturb(queue, monkeypatch, error, TrialState.COMPLETE)
     work(queue, tmp_path, heartbeat=0.02)
@@ -147,10 +155,7 @@ def test_a_trained_cell_is_complete_however_the_storage_fails(error, tmp_path, m
 
 
 def test_a_failed_cell_is_failed_however_storage_and_disk_fail(tmp_path, monkeypatch):
-    def execute(*arguments, **options):
-        raise InputError("no such thing")
-
-    monkeypatch.setattr(workers, "execute", execute)
+    let_cells_end(monkeypatch, InputError("no such thing"))
     queue = queue_of([Cell(Run(TINY, "plain", seed), f"s{seed}") for seed in (0, 1)], tmp_path)
     disturb(queue, monkeypatch, ERRORS[0], TrialState.FAIL)
     (tmp_path / "s0").write_text("in the place of the run folder")
@@ -161,10 +166,7 @@ def test_a_failed_cell_is_failed_however_storage_and_disk_fail(tmp_path, monkeyp
 
 
 def test_an_interrupt_is_not_replaced_by_an_error_of_the_storage(tmp_path, monkeypatch):
-    def execute(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(workers, "execute", execute)
+    let_cells_end(monkeypatch, KeyboardInterrupt())
     queue = queue_of([Cell(Run(TINY, "plain", 0), "a")], tmp_path)
     calls = disturb(queue, monkeypatch, ERRORS[1], TrialState.FAIL, answers=False)
     with pytest.raises(KeyboardInterrupt):
@@ -175,7 +177,7 @@ def test_an_interrupt_is_not_replaced_by_an_error_of_the_storage(tmp_path, monke
 
 def test_a_worker_stops_recording_a_result_when_the_cell_is_lost(tmp_path, monkeypatch, make_result):
     result = make_result(TINY, "plain", 0, [0.5])
-    monkeypatch.setattr(workers, "execute", lambda *arguments, **options: result)
+    let_cells_end(monkeypatch, result)
     queue = queue_of([Cell(Run(TINY, "plain", 0), "a")], tmp_path)
     other = Queue.open(str(tmp_path))
 
@@ -196,7 +198,7 @@ def test_a_worker_stops_recording_a_result_when_the_cell_is_lost(tmp_path, monke
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("call", ["claim", "take_over", "states"])
 def test_a_worker_outlives_errors_of_the_storage_between_cells(call, error, tmp_path, monkeypatch, make_result):
-    monkeypatch.setattr(workers, "execute", lambda *arguments, **options: make_result(TINY, "plain", 0, [0.5]))
+    let_cells_end(monkeypatch, make_result(TINY, "plain", 0, [0.5]))
     queue = queue_of([Cell(Run(TINY, "plain", 0), "a")], tmp_path)
     real, calls = getattr(queue, call), []
 
@@ -248,7 +250,7 @@ def test_a_heart_beats_on_after_errors_of_the_storage(error):
 
 
 def test_a_worker_waits_for_the_first_cells_of_a_study(tmp_path, monkeypatch, make_result):
-    monkeypatch.setattr(workers, "execute", lambda *arguments, **options: make_result(TINY, "plain", 0, [0.5]))
+    let_cells_end(monkeypatch, make_result(TINY, "plain", 0, [0.5]))
     queue = queue_of([], tmp_path)
 
     def fill(seconds):
@@ -379,14 +381,11 @@ def test_sigterm_stops_the_main_thread_and_is_handled_as_before_afterwards():
 
 
 def test_sigterm_does_not_cut_short_the_putting_back_of_a_cell(tmp_path, monkeypatch):
-    def execute(*arguments, **options):
-        raise KeyboardInterrupt
-
     def release(claim):
         signal.raise_signal(signal.SIGTERM)
         real(claim)
 
-    monkeypatch.setattr(workers, "execute", execute)
+    let_cells_end(monkeypatch, KeyboardInterrupt())
     queue = queue_of([Cell(Run(TINY, "plain", 0), "a")], tmp_path)
     real = queue.release
     monkeypatch.setattr(queue, "release", release)
