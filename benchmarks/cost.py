@@ -37,9 +37,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from backpass.experiments.results import environment
 
 from backpass.experiments.recipes import get_recipe
-from backpass.experiments.results import environment
 from backpass.models import count_macs, count_parameters
 from backpass.training.images import ImageData
 from backpass.training.loader import Batch

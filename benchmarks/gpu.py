@@ -34,6 +34,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from backpass.experiments.results import environment, read_results
+
 from keep import kept
 
 HERE = Path(__file__).resolve().parent

@@ -14,6 +14,7 @@ from typing import Any
 
 from backpass.experiments.plan import read_plan
 from backpass.experiments.results import read_results
+
 from backpass.experiments.tables import result_table
 
 __all__ = ["kept"]

@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from backpass.experiments.recipes import TABLES
 from backpass.experiments.statistics import Difference, paired_difference
+
+from backpass.experiments.recipes import TABLES
 from cost import PAPER
 from sections import (
     cost,

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from backpass.experiments.results import environment
 from torch import Tensor
 from torch.nn import functional as F
 
-from backpass.experiments.results import environment
 from backpass.pgt import power_grad_cross_entropy
 
 ALPHA = 0.25

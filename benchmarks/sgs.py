@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from backpass.experiments.results import environment
 from torch import Tensor, nn
 
 import backpass
-from backpass.experiments.results import environment
 from backpass.models import create_model
 
 BATCH = 128

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from backpass.experiments.results import environment
 from torch import Tensor
 
-from backpass.experiments.results import environment
 from backpass.sgs import measure_scalings, scalable_convs
 from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
 from backpass.sgs.histogram import framed_shape

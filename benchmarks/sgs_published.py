@@ -33,10 +33,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from backpass.experiments.results import environment
 from torch import Tensor, nn
 
 import backpass
-from backpass.experiments.results import environment
 from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.scaling import scaling_from_dependence
 from sgs import BATCH, Meter, smooth_images, spread, warmed_up

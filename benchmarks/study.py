@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-
-import postgresql
 from backpass.experiments.plan import Line, Plan, search_plan
 from backpass.experiments.queue import Queue
-from backpass.experiments.recipes import get_recipe
 from backpass.experiments.results import RunResult, environment, read_result
 from backpass.experiments.storage import open_storage
+
+import postgresql
+from backpass.experiments.recipes import get_recipe
 from backpass.experiments.tables import result_table
 from backpass.training.recipe import Recipe, Runtime
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from backpass.experiments.queue import Queue
 
 from backpass.__main__ import main
 from backpass.experiments import worker as workers
-from backpass.experiments.queue import Queue
 from backpass.experiments.recipes import RECIPES, TABLES, Row, Table
 
 SMALL = ["--epochs", "1", "--data.limit-train", "96", "--data.limit-test", "30", "--runtime.device", "cpu"]

@@ -17,20 +17,36 @@ import tyro
 from rich.console import Console
 
 from backpass.errors import StateError
-from backpass.experiments import plan as plans
-from backpass.experiments.bars import progress_bars
-from backpass.experiments.overrides import Reduction
-from backpass.experiments.queue import Queue
-from backpass.experiments.recipes import RECIPES, get_recipe, get_table, list_tables
-from backpass.experiments.report import plan_of, write_report
-from backpass.experiments.results import RunResult, read_results
-from backpass.experiments.runs import execute, load_data
-from backpass.experiments.study import describe_failures, run_study
-from backpass.experiments.worker import GRACE, HEARTBEAT, default_processes, when_terminated, work, work_in_processes
+from backpass.experiments import (
+    RECIPES,
+    Record,
+    Reduction,
+    Study,
+    api,
+    compare_study,
+    get_recipe,
+    get_table,
+    list_tables,
+    read_records,
+    read_study,
+    run_study,
+    search_study,
+    table_study,
+)
+from backpass.experiments.progress import progress_bars
+from backpass.experiments.reporting.planned import planned_runs, planned_table
+from backpass.experiments.reporting.report import study_of, write_report
+from backpass.experiments.running import describe_failures
+from backpass.experiments.scheduling.processes import default_processes, work_in_processes
+from backpass.experiments.scheduling.queue import Queue
+from backpass.experiments.scheduling.termination import when_terminated
+from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
+from backpass.experiments.search import VALIDATION
+from backpass.experiments.tables import TABLES
 from backpass.models import list_models
 from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
-from backpass.training.recipe import Recipe, Run, Runtime
+from backpass.training.recipe import Recipe, Runtime
 
 __all__ = ["Compare", "List", "Report", "Reproduce", "Search", "Train", "Worker", "run"]
 
@@ -39,16 +55,16 @@ _Settings = Annotated[Recipe, tyro.conf.arg(name="")]
 
 @dataclass(frozen=True)
 class Train:
-    """Train one model with one method and one seed; an interrupted run goes on when its folder is given again.
+    """Train one model with one method and one seed; resume an interrupted run when its folder is given again.
 
     Attributes:
         recipe: name of the recipe whose settings are the defaults of the options below.
         method: plain, sgs, pgt, agc, or several joined by +, such as sgs+pgt.
-        seed: of initialisation, order and augmentation.
+        seed: seed of initialisation, order and augmentation.
         out: folder of the run; default: a new one below runs/.
-        json: print the result as JSON and nothing else.
-        settings: the recipe's settings.
-        runtime: where and how it is computed.
+        json: print the record as JSON and nothing else.
+        settings: settings of the recipe.
+        runtime: settings of the computation.
     """
 
     recipe: str = "digits"
@@ -63,61 +79,69 @@ class Train:
         """Run the command."""
         check_method(self.method)
         folder = self.out or Path("runs") / _new_name(f"train-{self.settings.model}-{self.method}")
-        data = load_data(self.settings.data)
         with progress_bars(quiet=self.json) as progress:
             progress.start_study(1)
-            task = Run(self.settings, self.method, self.seed)
-            result = execute(task, data, folder, runtime=self.runtime, progress=progress)
-        _show(plan_of([result]), [result], folder, as_json=self.json)
+            record = api.train(
+                self.settings, folder, method=self.method, seed=self.seed, runtime=self.runtime, progress=progress
+            )
+        study, records = study_of([record])
+        _show(study, records, folder, as_json=self.json)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Study:
-    """What every command that runs a study takes.
+    """The options of every command that runs a study.
 
     Attributes:
-        out: folder of the runs and the report; given again, the study goes on where it was. Default: one below runs/.
-        storage: database URL or journal:PATH of the cells; default: a SQLite file in the folder.
-        processes: workers on this machine; default: one for each GPU.
+        out: folder of the runs and the report; resumes the study when given again. Default: one below runs/.
+        storage: database URL or journal:PATH of the runs' states; default: a SQLite file in the folder.
+        processes: number of workers on this machine; default: one for each GPU.
+        dry_run: print what would run, and run nothing.
         json: print the results as JSON and nothing else.
-        runtime: where and how it is computed.
+        runtime: settings of the computation.
     """
 
     out: Path | None = None
     storage: str | None = None
     processes: int | None = None
+    dry_run: bool = False
     json: bool = False
     runtime: Runtime = field(default_factory=Runtime)
 
-    def run(self, plan: plans.Plan, name: str) -> None:
-        """Run a plan in the folder, or in a new one of that name, and show what came of it, also if a cell failed."""
+    def run(self, study: Study, name: str, **units: str) -> None:
+        """Run a study in the folder, or in a new one of that name, and show its results, also if a run failed."""
+        if self.dry_run:
+            if self.json:
+                _print_json({"title": study.title, "seeds": study.seeds, "entries": planned_runs(study)})
+            else:
+                Console().print(planned_table(study, **units))
+            return
         folder = self.out or Path("runs") / name
         with when_terminated(), progress_bars(quiet=self.json) as progress:
-            outcome = run_study(
-                plan,
+            result = run_study(
+                study,
                 folder,
                 runtime=self.runtime,
                 storage=self.storage,
                 processes=self.processes or default_processes(self.runtime),
                 progress=progress,
             )
-        if outcome.results:
-            _show(plan, outcome.results, folder, as_json=self.json)
-        outcome.check()
+        if result.records:
+            _show(study, result.records, folder, as_json=self.json)
+        result.check()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(_Study):
-    """Train one model with several methods over several seeds, and set the results side by side.
+    """Train one model with several methods over several seeds, and show the results in one table.
 
-    With no option: scikit-learn's digits, plain, sgs, pgt and sgs+pgt, five seeds, in a minute or two on a CPU. An
-    interrupted comparison goes on when its folder is given again.
+    With no option: scikit-learn's digits, plain, sgs, pgt and sgs+pgt, five seeds, in a minute or two on a CPU.
 
     Attributes:
         recipe: name of the recipe whose settings are the defaults of the options below.
-        methods: what to compare; differences and times are relative to plain.
-        seeds: one run of each method for each seed.
-        settings: the recipe's settings.
+        methods: methods to compare; differences and times are relative to plain.
+        seeds: seeds; each method is run once with each.
+        settings: settings of the recipe.
     """
 
     recipe: str = "digits"
@@ -127,8 +151,8 @@ class Compare(_Study):
 
     def __call__(self) -> None:
         """Run the command."""
-        plan = plans.compare_plan(self.settings, self.methods, self.seeds)
-        self.run(plan, _new_name(f"compare-{self.settings.model}"))
+        study = compare_study(self.settings, self.methods, self.seeds)
+        self.run(study, _new_name(f"compare-{self.settings.model}"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +161,13 @@ class Search(_Study):
 
     Attributes:
         key: dotted name of the setting, such as sgs.k or pgt.alpha, or several joined by commas, such as
-            sgs.alpha,sgs.beta. These three have grids of their own.
-        values: what to try; of several settings at once, such as 0.5,0.25.
+            sgs.alpha,sgs.beta. These three have default values.
+        values: values to try; of several settings at once, such as 5,10.
         recipe: name of the recipe whose settings are the defaults of the options below.
-        method: default: the method that the key belongs to; plain is run beside it.
-        seeds: one run of each value for each seed.
-        validation: share of the training images to judge on.
-        settings: the recipe's settings.
+        method: method to train with; default: the one that the key belongs to, compared with plain.
+        seeds: seeds; each value is run once with each.
+        validation: fraction of the training images to judge on.
+        settings: settings of the recipe.
     """
 
     key: tyro.conf.Positional[str]
@@ -151,55 +175,57 @@ class Search(_Study):
     recipe: str = "digits"
     method: str | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
-    validation: float = 0.2
+    validation: float = VALIDATION
     settings: _Settings = RECIPES["digits"]
 
     def __call__(self) -> None:
         """Run the command."""
-        plan = plans.search_plan(
+        study = search_study(
             self.key, self.settings, self.seeds, values=self.values, method=self.method, validation=self.validation
         )
-        self.run(plan, _new_name(f"search-{self.key}-{self.settings.model}"))
+        self.run(study, _new_name(f"search-{self.key}-{self.settings.model}"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduce(_Study):
-    """Run a paper's table, or a shorter version of it, and set the paper's numbers beside the results.
+    """Run a published table, or a shorter version of it, and show the paper's numbers next to the results.
 
-    The same command given again goes on where it was.
+    The same command given again resumes.
 
     Attributes:
-        table: a name of backpass list.
-        seeds: number of runs of each row; their seeds are 0, 1, and so on.
-        rows: labels of the rows to run, or patterns such as 'VGG*'; default: all.
-        instead: what is not as in the paper.
+        table: name of the table; backpass list shows all.
+        seeds: number of runs of each entry, with the seeds 0, 1, and so on; default: as in the paper.
+        entries: labels of the entries to run, or patterns such as 'VGG*'; default: all.
+        instead: settings that differ from the paper.
     """
 
     table: tyro.conf.Positional[str]
-    seeds: int = 3
-    rows: tuple[str, ...] = ()
+    seeds: int | None = None
+    entries: tuple[str, ...] = ()
     instead: Annotated[Reduction, tyro.conf.arg(name="")] = field(default_factory=Reduction)
 
     def __call__(self) -> None:
         """Run the command."""
-        plan = plans.table_plan(get_table(self.table), range(self.seeds), reduction=self.instead, rows=self.rows)
-        self.run(plan, self.table)
+        table = get_table(self.table)
+        seeds = None if self.seeds is None else range(self.seeds)
+        study = table_study(table, seeds, reduction=self.instead, entries=self.entries)
+        self.run(study, self.table, cost_unit=table.cost_unit, flops_unit=table.flops_unit)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Take the next waiting cell of a study, and the next, until every cell has ended.
+    """Take the next waiting run of a study, and the next, until every run has ended.
 
-    Start as many as there are GPUs, on any machine that reaches the study, or several on one GPU. The cell of a worker
-    that dies is taken over.
+    Start as many as there are GPUs, on any machine that reaches the study and its folder, or several on one GPU. The
+    run of a worker that dies is taken over.
 
     Attributes:
         study: folder of the study, journal:PATH, or database URL.
-        name: of the study, where the database holds several.
-        out: folder of the runs; default: the study's.
-        processes: workers on this machine; default: one for each GPU.
+        name: name of the study, where the database holds several.
+        out: folder of the runs, shared by all workers; default: the study's.
+        processes: number of workers on this machine; default: one for each GPU.
         heartbeat: seconds between signs of life.
-        grace: seconds without one until another worker's cell is taken over.
+        grace: seconds without one until another worker's run is taken over.
         json: print the state of the study as JSON and nothing else.
     """
 
@@ -218,29 +244,34 @@ class Worker:
             folder = self.out or (Path(self.study) if is_folder else queue.folder)
             processes = self.processes or default_processes(queue.runtime)
             if processes > 1:
-                where = ["--study", self.study, "--name", queue.name, "--out", str(folder)]
-                times = ["--heartbeat", str(self.heartbeat), "--grace", str(self.grace)]
-                work_in_processes(queue, [*where, *times], processes)
+                work_in_processes(
+                    self.study,
+                    queue.name,
+                    folder,
+                    processes=processes,
+                    heartbeat=self.heartbeat,
+                    grace=self.grace,
+                )
             else:
                 with progress_bars(quiet=self.json) as progress:
                     progress.start_study(len(queue.states()))
                     work(queue, folder, progress=progress, heartbeat=self.heartbeat, grace=self.grace)
             states = queue.states()
-        failures = {state.cell.folder: state.error for state in states if state.error is not None}
+        failures = {state.run.folder: state.error for state in states if state.error is not None}
         if self.json:
-            _print_json({"folder": str(folder), "cells": len(states), "failures": failures})
+            _print_json({"folder": str(folder), "runs": len(states), "failures": failures})
         else:
-            Console().print(f"{len(states)} cells have ended, {len(failures)} failed\nruns   {folder}", highlight=False)
+            Console().print(f"{len(states)} runs have ended, {len(failures)} failed\nruns   {folder}", highlight=False)
         if failures:
             raise StateError(describe_failures(failures, len(states)))
 
 
 @dataclass(frozen=True)
 class Report:
-    """Make report and tables of a study again, from its result files.
+    """Make report and tables of a study again, from its records.
 
     Attributes:
-        folder: of the study, or of any runs.
+        folder: folder of the study, or of any runs.
         json: print the results as JSON and nothing else.
     """
 
@@ -249,8 +280,11 @@ class Report:
 
     def __call__(self) -> None:
         """Run the command."""
-        results = read_results(self.folder)
-        _show(plans.read_plan(self.folder) or plan_of(results), results, self.folder, as_json=self.json)
+        records = read_records(self.folder)
+        study = read_study(self.folder)
+        if study is None:
+            study, records = study_of(records)
+        _show(study, records, self.folder, as_json=self.json)
 
 
 @dataclass(frozen=True)
@@ -277,7 +311,14 @@ class List:
             return
         console = Console()
         for kind, entries in names.items():
-            console.print(f"[bold]{kind}[/bold]: {', '.join(entries)}", highlight=False)
+            if kind != "tables":
+                console.print(f"[bold]{kind}[/bold]: {', '.join(entries)}", highlight=False)
+        console.print("[bold]tables[/bold]:", highlight=False)
+        for name, table in TABLES.items():
+            runs = sum(entry.recipe is not None and entry.runs_of is None for entry in table.entries) * table.seeds
+            numbers = sum(entry.published is not None for entry in table.entries)
+            sizes = f"{len(table.entries)} entries, {runs} runs, {numbers} published"
+            console.print(f"  {name:<22}{table.title} ({sizes})", highlight=False, markup=False, soft_wrap=True)
 
 
 Command = Train | Compare | Search | Reproduce | Worker | Report | List
@@ -326,9 +367,9 @@ def _new_name(name: str) -> str:
     return f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _show(plan: plans.Plan, results: list[RunResult], folder: Path, *, as_json: bool) -> None:
+def _show(study: Study, records: list[Record], folder: Path, *, as_json: bool) -> None:
     """Write report and tables, and print the table, or the same as JSON."""
-    table = write_report(plan, results, folder)
+    table = write_report(study, records, folder)
     report = folder / "report.html"
     if as_json:
         _print_json({"folder": str(folder), "report": str(report), **table.as_dict()})

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from backpass.experiments.plan import compare_plan
+
 from backpass.experiments.recipes import RECIPES
 from backpass.experiments.study import run_study
 from backpass.training.recipe import DataSettings, Runtime

@@ -1,10 +1,10 @@
 import multiprocessing
 
 import pytest
-from benchmarks.postgresql import missing, server
-
 from backpass.experiments.cells import to_plain
 from backpass.experiments.results import RunResult
+from benchmarks.postgresql import missing, server
+
 from backpass.training.recipe import Run
 
 

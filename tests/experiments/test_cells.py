@@ -2,9 +2,9 @@ import json
 from dataclasses import dataclass
 
 import pytest
+from backpass.experiments.cells import Cell, from_plain, to_plain
 
 from backpass.errors import InputError
-from backpass.experiments.cells import Cell, from_plain, to_plain
 from backpass.experiments.recipes import RECIPES, TABLES
 from backpass.training.recipe import Recipe, Run, Runtime
 

@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 import pytest
-
-from backpass.errors import InputError
 from backpass.experiments.overrides import Reduction, replace_setting
 from backpass.experiments.plan import SEARCHES, Line, Plan, compare_plan, read_plan, search_plan, table_plan, write_plan
+
+from backpass.errors import InputError
 from backpass.experiments.recipes import RECIPES, TABLES, get_table
 from backpass.training.recipe import Recipe, Run
 

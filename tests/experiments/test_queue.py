@@ -2,11 +2,11 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from backpass.experiments.cells import Cell
+from backpass.experiments.queue import LostCellError, Queue
 
 from backpass.errors import InputError
 from backpass.experiments import queue as queues
-from backpass.experiments.cells import Cell
-from backpass.experiments.queue import LostCellError, Queue
 from backpass.training.recipe import Recipe, Run, Runtime
 
 CELLS = [Cell(Run(Recipe(epochs=1), "plain", seed), f"plain-seed{seed}") for seed in range(3)]

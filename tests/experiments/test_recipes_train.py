@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from backpass.experiments.recipes.table import Row
 
 from backpass.experiments.recipes import TABLES
-from backpass.experiments.recipes.table import Row
 from backpass.training.datasets import CIFAR_MEAN, CIFAR_STD
 from backpass.training.images import FileSplit, ImageData, ImageSplit
 from backpass.training.recipe import Runtime

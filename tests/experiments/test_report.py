@@ -3,6 +3,7 @@ from dataclasses import replace
 
 from backpass.experiments.plan import compare_plan
 from backpass.experiments.report import plan_of, write_report
+
 from backpass.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2)

@@ -4,8 +4,6 @@ import re
 from dataclasses import asdict
 
 import pytest
-
-from backpass.errors import InputError
 from backpass.experiments.results import (
     check_result,
     environment,
@@ -13,6 +11,8 @@ from backpass.experiments.results import (
     read_results,
     write_result,
 )
+
+from backpass.errors import InputError
 from backpass.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2)

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from backpass.experiments.runs import Progress, execute, load_data
 from safetensors.torch import load_file
 
 from backpass.errors import InputError
 from backpass.experiments.recipes import RECIPES
-from backpass.experiments.runs import Progress, execute, load_data
 from backpass.models import create_model
 from backpass.training.recipe import DataSettings, Run, Runtime
 

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import scipy.stats
-
 from backpass.experiments.plan import Line
 from backpass.experiments.statistics import paired_difference, summarize
+
 from backpass.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2)

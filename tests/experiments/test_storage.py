@@ -3,9 +3,9 @@ from contextlib import closing
 
 import optuna
 import pytest
+from backpass.experiments.storage import open_storage
 
 from backpass.errors import InputError, MissingExtraError
-from backpass.experiments.storage import open_storage
 
 
 @pytest.mark.parametrize("address", ["{}/new/study", "journal:{}/new/cells.log", "sqlite:///{}/cells.db"])

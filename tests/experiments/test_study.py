@@ -1,11 +1,11 @@
 from dataclasses import replace
 
 import pytest
+from backpass.experiments.plan import compare_plan, read_plan
+from backpass.experiments.runs import Progress
 
 from backpass.errors import InputError, StateError
-from backpass.experiments.plan import compare_plan, read_plan
 from backpass.experiments.recipes import RECIPES
-from backpass.experiments.runs import Progress
 from backpass.experiments.study import compare, run_study
 from backpass.training.recipe import DataSettings, Runtime
 

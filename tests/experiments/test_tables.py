@@ -2,8 +2,8 @@ import json
 from dataclasses import replace
 
 import pytest
-
 from backpass.experiments.plan import Line, Plan
+
 from backpass.experiments.tables import result_table, write_tables
 from backpass.training.recipe import Recipe
 

@@ -11,20 +11,20 @@ from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
+from backpass.experiments.cells import Cell
+from backpass.experiments.plan import compare_plan
+from backpass.experiments.queue import LostCellError, Queue
+from backpass.experiments.results import read_result
+from backpass.experiments.runs import Progress
+from backpass.experiments.worker import default_processes, when_terminated, work, work_in_processes
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from backpass.errors import InputError, StateError
 from backpass.experiments import study as studies
 from backpass.experiments import worker as workers
-from backpass.experiments.cells import Cell
-from backpass.experiments.plan import compare_plan
-from backpass.experiments.queue import LostCellError, Queue
 from backpass.experiments.recipes import RECIPES
-from backpass.experiments.results import read_result
-from backpass.experiments.runs import Progress
 from backpass.experiments.study import run_study
-from backpass.experiments.worker import default_processes, when_terminated, work, work_in_processes
 from backpass.training.recipe import DataSettings, Run, Runtime
 from reference.study_workers import run_all
 

@@ -2,9 +2,9 @@ import json
 
 import pytest
 import torch
+from backpass.experiments.cells import from_plain, to_plain
 
 from backpass.errors import InputError
-from backpass.experiments.cells import from_plain, to_plain
 from backpass.sgs import alpha_beta_scaling
 from backpass.training.recipe import Recipe, Run, SgsSettings
 

@@ -1,1 +1,45 @@
-"""Experiments: recipes as data, studies of methods times seeds, their results and reports (extra ``lab``)."""
+"""Experiments: recipes and published tables as data, studies on one machine or many, reports (extra ``lab``).
+
+A study is a set of entries times seeds; each of its runs leaves a record in its folder; a report is made from records.
+"""
+
+from backpass.experiments.api import compare, reproduce, search, train
+from backpass.experiments.comparison import compare_study
+from backpass.experiments.entry import Entry, Published
+from backpass.experiments.recipes import RECIPES, get_recipe
+from backpass.experiments.record import Record, read_record, read_records
+from backpass.experiments.reporting.report import write_report
+from backpass.experiments.reporting.tables import ResultTable, result_table
+from backpass.experiments.reproduction import Reduction, table_study
+from backpass.experiments.running import StudyResult, run_study
+from backpass.experiments.search import search_study
+from backpass.experiments.study import Study, read_study
+from backpass.experiments.tables import Table, get_table, list_tables
+
+__all__ = [
+    "RECIPES",
+    "Entry",
+    "Published",
+    "Record",
+    "Reduction",
+    "ResultTable",
+    "Study",
+    "StudyResult",
+    "Table",
+    "compare",
+    "compare_study",
+    "get_recipe",
+    "get_table",
+    "list_tables",
+    "read_record",
+    "read_records",
+    "read_study",
+    "reproduce",
+    "result_table",
+    "run_study",
+    "search",
+    "search_study",
+    "table_study",
+    "train",
+    "write_report",
+]

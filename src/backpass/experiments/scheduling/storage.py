@@ -1,4 +1,4 @@
-"""Where the cells of a study are kept: a SQLite file, a database server, or a journal file in a shared folder."""
+"""Where the states of runs are kept: a SQLite file, a database server, or a journal file in a shared folder."""
 
 import time
 from pathlib import Path
@@ -54,7 +54,7 @@ def _existing(path: Path, create: bool) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
         raise InputError(
-            f"expected the cells of a study at {path}, found none; start one with backpass compare, search or "
+            f"expected the runs of a study at {path}, found none; start one with backpass compare, search or "
             "reproduce, and give its folder, journal:PATH or database URL"
         )
     return path

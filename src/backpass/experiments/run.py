@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from backpass.errors import InputError
-from backpass.experiments.cells import to_plain
-from backpass.experiments.results import RunResult, environment, read_result, write_result
+from backpass.experiments.environment import environment
+from backpass.experiments.record import RECORD_FILE, Cost, EvaluatedData, Record, TrainedModel, read_record
+from backpass.experiments.serialization import to_json
 from backpass.models import count_macs, count_parameters
 from backpass.training.checkpoint import atomic_write, save_weights
 from backpass.training.datasets import load_dataset
@@ -17,8 +17,6 @@ from backpass.training.recipe import DataSettings, Run, Runtime
 from backpass.training.trainer import EpochRecord, Outcome, Trainer
 
 __all__ = ["Progress", "execute", "load_data"]
-
-_SECONDS = ("train_seconds", "measure_seconds", "evaluate_seconds")
 
 
 class Progress:
@@ -36,7 +34,7 @@ class Progress:
     def end_epoch(self, record: EpochRecord) -> None:
         """One epoch is over."""
 
-    def end_run(self, result: RunResult) -> None:
+    def end_run(self, result: Record) -> None:
         """One run is over, now or in an earlier, interrupted study."""
 
     def fail_run(self, run: Run, error: str) -> None:
@@ -62,9 +60,10 @@ def execute(
     folder: Path,
     *,
     runtime: Runtime,
+    entry: str = "",
     progress: Progress | None = None,
     check: Callable[[], None] = lambda: None,
-) -> RunResult:
+) -> Record:
     """Return the result of one run, trained now, continued from its checkpoint, or read if it is complete.
 
     The folder holds ``config.json``, ``environment.json``, ``metrics.jsonl`` (one line per epoch), ``checkpoint.pt``,
@@ -75,6 +74,7 @@ def execute(
         data: the images of the recipe.
         folder: the run folder; made if missing.
         runtime: how it is computed.
+        entry: key of the entry that the run belongs to.
         progress: is told of steps, epochs and the end.
         check: called after every step and before checkpoint, weights and result are written; raises to abandon the run.
 
@@ -83,17 +83,17 @@ def execute(
     """
     progress = progress or Progress()
     progress.start_run(run)
-    finished = folder / "result.json"
+    finished = folder / RECORD_FILE
     if finished.is_file():
-        result = read_result(finished)
-        if result.run != to_plain(run):
+        result = read_record(finished)
+        if result.run != run:
             raise InputError(f"{folder} holds the result of another run; choose another folder or remove it")
         progress.end_run(result)
         return result
     folder.mkdir(parents=True, exist_ok=True)
-    surroundings = environment() | {"runtime": asdict(runtime)}
-    _write_json(folder / "config.json", run.as_dict())
-    _write_json(folder / "environment.json", surroundings)
+    found = environment(runtime)
+    atomic_write(folder / "config.json", to_json(run).encode())
+    atomic_write(folder / "environment.json", to_json(found).encode())
 
     def end_step(epoch: int, step: int, steps: int) -> None:
         check()
@@ -112,43 +112,39 @@ def execute(
     outcome = trainer.fit()
     deployed, image = deploy(run.method, trainer.model.eval()), (data.channels, *data.image_size)
     held_out = data.test if data.validation is None else data.validation
-    result = RunResult(
-        run=to_plain(run),
-        data={
-            "label": data.label,
-            "train": len(data.train),
-            "evaluated": len(held_out),
-            "split": "test" if data.validation is None else "validation",
-        },
-        model={
-            "name": run.recipe.model,
-            "parameters": count_parameters(trainer.model),
-            "macs": count_macs(trainer.model, image),
-            "deployed_parameters": count_parameters(deployed),
-            "deployed_macs": count_macs(deployed, image),
-        },
+    record = Record(
+        run=run,
+        entry=entry,
+        data=EvaluatedData(
+            label=data.label,
+            train=len(data.train),
+            evaluated=len(held_out),
+            split="test" if data.validation is None else "validation",
+        ),
+        model=TrainedModel(
+            name=run.recipe.model,
+            parameters=count_parameters(trainer.model),
+            macs=count_macs(trainer.model, image),
+            deployed_parameters=count_parameters(deployed),
+            deployed_macs=count_macs(deployed, image),
+        ),
         history=outcome.history,
         cost=_cost(outcome, gpus=trainer.accelerator.num_processes if trainer.accelerator.device.type == "cuda" else 0),
         scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
-        environment=surroundings,
+        environment=found,
     )
     check()
     write_metrics()  # A run that was killed after its last checkpoint had no more epoch to write them in.
     save_weights(folder / "model.safetensors", deployed.state_dict())
     check()
-    write_result(finished, result)
-    progress.end_run(result)
-    return result
+    record.write(finished)
+    progress.end_run(record)
+    return record
 
 
-def _cost(outcome: Outcome, gpus: int) -> dict[str, float | None]:
-    seconds = {key: sum(record[key] for record in outcome.history) for key in _SECONDS}
-    return {
-        **seconds,
-        "gpu_hours": gpus * sum(seconds.values()) / 3600 if gpus else None,
-        "peak_memory": outcome.peak_memory,
-    }
-
-
-def _write_json(path: Path, content: object) -> None:
-    atomic_write(path, json.dumps(content, indent=1).encode())
+def _cost(outcome: Outcome, gpus: int) -> Cost:
+    train, measure, evaluate = (
+        sum(record[f"{phase}_seconds"] for record in outcome.history) for phase in ("train", "measure", "evaluate")
+    )
+    hours = gpus * (train + measure + evaluate) / 3600 if gpus else None
+    return Cost(train, measure, evaluate, hours, outcome.peak_memory)

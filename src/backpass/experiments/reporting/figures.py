@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from matplotlib.figure import Figure
 
-from backpass.experiments.results import RunResult
+from backpass.experiments.record import Record
 
 __all__ = ["learning_curves", "scaling_pictures"]
 
 _COLORS = ("#4c566a", "#0b7285", "#c2410c", "#6d28d9", "#15803d", "#b91c1c", "#a16207", "#0369a1")
 
 
-def learning_curves(by_name: Mapping[str, Sequence[RunResult]]) -> str:
+def learning_curves(by_name: Mapping[str, Sequence[Record]]) -> str:
     """Return accuracy by epoch for each named group of runs as SVG: the mean, and the range as a band."""
     figure = Figure(figsize=(7.5, 4.0), layout="constrained")
     axes = figure.subplots()
     for number, (name, runs) in enumerate(by_name.items()):
         epochs = min(len(run.history) for run in runs)
-        values = 100 * torch.tensor([run.accuracies[:epochs] for run in runs])
+        values = 100 * torch.tensor([run.by_epoch("accuracy")[:epochs] for run in runs])
         x = list(range(1, epochs + 1))
         color = _COLORS[number % len(_COLORS)]
         axes.plot(x, values.mean(0).tolist(), color=color, label=name, marker="o", markersize=2.5, linewidth=1.4)

@@ -1,12 +1,13 @@
-"""The cells of a study as trials in one Optuna storage, each handed to one worker at a time.
+"""The runs of a study as trials in one Optuna storage, each handed to one worker at a time.
 
-A waiting cell is a waiting trial. Claiming sets it running by compare-and-set in the storage, so that one worker wins.
-A running cell's worker counts beats in the trial; whoever sees the count stand still for the grace period, by its own
-clock, fails that trial and puts the cell back. The folder is the same, so the next worker goes on from its checkpoint.
-The same mechanism serves databases and journal files, and needs no two machines to agree on the time of day.
+The queue holds states; what a run has come to stands in its folder. A waiting run is a waiting trial. Claiming sets it
+running by compare-and-set in the storage, so that one worker wins. A running run's worker counts beats in the trial;
+whoever sees the count stand still for the grace period, by its own clock, fails that trial and puts the run back. The
+folder is the same, so the next worker resumes from its checkpoint. The same mechanism serves databases and journal
+files, and needs no two machines to agree on the time of day.
 
-A cell can have several trials, some failed. Two workers may put the same cell back at once; therefore a claimed trial
-is run only if no trial of its cell is complete and none with a lower number waits or runs. So a cell completes once.
+A run can have several trials, some failed. Two workers may put the same run back at once; therefore a claimed trial is
+used only if no trial of its run is complete and none with a lower number waits or runs. So a run completes once.
 
 The grid is written out as waiting trials because Optuna's ``GridSampler`` can hand one point to two workers.
 """
@@ -15,7 +16,7 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,53 +27,52 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from backpass.errors import InputError
-from backpass.experiments.cells import Cell, from_plain, to_plain
-from backpass.experiments.storage import open_storage
-from backpass.training.recipe import Run, Runtime
+from backpass.experiments.scheduling.storage import open_storage
+from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.study import StudyRun
+from backpass.training.recipe import Runtime
 
-__all__ = ["CellState", "Claim", "LostCellError", "Queue"]
+__all__ = ["Claim", "LostRunError", "Queue", "RunState"]
 
 _MAX_LOSSES = 10
 _LIVE = (TrialState.WAITING, TrialState.RUNNING)
 _LOST, _RELEASED, _DUPLICATE = "lost", "released", "duplicate"
 
 
-class LostCellError(Exception):
-    """The cell was taken for abandoned and given to another worker."""
+class LostRunError(Exception):
+    """The run was taken for abandoned and given to another worker."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A cell that this worker, and no other, is to run; ``trial`` is its id in the storage."""
+    """A run that this worker, and no other, is to compute; ``trial`` is its id in the storage."""
 
-    cell: Cell
+    run: StudyRun
     trial: int
 
 
 @dataclass(frozen=True)
-class CellState:
-    """Where a cell stands.
+class RunState:
+    """The state of a run.
 
     Attributes:
-        cell: the cell.
-        state: a failed cell raised an error, or lost its workers too often.
+        run: the run.
+        state: a failed run raised an error, or lost its workers too often.
         worker: host and process of the worker, while it runs.
         error: why it failed.
-        result: the content of its ``result.json``, when complete.
     """
 
-    cell: Cell
+    run: StudyRun
     state: Literal["waiting", "running", "complete", "failed"]
     worker: str | None = None
     error: str | None = None
-    result: dict[str, Any] | None = None
 
 
 class Queue:
-    """The cells of one study.
+    """The runs of one study.
 
     Args:
-        storage: of :func:`backpass.experiments.storage.open_storage`.
+        storage: of :func:`backpass.experiments.scheduling.storage.open_storage`.
         name: of the study in it.
     """
 
@@ -116,7 +116,7 @@ class Queue:
         storage = open_storage(address, create=True)
         study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
         study.set_user_attr("folder", str(folder.resolve()))
-        study.set_user_attr("runtime", to_plain(runtime))
+        study.set_user_attr("runtime", to_json(runtime))
         return cls(storage, name)
 
     def close(self) -> None:
@@ -133,28 +133,30 @@ class Queue:
     @property
     def runtime(self) -> Runtime:
         """How every worker computes."""
-        return from_plain(Runtime, self._study.user_attrs["runtime"])
+        return from_json(Runtime, self._study.user_attrs["runtime"], f"runtime of study {self.name!r}")
 
-    def fill(self, cells: Sequence[Cell]) -> None:
-        """Let every cell wait that neither waits, runs, nor is complete; failed ones get another chance.
+    def fill(self, runs: Sequence[StudyRun]) -> None:
+        """Let every run wait that neither waits, runs, nor is complete; failed ones get another chance.
 
         Raises:
-            InputError: two cells share a folder, or a folder belongs to another run.
+            InputError: a run's folder belongs to another run of the study.
         """
         by_folder = self._by_folder()
-        new: dict[str, Cell] = {}
-        for cell in cells:
-            plain = to_plain(cell)
-            trials = by_folder.get(cell.folder, [])
-            if any(trial.user_attrs["cell"] != plain for trial in trials) or new.get(cell.folder, cell) != cell:
-                raise InputError(f"{cell.folder} belongs to another run of study {self.name!r}; choose another folder")
+        new: dict[str, StudyRun] = {}
+        for run in runs:
+            trials = by_folder.get(run.folder, [])
+            if any(_run(trial) != run for trial in trials) or new.get(run.folder, run) != run:
+                raise InputError(
+                    f"expected {run.folder} to belong to one run of study {self.name!r}, got another with other "
+                    "settings; choose another folder"
+                )
             if not any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
-                new[cell.folder] = cell
-        for cell in new.values():
-            self._add(to_plain(cell), filled=True)
+                new[run.folder] = run
+        for run in new.values():
+            self._add(run.folder, to_json(run), filled=True)
 
     def claim(self) -> Claim | None:
-        """Return the next waiting cell, now running; ``None`` if none waits."""
+        """Return the next waiting run, now running; ``None`` if none waits."""
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             identity = self._id(trial)
             try:
@@ -164,50 +166,49 @@ class Queue:
             if won and self._is_elsewhere(trial):
                 self._fail(identity, _DUPLICATE)
             elif won:
-                return Claim(_cell(trial), identity)
+                return Claim(_run(trial), identity)
         return None
 
     def beat(self, claim: Claim) -> None:
-        """Say that the cell is being worked on.
+        """Record that the run is being computed.
 
         Raises:
-            LostCellError: another worker has it now.
+            LostRunError: another worker has it now.
         """
         worker = f"{platform.node()}:{os.getpid()}"
         try:
             self._storage.set_trial_user_attr(claim.trial, "beat", [worker, next(self._beats)])
         except UpdateFinishedTrialError as error:
-            raise LostCellError(claim.cell.folder) from error
+            raise LostRunError(claim.run.folder) from error
 
-    def finish(self, claim: Claim, accuracy: float, result: Mapping[str, Any]) -> None:
-        """Record the result of a claimed cell; it may be called again when the storage has raised an error.
+    def finish(self, claim: Claim, accuracy: float) -> None:
+        """Record that a claimed run is complete; may be called again when the storage has raised an error.
 
         Raises:
-            LostCellError: another worker has the cell now.
+            LostRunError: another worker has the run now.
         """
         try:
-            self._storage.set_trial_user_attr(claim.trial, "result", dict(result))
             self._storage.set_trial_state_values(claim.trial, TrialState.COMPLETE, [accuracy])
         except UpdateFinishedTrialError as error:
             # A claim's trial is completed by the claim alone: an earlier try got through, its answer did not.
             if self._storage.get_trial(claim.trial).state != TrialState.COMPLETE:
-                raise LostCellError(claim.cell.folder) from error
+                raise LostRunError(claim.run.folder) from error
 
     def fail(self, claim: Claim, error: str) -> None:
-        """Record that a claimed cell raised an error; it is not tried again before the next :meth:`fill`."""
+        """Record that a claimed run raised an error; it is not tried again before the next :meth:`fill`."""
         self._fail(claim.trial, error)
 
     def release(self, claim: Claim) -> None:
-        """Put a claimed cell back, for this worker has been stopped."""
+        """Put a claimed run back, since this worker has been stopped."""
         self._fail(claim.trial, _RELEASED)
         self._put_back()
 
     def take_over(self, grace: float) -> None:
-        """Put back the cells whose workers have shown no beat for ``grace`` seconds of watching.
+        """Put back the runs whose workers have shown no beat for ``grace`` seconds of watching.
 
-        Watching starts with the first call that sees the cell run, and anew when half of ``grace`` has passed since the
-        last call, for a worker may have beaten and been silent meanwhile. A cell that has lost ten workers since it was
-        filled has failed.
+        Watching starts with the first call that sees the run running, and again when half of ``grace`` has passed since
+        the last call, because a worker may have beaten and been silent meanwhile. A run that has lost ten workers since
+        it was filled has failed.
         """
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         now = time.monotonic()
@@ -223,17 +224,18 @@ class Queue:
                 self._fail(self._id(trial), _LOST)
         self._put_back()
 
-    def states(self) -> list[CellState]:
-        """Return where every cell stands, in the order in which they came."""
+    def states(self) -> list[RunState]:
+        """Return the state of every run, in the order in which they came."""
         return [_state(trials) for trials in self._by_folder().values()]
 
     def _put_back(self) -> None:
         for trials in self._by_folder().values():
             if _is_abandoned(trials):
-                self._add(trials[0].user_attrs["cell"])
+                self._add(_folder(trials[0]), trials[0].user_attrs["run"])
 
-    def _add(self, plain_cell: dict[str, Any], *, filled: bool = False) -> None:
-        self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs={"cell": plain_cell, "filled": filled}))
+    def _add(self, folder: str, run: str, *, filled: bool = False) -> None:
+        attributes = {"folder": folder, "run": run, "filled": filled}
+        self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
 
     def _fail(self, trial: int, ending: str) -> None:
         try:
@@ -261,12 +263,11 @@ class Queue:
 
 
 def _folder(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs["cell"]["folder"])
+    return str(trial.user_attrs["folder"])
 
 
-def _cell(trial: FrozenTrial) -> Cell:
-    plain = trial.user_attrs["cell"]
-    return Cell(from_plain(Run, plain["run"]), plain["folder"])
+def _run(trial: FrozenTrial) -> StudyRun:
+    return from_json(StudyRun, trial.user_attrs["run"], f"run {_folder(trial)} of the study's storage")
 
 
 def _endings(trials: Sequence[FrozenTrial]) -> list[str]:
@@ -275,7 +276,7 @@ def _endings(trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def _is_abandoned(trials: Sequence[FrozenTrial]) -> bool:
-    """Whether the cell of these trials has lost its worker, and is to be put back."""
+    """Return whether the run of these trials has lost its worker, and is to be put back."""
     if any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
         return False
     ending = _endings(trials)[-1]
@@ -284,16 +285,16 @@ def _is_abandoned(trials: Sequence[FrozenTrial]) -> bool:
     return ending == _RELEASED or (ending == _LOST and losses < _MAX_LOSSES)
 
 
-def _state(trials: Sequence[FrozenTrial]) -> CellState:
-    """Return where the cell of these trials stands."""
-    cell = _cell(trials[0])
+def _state(trials: Sequence[FrozenTrial]) -> RunState:
+    """Return the state of the run of these trials."""
+    run = _run(trials[0])
     for trial in sorted(trials, key=lambda trial: trial.state != TrialState.COMPLETE):
         if trial.state == TrialState.COMPLETE:
-            return CellState(cell, "complete", result=trial.user_attrs["result"])
+            return RunState(run, "complete")
         if trial.state == TrialState.RUNNING:
-            return CellState(cell, "running", worker=trial.user_attrs.get("beat", [None])[0])
-    # An abandoned cell waits: failing its trial and putting it back are two steps, and a worker may look in between.
+            return RunState(run, "running", worker=trial.user_attrs.get("beat", [None])[0])
+    # An abandoned run waits: failing its trial and putting it back are two steps, and a worker may look in between.
     if _is_abandoned(trials) or any(trial.state == TrialState.WAITING for trial in trials):
-        return CellState(cell, "waiting")
+        return RunState(run, "waiting")
     last = _endings(trials)[-1]
-    return CellState(cell, "failed", error=f"its workers died, {_MAX_LOSSES} times in all" if last == _LOST else last)
+    return RunState(run, "failed", error=f"its workers died, {_MAX_LOSSES} times in all" if last == _LOST else last)

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from backpass.experiments.results import RunResult
-from backpass.experiments.runs import Progress
+from backpass.experiments.record import Record
+from backpass.experiments.run import Progress
 from backpass.training.recipe import Run
 
 __all__ = ["progress_bars"]
@@ -33,10 +33,10 @@ class _BarProgress(Progress):
     def step(self, epoch: int, step: int, steps: int) -> None:
         self.bars.update(self.this_run, completed=epoch * steps + step, total=self.epochs * steps)
 
-    def end_run(self, result: RunResult) -> None:
+    def end_run(self, record: Record) -> None:
         self.bars.advance(self.all_runs)
         self.bars.console.print(
-            f"{result.method:<10} seed {result.seed}  accuracy {100 * result.accuracy:6.2f} %  {result.seconds:7.1f} s",
+            f"{record.method:<10} seed {record.seed}  accuracy {100 * record.accuracy:6.2f} %  {record.seconds:7.1f} s",
             highlight=False,
         )
 

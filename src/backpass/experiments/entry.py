@@ -1,0 +1,91 @@
+"""An entry: what one line of a study's table stands for."""
+
+from dataclasses import dataclass
+
+from backpass.errors import InputError
+from backpass.training.methods import check_method
+from backpass.training.recipe import Recipe
+
+__all__ = ["Entry", "Published", "check_entries"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a paper prints of one entry, in the paper's own units.
+
+    Attributes:
+        value: the headline metric in %, such as top-1 accuracy.
+        std: the spread printed after it, in points; ``None``: the paper prints none.
+        cost: of one run, in the unit that the table names.
+        flops: multiply-adds of one image in the unit that the table names.
+        params: parameters in millions.
+        further: further metrics by name, in %.
+        copied: whether the paper marks the number as taken from another paper.
+    """
+
+    value: float
+    std: float | None = None
+    cost: float | None = None
+    flops: float | None = None
+    params: float | None = None
+    further: tuple[tuple[str, float], ...] = ()
+    copied: bool = False
+
+    def __str__(self) -> str:
+        """Return the numbers as a table shows them.
+
+        >>> str(Published(95.2, 0.05)), str(Published(72.8, further=(("mAcc", 80.0),), copied=True))
+        ('95.2 ± 0.05', '72.8 / 80 *')
+        """
+        values = " / ".join(f"{value:g}" for value in (self.value, *(value for _, value in self.further)))
+        std = "" if self.std is None else f" ± {self.std:g}"
+        return f"{values}{std}{' *' if self.copied else ''}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a study's table; times the seeds of the study it gives runs.
+
+    Attributes:
+        key: identifies the entry within its study and names the folders of its runs.
+        label: what the line is called.
+        method: a name of :func:`backpass.training.methods.check_method`.
+        recipe: all other settings; ``None``: the line is shown and not run.
+        baseline: key of the entry that this one is compared with; ``None``: none.
+        runs_of: key of the entry whose runs this one shares, being the same training; ``None``: it has its own.
+        published: what the paper prints; ``None``: nothing.
+        note: where settings come from, and which of them are ours.
+    """
+
+    key: str
+    label: str
+    method: str
+    recipe: Recipe | None
+    baseline: str | None = None
+    runs_of: str | None = None
+    published: Published | None = None
+    note: str = ""
+
+    @property
+    def run_key(self) -> str:
+        """The key that this entry's runs carry."""
+        return self.runs_of or self.key
+
+
+def check_entries(entries: tuple[Entry, ...]) -> None:
+    """Check that entries fit together.
+
+    Raises:
+        InputError: an unknown method, a key used twice, or one that names no other entry.
+    """
+    keys = [entry.key for entry in entries]
+    for entry in entries:
+        check_method(entry.method)
+        if keys.count(entry.key) > 1:
+            raise InputError(f"expected every entry to have a key of its own, got {entry.key!r} twice; rename one")
+        for name, other in (("baseline", entry.baseline), ("runs_of", entry.runs_of)):
+            if other is not None and (other not in keys or other == entry.key):
+                raise InputError(
+                    f"expected {name} of entry {entry.key!r} to be the key of another entry, got {other!r}; "
+                    f"expected one of {', '.join(map(repr, keys))}"
+                )

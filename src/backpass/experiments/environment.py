@@ -1,0 +1,84 @@
+"""Where a run was computed: commit, package versions and hardware."""
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from backpass.training.recipe import Runtime
+
+__all__ = ["Environment", "environment"]
+
+_PACKAGES = ("backpass", "torch", "torchvision", "accelerate", "numpy", "scikit-learn", "scipy", "timm", "optuna")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Commit, package versions and hardware of a process.
+
+    Attributes:
+        commit: of the source tree, with ``+`` where it was altered; ``None`` for an installed package.
+        python: version.
+        versions: of the packages that decide results, by name.
+        platform: operating system and machine.
+        cpu: name of the processor.
+        cpu_count: number of logical processors.
+        threads: that torch uses.
+        accelerator: name of the GPU; ``None`` without one.
+        runtime: settings of the computation.
+    """
+
+    commit: str | None
+    python: str
+    versions: dict[str, str]
+    platform: str
+    cpu: str
+    cpu_count: int | None
+    threads: int
+    accelerator: str | None
+    runtime: Runtime
+
+
+def environment(runtime: Runtime) -> Environment:
+    """Return commit, package versions and hardware of this process."""
+    return Environment(
+        commit=_commit(),
+        python=platform.python_version(),
+        versions={name: found for name in _PACKAGES if (found := _version(name))},
+        platform=f"{platform.system()} {platform.machine()}",
+        cpu=_cpu_name(),
+        cpu_count=os.cpu_count(),
+        threads=torch.get_num_threads(),
+        accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        runtime=runtime,
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, with ``+`` where it was altered; ``None`` for an installed package."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

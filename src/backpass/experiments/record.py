@@ -1,0 +1,178 @@
+"""The record of a finished run: the content of its ``result.json``."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from backpass.errors import InputError
+from backpass.experiments.environment import Environment
+from backpass.experiments.serialization import from_json, to_json
+from backpass.training.checkpoint import atomic_write
+from backpass.training.recipe import Run
+
+__all__ = ["RECORD_FILE", "SCHEMA", "Cost", "EvaluatedData", "Record", "TrainedModel", "read_record", "read_records"]
+
+SCHEMA = 3
+RECORD_FILE = "result.json"
+_EVERY_EPOCH = ("epoch", "train_seconds", "measure_seconds", "evaluate_seconds")
+
+
+@dataclass(frozen=True)
+class EvaluatedData:
+    """The images of a run.
+
+    Attributes:
+        label: name in tables.
+        train: number of training images.
+        evaluated: number of images that were evaluated.
+        split: that was evaluated.
+    """
+
+    label: str
+    train: int
+    evaluated: int
+    split: Literal["test", "validation"]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """The model of a run.
+
+    Attributes:
+        name: in the registry.
+        parameters: of the form that is trained, at the end.
+        macs: its multiply-adds of one image.
+        deployed_parameters: of the plain network that is left.
+        deployed_macs: its multiply-adds.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    deployed_parameters: int
+    deployed_macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a run.
+
+    Attributes:
+        train_seconds: of all epochs.
+        measure_seconds: of all refreshes of SGS and adjustments of DyRep.
+        evaluate_seconds: of all evaluations.
+        gpu_hours: all of these on all GPUs; ``None`` on a CPU.
+        peak_memory: bytes allocated at most on the GPU; ``None`` on a CPU.
+    """
+
+    train_seconds: float
+    measure_seconds: float
+    evaluate_seconds: float
+    gpu_hours: float | None
+    peak_memory: int | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a finished run leaves.
+
+    Attributes:
+        run: recipe, method and seed.
+        entry: key of the entry of its study; empty for a run of its own.
+        data: the images.
+        model: the model.
+        history: one record for each epoch (:class:`backpass.training.trainer.Outcome`): the raw values.
+        cost: of the run.
+        scalings: the last SGS scalings by parameter name, as nested lists.
+        environment: versions and hardware.
+        schema: version of this schema.
+    """
+
+    run: Run
+    entry: str
+    data: EvaluatedData
+    model: TrainedModel
+    history: list[dict[str, float]]
+    cost: Cost
+    scalings: dict[str, list[Any]]
+    environment: Environment
+    schema: int = SCHEMA
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.run.method
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.run.seed
+
+    def by_epoch(self, name: str) -> list[float]:
+        """Return a metric after each epoch, such as ``"accuracy"`` of the evaluated split."""
+        return [record[f"{self.data.split}_{name}"] for record in self.history]
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy after the last epoch, as a fraction."""
+        return self.by_epoch("accuracy")[-1]
+
+    @property
+    def best_accuracy(self) -> float:
+        """The best accuracy of any epoch, as a fraction; optimistic, since the evaluated images chose the epoch."""
+        return max(self.by_epoch("accuracy"))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training and measuring, without evaluation."""
+        return self.cost.train_seconds + self.cost.measure_seconds
+
+    @property
+    def hardware(self) -> tuple[str, str | None]:
+        """Names of the CPU and the GPU."""
+        return self.environment.cpu, self.environment.accelerator
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, atomically."""
+        atomic_write(path, to_json(self).encode())
+
+
+def read_record(path: Path) -> Record:
+    """Return the record at ``path``.
+
+    Raises:
+        InputError: not a record of this schema, or without the values of every epoch.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"expected a readable record at {path}, got {error}; check the folder") from error
+    record = from_json(Record, text, str(path))
+    if record.schema != SCHEMA:
+        raise InputError(
+            f"{path}: expected a record of schema {SCHEMA}, got schema {record.schema}; read it with the version of "
+            "backpass that wrote it"
+        )
+    if not record.history:
+        raise InputError(f"{path}: expected a history with a record for each epoch, got none; run it again")
+    for epoch, values in enumerate(record.history):
+        for key in (*_EVERY_EPOCH, f"{record.data.split}_accuracy"):
+            if not math.isfinite(values.get(key, math.nan)):
+                raise InputError(
+                    f"{path}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "
+                    "run it again"
+                )
+    return record
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Return all records below ``folder``, ordered by path.
+
+    Raises:
+        InputError: there are none, or one cannot be read.
+    """
+    records = [read_record(path) for path in sorted(folder.rglob(RECORD_FILE))]
+    if not records:
+        raise InputError(f"expected run folders with a {RECORD_FILE} below {folder}, found none; check the folder")
+    return records

@@ -1,0 +1,77 @@
+"""What a study would run, entry by entry, next to the published numbers."""
+
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from backpass.experiments.entry import Published
+from backpass.experiments.study import Study
+
+__all__ = ["planned_runs", "planned_table"]
+
+
+def planned_runs(study: Study) -> list[dict[str, Any]]:
+    """Return one dictionary for each entry: key, label, method, baseline, number of runs, published numbers, note."""
+    counts = {entry.key: 0 for entry in study.entries}
+    for run in study.runs():
+        counts[run.entry] += 1
+    return [
+        {
+            "key": entry.key,
+            "label": entry.label,
+            "method": entry.method,
+            "baseline": entry.baseline,
+            "runs": counts[entry.key],
+            "runs_of": entry.runs_of,
+            "published": None if entry.published is None else vars(entry.published),
+            "note": entry.note,
+        }
+        for entry in study.entries
+    ]
+
+
+def planned_table(study: Study, *, cost_unit: str = "", flops_unit: str = "") -> RichTable:
+    """Return the same for the terminal.
+
+    Args:
+        study: what would be run.
+        cost_unit: of the published costs.
+        flops_unit: of the published multiply-adds.
+    """
+    total = len(study.runs())
+    notes = dict.fromkeys([*study.notes, *(entry.note for entry in study.entries if entry.note)])
+    table = RichTable(
+        title=escape(f"{study.title}: {total} runs"),
+        title_justify="left",
+        caption=escape("\n".join(notes)),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    columns = {
+        "entry": [entry.label for entry in study.entries],
+        "method": [entry.method for entry in study.entries],
+        "runs": [_runs(planned) for planned in planned_runs(study)],
+        "published": [str(entry.published or "") for entry in study.entries],
+        cost_unit or "cost": [_extra(entry.published, "cost") for entry in study.entries],
+        f"FLOPs, {flops_unit}": [_extra(entry.published, "flops") for entry in study.entries],
+        "params, M": [_extra(entry.published, "params") for entry in study.entries],
+    }
+    kept = {name: texts for name, texts in columns.items() if any(texts)}
+    for name in kept:
+        table.add_column(name, justify="left" if name in ("entry", "method") else "right")
+    for row in zip(*kept.values(), strict=True):
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _runs(planned: dict[str, Any]) -> str:
+    return f"of {planned['runs_of']}" if planned["runs_of"] else str(planned["runs"])
+
+
+def _extra(published: Published | None, name: str) -> str:
+    value = None if published is None else getattr(published, name)
+    return "" if value is None else f"{value:g}"

@@ -1,0 +1,155 @@
+"""Statistics of a study: means, spreads, and paired differences to a baseline."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scipy.stats import ttest_rel
+
+from backpass.experiments.entry import Entry, Published
+from backpass.experiments.record import Record
+
+__all__ = ["Difference", "Summary", "paired_difference", "records_of", "summarize"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences, with its uncertainty.
+
+    Attributes:
+        n: number of pairs.
+        mean: mean difference.
+        low: lower end of its 95 % confidence interval (Student's t); ``None`` for one pair, or without any spread.
+        high: upper end.
+        p: two-sided p value of the paired t-test; ``None`` likewise.
+    """
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The statistics of one entry. Accuracies are those after the last epoch, as fractions.
+
+    Attributes:
+        label: of the entry.
+        method: of the entry.
+        n: number of runs; with 0 of them all that follows but ``published`` is empty or ``None``.
+        mean: mean accuracy.
+        std: its sample standard deviation; ``None`` for a single run.
+        values: accuracy by seed.
+        train_accuracy: mean accuracy on the augmented training images of the last epoch; ``None`` where a run has none.
+        difference: to the baseline over common seeds; ``None`` without one.
+        relative_times: training plus measuring time relative to the baseline, by seed, for common seeds on the same
+            hardware.
+        seconds: mean seconds of training plus measuring.
+        gpu_hours: mean of a run, evaluation included; ``None`` if one ran on a CPU.
+        peak_memory: largest of all runs, in bytes; ``None`` likewise.
+        params: of the form that is trained, at the end.
+        macs: its multiply-adds of one image.
+        deployed_params: of the plain network that is left.
+        deployed_macs: its multiply-adds.
+        published: what the paper prints; ``None``: nothing.
+    """
+
+    label: str
+    method: str
+    n: int
+    mean: float | None
+    std: float | None
+    values: dict[int, float]
+    train_accuracy: float | None
+    difference: Difference | None
+    relative_times: dict[int, float]
+    seconds: float | None
+    gpu_hours: float | None
+    peak_memory: int | None
+    params: int | None
+    macs: int | None
+    deployed_params: int | None
+    deployed_macs: int | None
+    published: Published | None
+
+    @property
+    def relative_time(self) -> float | None:
+        """Median of the relative times; ``None`` without any."""
+        return statistics.median(self.relative_times.values()) if self.relative_times else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the statistics as plain values."""
+        return asdict(self)
+
+
+def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """Return the mean of ``values - baseline``, pair by pair, with its 95 % interval and paired t-test.
+
+    The interval is ``mean +- t * s / sqrt(n)``, where ``s`` is the sample standard deviation of the differences and
+    ``t`` the 0.975 quantile of Student's t with ``n - 1`` degrees of freedom. Both need some spread: with one pair, or
+    with differences that are all the same, the data say nothing of their own error, and interval and p are ``None``.
+
+    Args:
+        values: at least one number.
+        baseline: as many, in the same order.
+    """
+    differences = [value - base for value, base in zip(values, baseline, strict=True)]
+    mean = statistics.fmean(differences)
+    # Differences of equal pairs may differ in their last bits.
+    if len(differences) < 2 or max(differences) - min(differences) < 1e-12:
+        return Difference(len(differences), mean, None, None, None)
+    test = ttest_rel(values, baseline)
+    low, high = test.confidence_interval(0.95)
+    return Difference(len(differences), mean, float(low), float(high), float(test.pvalue))
+
+
+def summarize(entries: Sequence[Entry], records: Sequence[Record]) -> list[Summary]:
+    """Return one summary for each entry, of the records that carry its key."""
+    by_key = {entry.key: records_of(entry, records) for entry in entries}
+    return [_summary(entry, by_key[entry.key], by_key.get(entry.baseline or "", {})) for entry in entries]
+
+
+def records_of(entry: Entry, records: Sequence[Record]) -> dict[int, Record]:
+    """Return the records of an entry by seed, in the order of the seeds."""
+    own = [record for record in records if record.entry == entry.run_key]
+    return {record.seed: record for record in sorted(own, key=lambda record: record.seed)}
+
+
+def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int, Record]) -> Summary:
+    values = {seed: record.accuracy for seed, record in records.items()}
+    common = [seed for seed in records if seed in baseline]
+    difference = None
+    if common:
+        difference = paired_difference([values[s] for s in common], [baseline[s].accuracy for s in common])
+    alike = [seed for seed in common if records[seed].hardware == baseline[seed].hardware]
+    peaks = [record.cost.peak_memory for record in records.values()]
+    model = next((record.model for record in records.values()), None)
+    return Summary(
+        label=entry.label,
+        method=entry.method,
+        n=len(records),
+        mean=_mean(values.values()),
+        std=statistics.stdev(values.values()) if len(records) > 1 else None,
+        values=values,
+        train_accuracy=_mean(record.history[-1].get("train_accuracy") for record in records.values()),
+        difference=difference,
+        relative_times={seed: records[seed].seconds / baseline[seed].seconds for seed in alike},
+        seconds=_mean(record.seconds for record in records.values()),
+        gpu_hours=_mean(record.cost.gpu_hours for record in records.values()),
+        peak_memory=None if None in peaks or not peaks else max(peak for peak in peaks if peak is not None),
+        params=None if model is None else model.parameters,
+        macs=None if model is None else model.macs,
+        deployed_params=None if model is None else model.deployed_parameters,
+        deployed_macs=None if model is None else model.deployed_macs,
+        published=entry.published,
+    )
+
+
+def _mean(amounts: Iterable[float | None]) -> float | None:
+    """Return the mean; ``None`` where there is no number, or one is missing."""
+    given = list(amounts)
+    known = [amount for amount in given if amount is not None]
+    return statistics.fmean(known) if known and len(known) == len(given) else None

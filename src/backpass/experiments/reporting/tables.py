@@ -1,0 +1,208 @@
+"""A study's table, made from records alone, in the formats that people and machines read.
+
+Texts show accuracies in % and differences in points; CSV and JSON hold the numbers themselves, as fractions.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table as RichTable
+from tabulate import tabulate
+
+from backpass.experiments.record import Record
+from backpass.experiments.reporting.statistics import Difference, Summary, summarize
+from backpass.experiments.study import Study
+from backpass.training.checkpoint import atomic_write
+
+__all__ = ["NOT_RUN", "ResultTable", "markdown_table", "result_table", "write_tables"]
+
+NOT_RUN = "not run"
+_TEXTS = ("entry", "method")
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table ready to print.
+
+    Attributes:
+        title: what it shows.
+        header: names of the columns.
+        rows: texts, one for each column.
+        summaries: the numbers behind the rows.
+        notes: what a reader must know.
+    """
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    summaries: tuple[Summary, ...]
+    notes: tuple[str, ...]
+
+    def markdown(self) -> str:
+        """Return the table as Markdown; entries that were not run share one line below it."""
+        run = [row for row, summary in zip(self.rows, self.summaries, strict=True) if summary.n]
+        names = dict.fromkeys(_name(summary) for summary in self.summaries if not summary.n)
+        notes = [*self.notes, *([f"{NOT_RUN}: {'; '.join(names)}"] if names else [])]
+        table = markdown_table(self.header, run) if run else ""
+        return "\n".join([f"**{self.title}**", "", table, *(f"- {_escaped(note)}" for note in notes)]).rstrip() + "\n"
+
+    def latex(self) -> str:
+        """Return the table as a LaTeX ``table`` that needs the package ``booktabs``."""
+        body = tabulate(self.rows, self.header, "latex_booktabs", disable_numparse=True, colalign=_sides(self.header))
+        caption = tabulate([[" ".join(f"{text}." for text in (self.title, *self.notes))]], tablefmt="latex")
+        caption = caption.splitlines()[2].strip().removesuffix("\\\\").strip()
+        return "\n".join([r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", body, r"\end{table}", ""])
+
+    def csv(self) -> str:
+        """Return the numbers as CSV, an empty field for each that is missing."""
+        lines = [_flat(summary) for summary in self.summaries]
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return buffer.getvalue()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return title, notes and numbers as plain values."""
+        return {"title": self.title, "notes": list(self.notes), "entries": [s.as_dict() for s in self.summaries]}
+
+    def rich(self) -> RichTable:
+        """Return the table for the terminal."""
+        table = RichTable(
+            title=escape(self.title),
+            title_justify="left",
+            caption=escape("\n".join(self.notes)),
+            caption_justify="left",
+            box=SIMPLE_HEAD,  # fits the columns of a comparison in 80 characters
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+        )
+        for name in self.header:
+            table.add_column(name, justify="left" if name in _TEXTS else "right")
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+
+def result_table(study: Study, records: Sequence[Record]) -> ResultTable:
+    """Return the table of a study.
+
+    An entry without records reads "not run"; a column without any value is left out, and so is the method where each
+    entry is called after its method. Sizes are shown where some method trains another form than the one deployed.
+    """
+    summaries = summarize(study.entries, records)
+    columns = [(name, [text(summary) for summary in summaries]) for name, text in _COLUMNS.items()]
+    if any(_was_branched(summary) for summary in summaries):
+        columns += [(name, [text(summary) for summary in summaries]) for name, text in _SIZES.items()]
+    by_method = all(summary.label == summary.method for summary in summaries)
+    kept = [(name, texts) for name, texts in columns if any(texts) and not (by_method and name == "entry")]
+    return ResultTable(
+        title=study.title,
+        header=tuple(name for name, _ in kept),
+        rows=tuple(zip(*(texts for _, texts in kept), strict=True)),
+        summaries=tuple(summaries),
+        notes=study.notes,
+    )
+
+
+def write_tables(table: ResultTable, folder: Path) -> None:
+    """Write ``table.md``, ``table.tex``, ``table.csv`` and ``table.json``, each atomically."""
+    contents = {
+        "md": table.markdown(),
+        "tex": table.latex(),
+        "csv": table.csv(),
+        "json": json.dumps(table.as_dict(), indent=1) + "\n",
+    }
+    for suffix, text in contents.items():
+        atomic_write(folder / f"table.{suffix}", text.encode())
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    r"""Return a table as Markdown, texts to the left, numbers to the right.
+
+    >>> print(markdown_table(("entry", "n"), [("sgs | pgt", "5")]))
+    | entry      |   n |
+    |:-----------|----:|
+    | sgs \| pgt |   5 |
+    """
+    cells = [[_escaped(cell) for cell in row] for row in rows]
+    return str(tabulate(cells, header, "pipe", disable_numparse=True, colalign=_sides(header) if cells else None))
+
+
+def _sides(header: Sequence[str]) -> tuple[str, ...]:
+    return tuple("left" if number == 0 or name in _TEXTS else "right" for number, name in enumerate(header))
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _name(summary: Summary) -> str:
+    return summary.label if summary.label == summary.method else f"{summary.label} ({summary.method})"
+
+
+def _number(value: float | None, form: str, factor: float = 1.0) -> str:
+    return "" if value is None else format(factor * value, form)
+
+
+def _interval(found: Difference | None) -> str:
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+
+
+def _p_value(found: Difference | None) -> str:
+    if found is None or found.p is None:
+        return ""
+    return "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
+
+
+def _was_branched(summary: Summary) -> bool:
+    return (summary.params, summary.macs) != (summary.deployed_params, summary.deployed_macs)
+
+
+def _size(params: int | None, macs: int | None) -> str:
+    return "" if params is None or macs is None else f"{params / 1e6:.2f}M / {macs / 1e6:.1f}M"
+
+
+_COLUMNS: dict[str, Callable[[Summary], str]] = {
+    "entry": lambda s: s.label,
+    "method": lambda s: s.method,
+    "n": lambda s: str(s.n),
+    "accuracy, %": lambda s: _number(s.mean, ".2f", 100) or NOT_RUN,
+    "std": lambda s: _number(s.std, ".2f", 100),
+    "train accuracy, %": lambda s: _number(s.train_accuracy, ".2f", 100),
+    "difference": lambda s: _number(s.difference.mean if s.difference else None, "+.2f", 100),
+    "95 % CI": lambda s: _interval(s.difference),
+    "p-value": lambda s: _p_value(s.difference),
+    "relative time": lambda s: _number(s.relative_time, ".2f"),
+    "seconds": lambda s: _number(s.seconds, ".1f"),
+    "GPU hours": lambda s: _number(s.gpu_hours, ".2f"),
+    "published": lambda s: str(s.published or ""),
+    "published cost": lambda s: _number(s.published.cost if s.published else None, "g"),
+}
+
+# Parameters and multiply-adds of one image.
+_SIZES: dict[str, Callable[[Summary], str]] = {
+    "trained params / FLOPs": lambda s: _size(s.params, s.macs),
+    "deployed params / FLOPs": lambda s: _size(s.deployed_params, s.deployed_macs),
+}
+
+
+def _flat(summary: Summary) -> dict[str, Any]:
+    """Return a summary as one level of columns; texts that a spreadsheet would take for a formula are quoted."""
+    flat = summary.as_dict()
+    flat |= {key: f"'{flat[key]}" for key in ("label", "method") if flat[key][:1] in tuple("=+-@")}
+    published = flat.pop("published") or {}
+    difference = flat.pop("difference") or {}
+    for key in ("values", "relative_times"):
+        flat[key] = " ".join(f"{seed}:{value!r}" for seed, value in flat[key].items())
+    flat |= {f"difference_{key}": difference.get(key) for key in ("n", "mean", "low", "high", "p")}
+    return flat | {f"published_{key}": published.get(key) for key in ("value", "std", "cost", "flops", "params")}

@@ -1,0 +1,110 @@
+"""A reproduction: a published table as a study, at its full size or shortened."""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backpass.errors import InputError
+from backpass.experiments.study import Study
+from backpass.experiments.tables.table import Table
+from backpass.training.recipe import Recipe
+
+__all__ = ["Reduction", "table_study"]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What differs from a table's own recipes; ``None``: as in the recipe.
+
+    Attributes:
+        epochs: length of each run; warm-up, cool-down and steps of the schedule shrink in proportion.
+        limit_train: number of training images.
+        limit_test: number of test images.
+        data: name of the data set.
+        data_label: name of the data in results.
+        root: folder of torchvision's data sets.
+        download: whether to fetch CIFAR when it is missing.
+    """
+
+    epochs: int | None = None
+    limit_train: int | None = None
+    limit_test: int | None = None
+    data: str | None = None
+    data_label: str | None = None
+    root: str | None = None
+    download: bool = False
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with these settings."""
+        images = {
+            "name": self.data,
+            "label": self.data_label,
+            "root": self.root,
+            "limit_train": self.limit_train,
+            "limit_test": self.limit_test,
+            "download": self.download or None,
+        }
+        given: dict[str, Any] = {key: value for key, value in images.items() if value is not None}
+        recipe = replace(recipe, data=replace(recipe.data, **given))
+        if self.epochs is None:
+            return recipe
+        fraction, schedule = self.epochs / recipe.epochs, recipe.schedule
+        schedule = replace(
+            schedule,
+            warmup_epochs=fraction * schedule.warmup_epochs,
+            cooldown_epochs=fraction * schedule.cooldown_epochs,
+            step_epochs=fraction * schedule.step_epochs,
+        )
+        return replace(recipe, epochs=self.epochs, schedule=schedule)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what is not as in the paper, in words; where the files lie does not matter."""
+        names = {
+            "epochs": "epochs",
+            "limit_train": "training images",
+            "limit_test": "test images",
+            "data": "data",
+            "data_label": "data",
+        }
+        shown = {names[key]: value for key, value in vars(self).items() if key in names and value is not None}
+        return tuple(f"not as in the paper: {name} {value}" for name, value in shown.items())
+
+
+def table_study(
+    table: Table, seeds: Sequence[int] | None = None, *, reduction: Reduction | None = None, entries: Sequence[str] = ()
+) -> Study:
+    """Return the reproduction of a published table.
+
+    Entries that are not chosen, and those that cannot be run, are shown with the paper's numbers and not run. A chosen
+    entry brings its baseline.
+
+    Args:
+        table: the table.
+        seeds: of each entry; default: the number of runs in the paper, counted from 0.
+        reduction: what differs from the paper.
+        entries: labels of the entries to run, or patterns such as ``VGG*``; default: all.
+
+    Raises:
+        InputError: no seed, or a pattern that matches no entry.
+    """
+    seeds = tuple(range(table.seeds)) if seeds is None else tuple(dict.fromkeys(seeds))
+    if not seeds:
+        raise InputError("expected at least one seed, got none")
+    reduction = reduction or Reduction()
+    for pattern in entries:
+        if not any(fnmatch.fnmatchcase(entry.label, pattern) for entry in table.entries):
+            labels = ", ".join(dict.fromkeys(repr(entry.label) for entry in table.entries))
+            raise InputError(f"no entry of {table.name} is called {pattern!r}; expected one of {labels}")
+    chosen = {
+        entry.key
+        for entry in table.entries
+        if not entries or any(fnmatch.fnmatchcase(entry.label, pattern) for pattern in entries)
+    }
+    needed = chosen | {e.baseline for e in table.entries if e.key in chosen and e.baseline}
+    needed |= {e.runs_of for e in table.entries if e.key in needed and e.runs_of}
+    shown = tuple(
+        replace(e, recipe=reduction.apply(e.recipe) if e.recipe and e.key in needed else None) for e in table.entries
+    )
+    notes = (f"paper: {table.repetitions}", *table.notes, *reduction.notes())
+    return Study(f"{table.title} ({table.name})", shown, seeds, notes)

@@ -1,0 +1,126 @@
+"""Running a study: its runs go into one queue, workers take them, and the records are read from the run folders."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from backpass.errors import InputError, StateError
+from backpass.experiments.record import RECORD_FILE, Record, read_record
+from backpass.experiments.run import Progress, load_data
+from backpass.experiments.scheduling.processes import work_in_processes
+from backpass.experiments.scheduling.queue import Queue, RunState
+from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
+from backpass.experiments.study import Study, StudyRun, write_study
+from backpass.training.images import ImageData
+from backpass.training.recipe import DataSettings, Runtime
+
+__all__ = ["StudyResult", "describe_failures", "run_study"]
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study has come to.
+
+    Attributes:
+        records: of the complete runs, in the order of the study.
+        failures: error by folder of the runs that failed.
+        runs: number of runs.
+    """
+
+    records: list[Record]
+    failures: dict[str, str]
+    runs: int
+
+    def check(self) -> None:
+        """Raise StateError if a run failed."""
+        if self.failures:
+            raise StateError(describe_failures(self.failures, self.runs))
+
+
+def run_study(
+    study: Study,
+    folder: Path,
+    *,
+    runtime: Runtime | None = None,
+    storage: str | None = None,
+    processes: int = 1,
+    progress: Progress | None = None,
+    load: Callable[[DataSettings], ImageData] = load_data,
+    heartbeat: float = HEARTBEAT,
+    grace: float = GRACE,
+) -> StudyResult:
+    """Compute every run of the study that is not complete, and return the records of all.
+
+    An interrupted study resumes when it is started again on the same folder; runs that failed are tried again. Further
+    workers may be started on the study meanwhile, here or elsewhere; all of them share the folder.
+
+    Args:
+        study: what to run; kept as ``study.json`` in the folder.
+        folder: of the run folders.
+        runtime: how every worker computes.
+        storage: where the states of the runs are kept (:func:`backpass.experiments.scheduling.storage.open_storage`);
+            default: the folder. In a storage other than the folder, the study has the folder's name.
+        processes: workers to start on this machine; one works in this process.
+        progress: receives the events of the runs that this process computes.
+        load: reads images, in this process.
+        heartbeat: seconds between a worker's signs of life.
+        grace: seconds without one until a run is taken over.
+
+    Raises:
+        InputError: the study has no run, a run folder belongs to another run, or the storage cannot be opened.
+        StateError: a worker process ended with an error, and left runs that wait or run.
+    """
+    progress = progress or Progress()
+    runs = study.runs()
+    if not runs:
+        notes = "; ".join(dict.fromkeys(entry.note for entry in study.entries if entry.note)) or "no entry or no seed"
+        raise InputError(f"expected a study with at least one run, got none ({notes}); choose other entries or seeds")
+    name = "study" if storage is None else folder.resolve().name
+    address = storage or str(folder)
+    with closing(Queue.create(address, name, folder=folder, runtime=runtime or Runtime())) as queue:
+        queue.fill(runs)
+        write_study(study, folder)
+        progress.start_study(len(runs))
+        for record in _records(_states(queue, runs), folder):
+            progress.end_run(record)
+        if processes == 1:
+            work(queue, folder, progress=progress, load=load, heartbeat=heartbeat, grace=grace)
+        else:
+            work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace)
+        states = _states(queue, runs)
+    failures = {state.run.folder: state.error for state in states if state.error is not None}
+    return StudyResult(_records(states, folder), failures, len(runs))
+
+
+def describe_failures(failures: dict[str, str], runs: int) -> str:
+    """Return a line that names the first failed runs and what to do."""
+    shown = "; ".join(f"{folder}: {error}" for folder, error in list(failures.items())[:_SHOWN])
+    more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+    return (
+        f"{len(failures)} of {runs} runs failed ({shown}{more}); error.txt in their folders has the traceback; start "
+        "the same command again to try them again"
+    )
+
+
+def _states(queue: Queue, runs: Sequence[StudyRun]) -> list[RunState]:
+    """Return the states of the runs, in their order; the queue may hold others of an earlier study in this folder."""
+    states = {state.run.folder: state for state in queue.states()}
+    return [states[run.folder] for run in runs]
+
+
+def _records(states: Sequence[RunState], folder: Path) -> list[Record]:
+    """Return the records of complete runs, from their folders."""
+    records = []
+    for state in states:
+        if state.state == "complete":
+            path = folder / state.run.folder / RECORD_FILE
+            if not path.is_file():
+                raise InputError(
+                    f"expected the record of a complete run at {path}, found none; let all workers share one folder, "
+                    "or give the folder that holds the runs with --out"
+                )
+            records.append(read_record(path))
+    return records

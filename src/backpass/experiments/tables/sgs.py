@@ -1,0 +1,232 @@
+"""Tables 1 to 3 of the SGS paper (Detkov et al., ICLR 2023), the searches of its section 4, and Figure 8.
+
+Numbers stand as the paper prints them. A method in the first column marked with * is taken from the DyRep paper.
+"""
+
+from dataclasses import replace
+
+from backpass.experiments.entry import Entry, Published
+from backpass.experiments.recipes.sgs import CIFAR_600, IMAGENET_120, SGS_ABLATION
+from backpass.experiments.search import ALPHA_BETA_GRID, AUTOCORRELATION_K_GRID, K_GRID, VALIDATION
+from backpass.experiments.study import make_key
+from backpass.experiments.tables.table import Table
+from backpass.training.recipe import DataSettings, Recipe, SgsSettings
+
+__all__ = ["SGS_SEARCHES", "SGS_TABLES"]
+
+_METHODS = {"Origin": "plain", "DBB": "dbb_dyrep", "DyRep": "dyrep", "SGS": "sgs"}
+_RESNETS = {"ResNet-18": "timm/resnet18", "ResNet-34": "timm/resnet34", "ResNet-50": "timm/resnet50"}
+_SEED = "the configuration files set 42 + rank"
+_CONFIGURATION = "settings of section {}, completed by the configuration files"
+_STARRED = "taken by the SGS paper from the DyRep paper, not run"
+
+# Method, GPU hours, FLOPs in M, parameters in M, accuracy, spread.
+_Line = tuple[str, float, float, float, float, float | None]
+_TABLE_1: dict[str, tuple[_Line, ...]] = {
+    "CIFAR-10": (
+        ("Origin", 2.3, 313, 15.0, 94.90, 0.07),
+        ("DBB*", 9.4, 728, 34.7, 94.97, 0.06),
+        ("DBB", 7.0, 728, 34.7, 95.00, 0.1),
+        ("DyRep*", 6.9, 597, 26.4, 95.22, 0.13),
+        ("DyRep", 7.2, 674, 25.5, 95.00, 0.06),
+        ("SGS", 2.5, 313, 15.0, 95.20, 0.05),
+    ),
+    "CIFAR-100": (
+        ("Origin", 2.3, 314, 15.0, 73.70, 0.1),
+        ("DBB*", 9.4, 728, 34.7, 74.04, 0.08),
+        ("DBB", 7.0, 728, 34.7, 74.40, 0.1),
+        ("DyRep*", 6.7, 582, 27.1, 74.37, 0.11),
+        ("DyRep", 6.4, 560, 22.8, 74.10, 0.2),
+        ("SGS", 2.5, 313, 15.0, 75.50, 0.1),
+    ),
+}
+
+# Method, GPU days, FLOPs in G, parameters in M, accuracy, spread.
+_TABLE_2: dict[str, tuple[_Line, ...]] = {
+    "ResNet-18": (
+        ("Origin", 4.8, 1.81, 11.7, 71.13, 0.04),
+        ("DBB*", 8.1, 4.13, 26.3, 70.99, None),
+        ("DyRep*", 6.3, 2.42, 16.9, 71.58, None),
+        ("DyRep", 9.1, 2.92, 22.1, 71.50, 0.03),
+        ("SGS", 5.1, 1.81, 11.7, 71.65, 0.05),
+    ),
+    "ResNet-34": (
+        ("Origin", 5.3, 3.66, 21.8, 74.17, 0.05),
+        ("DBB*", 12.8, 8.44, 49.9, 74.33, None),
+        ("DyRep*", 7.7, 4.72, 33.1, 74.68, None),
+        ("DyRep", 10.6, 4.95, 38.3, 74.40, 0.03),
+        ("SGS", 5.8, 3.66, 21.8, 74.62, 0.05),
+    ),
+    "ResNet-50": (
+        ("Origin", 7.5, 4.09, 25.6, 76.95, 0.05),
+        ("DBB*", 13.7, 6.79, 40.7, 76.71, None),
+        ("DyRep*", 8.5, 5.05, 31.5, 77.08, None),
+        ("DyRep", 11.0, 5.84, 38.3, 77.11, 0.03),
+        ("SGS", 7.9, 4.09, 25.6, 77.10, 0.01),
+    ),
+}
+
+
+def _peers(group: str, lines: tuple[_Line, ...], recipe: Recipe, section: str) -> list[Entry]:
+    """Return the entries of one model and data set; the first line is the baseline."""
+    entries: list[Entry] = []
+    for name, cost, flops, params, accuracy, std in lines:
+        copied = name.endswith("*")
+        entries.append(
+            Entry(
+                key=make_key(group, name.replace("*", "-published")),
+                label=f"{group}, {name}",
+                method=_METHODS[name.rstrip("*")],
+                recipe=None if copied else recipe,
+                baseline=entries[0].key if entries else None,
+                published=Published(accuracy, std, cost, flops, params, copied=copied),
+                note=_STARRED if copied else _CONFIGURATION.format(section),
+            )
+        )
+    return entries
+
+
+def _table_1() -> Table:
+    data = {"CIFAR-10": "cifar10", "CIFAR-100": "cifar100"}
+    entries = [
+        entry
+        for label, lines in _TABLE_1.items()
+        for entry in _peers(label, lines, replace(CIFAR_600, data=DataSettings(name=data[label])), "4.1")
+    ]
+    return Table(
+        name="sgs-table-1",
+        title="SGS Table 1: VGG-16 on CIFAR-10 and CIFAR-100",
+        entries=tuple(entries),
+        seeds=5,
+        repetitions=f"averaged over 5 independent replicas; {_SEED}",
+        cost_unit="GPU hours",
+        flops_unit="M",
+        notes=("DBB is the fixed block of DyRep's code, dbb_dyrep", "FLOPs and parameters of DyRep are averages"),
+    )
+
+
+def _table_2() -> Table:
+    entries = [
+        entry
+        for label, lines in _TABLE_2.items()
+        for entry in _peers(label, lines, replace(IMAGENET_120, model=_RESNETS[label]), "4.2")
+    ]
+    return Table(
+        name="sgs-table-2",
+        title="SGS Table 2: ResNets on ImageNet",
+        entries=tuple(entries),
+        seeds=3,
+        repetitions=f"averaged over 3 seeds; {_SEED}",
+        cost_unit="GPU days",
+        flops_unit="G",
+        notes=("the paper prints a momentum of 0.1; the configuration files' 0.9 is used",),
+    )
+
+
+def _table_3() -> Table:
+    sgs = SGS_ABLATION.sgs
+    autocorrelation = replace(SGS_ABLATION, sgs=replace(sgs, measure="autocorrelation"))
+    as_acb = replace(SGS_ABLATION, sgs=replace(sgs, branches=("3x3", "1x3", "3x1")))
+    settings = _CONFIGURATION.format("4.3")
+    unknown_pair = "the paper does not print the alpha and beta that its search chose: search them with sgs-figure-7"
+    unknown_k = "the paper does not print the k that its search chose: k = 5 is ours, sgs-autocorrelation-k searches it"
+    ours = "a line of ours: the scaling that Lemma 1 gives for ACB's branches, at mean 1"
+    entries = (
+        Entry("Origin", "Origin", "plain", SGS_ABLATION, None, None, Published(69.6, 0.1, 0.40), settings),
+        Entry("Grid-Search", "Grid Search", "sgs", None, "Origin", None, Published(71.0, 0.1, 19.6), unknown_pair),
+        Entry(
+            "Autocorrelation",
+            "Autocorrelation",
+            "sgs",
+            autocorrelation,
+            "Origin",
+            None,
+            Published(71.1, 0.2, 0.42),
+            unknown_k,
+        ),
+        Entry("SGS", "SGS", "sgs", SGS_ABLATION, "Origin", None, Published(71.5, 0.1, 0.42), settings),
+        Entry("fixed-as-ACB", "fixed, as ACB", "sgs", as_acb, "Origin", None, None, ours),
+    )
+    return Table(
+        name="sgs-table-3",
+        title="SGS Table 3: what the scaling follows from, VGG-11 on CIFAR-100",
+        entries=entries,
+        seeds=3,
+        repetitions=f"the paper does not state the number of runs, 3 as in its other tables; {_SEED}",
+        cost_unit="GPU hours",
+    )
+
+
+def _searched(
+    name: str, title: str, recipe: Recipe, grid: dict[str, SgsSettings], repetitions: str, notes: tuple[str, ...]
+) -> Table:
+    """Return a grid search on held-out training images, with plain training for comparison."""
+    recipe = replace(recipe, data=replace(recipe.data, validation=VALIDATION))
+    entries = [Entry("plain", "plain", "plain", recipe)]
+    entries += [
+        Entry(make_key(label), label, "sgs", replace(recipe, sgs=settings), "plain") for label, settings in grid.items()
+    ]
+    held_out = (
+        f"accuracy on {VALIDATION:.0%} of the training images, held out; the paper prints no number of this search"
+    )
+    return Table(name, title, tuple(entries), 3, repetitions, notes=(held_out, *notes))
+
+
+def _figure_8() -> Table:
+    models = {
+        "VGG-16, CIFAR-100": replace(CIFAR_600, data=DataSettings(name="cifar100")),
+        **{f"{label}, ImageNet": replace(IMAGENET_120, model=model) for label, model in _RESNETS.items()},
+    }
+    entries: list[Entry] = []
+    for label, recipe in models.items():
+        baseline = make_key(label, "plain")
+        entries.append(Entry(baseline, label, "plain", recipe))
+        entries += [
+            Entry(make_key(label, f"k={k:g}"), f"{label}, k = {k:g}", "sgs", replace(recipe, sgs=sgs), baseline)
+            for k in K_GRID
+            for sgs in [replace(recipe.sgs, k=k)]
+        ]
+    return Table(
+        name="sgs-figure-8",
+        title="SGS Figure 8: accuracy over k",
+        entries=tuple(entries),
+        seeds=3,
+        repetitions="the paper does not state the number of runs; 3 is ours",
+        notes=("the figure's numbers are not printed; its k are taken to be those of section 4.1",),
+    )
+
+
+def _searches() -> tuple[Table, ...]:
+    unstated = "the paper does not state the number of runs of its searches; 3 is ours"
+    vgg16 = replace(CIFAR_600, data=DataSettings(name="cifar100"))
+    ablation = SGS_ABLATION.sgs
+    return (
+        _searched(
+            "sgs-k",
+            "SGS section 4.1: the search for k, VGG-16 on CIFAR-100",
+            vgg16,
+            {f"k = {k:g}": replace(vgg16.sgs, k=k) for k in K_GRID},
+            unstated,
+            ("the paper chooses k = 5 (section 4.3, Appendix A.1)",),
+        ),
+        _searched(
+            "sgs-autocorrelation-k",
+            "SGS section 4.3: the search for k of autocorrelation, VGG-11 on CIFAR-100",
+            SGS_ABLATION,
+            {f"k = {k:g}": replace(ablation, k=k, measure="autocorrelation") for k in AUTOCORRELATION_K_GRID},
+            unstated,
+            (),
+        ),
+        _searched(
+            "sgs-figure-7",
+            "SGS Figure 7: the grid search for a fixed scaling, VGG-11 on CIFAR-100",
+            SGS_ABLATION,
+            {f"alpha = {a:g}, beta = {b:g}": replace(ablation, alpha=a, beta=b) for a, b in ALPHA_BETA_GRID},
+            unstated,
+            ("alpha = beta = 1 is plain training",),
+        ),
+    )
+
+
+SGS_TABLES: tuple[Table, ...] = (_table_1(), _table_2(), _table_3())
+SGS_SEARCHES: tuple[Table, ...] = (*_searches(), _figure_8())
