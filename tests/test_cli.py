@@ -1,17 +1,16 @@
 import json
 import shutil
 import signal
-import subprocess
 from contextlib import closing
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
-from backpass.experiments.queue import Queue
 
 from backpass.__main__ import main
-from backpass.experiments import worker as workers
-from backpass.experiments.recipes import RECIPES, TABLES, Row, Table
+from backpass.experiments import RECIPES, Entry, Published, Table
+from backpass.experiments.scheduling import worker as workers
+from backpass.experiments.scheduling.queue import Queue
+from backpass.experiments.tables import TABLES
 
 SMALL = ["--epochs", "1", "--data.limit-train", "96", "--data.limit-test", "30", "--runtime.device", "cpu"]
 
@@ -31,7 +30,10 @@ def test_compare_as_json(tmp_path, capsys):
     out = tmp_path / "c"
     assert main(["compare", *SMALL, "--methods", "plain", "pgt", "--seeds", "0", "--out", str(out), "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert [(row["method"], row["n"], row["std"]) for row in content["rows"]] == [("plain", 1, None), ("pgt", 1, None)]
+    assert [(e["method"], e["n"], e["std"]) for e in content["entries"]] == [
+        ("plain", 1, None),
+        ("pgt", 1, None),
+    ]
 
 
 def test_search_judges_on_held_out_images(tmp_path, capsys):
@@ -39,39 +41,73 @@ def test_search_judges_on_held_out_images(tmp_path, capsys):
     arguments = ["search", "sgs.k", *SMALL, "--values", "2", "7", "--seeds", "0", "--out", str(out), "--json"]
     assert main(arguments) == 0
     content = json.loads(capsys.readouterr().out)
-    assert [row["label"] for row in content["rows"]] == ["plain", "sgs.k = 2", "sgs.k = 7"]
+    assert [row["label"] for row in content["entries"]] == ["plain", "sgs.k = 2", "sgs.k = 7"]
     assert content["notes"] == ["accuracy on 20 % of the training images, held out"]
     history = json.loads((out / "plain-seed0" / "result.json").read_text())["history"]
     assert "validation_accuracy" in history[0]
-    assert main(arguments) == 0  # goes on where it was, which is the end
+    assert main(arguments) == 0  # resumes at the end
     assert json.loads(capsys.readouterr().out) == content
 
 
 @pytest.fixture
 def tiny_table(monkeypatch):
-    rows = (
-        Row("tiny", "A", RECIPES["digits"], "sgs", 91.5, 90.25, "by hand", peers=(("dbb", 91.0),)),
-        Row("tiny", "B", replace(RECIPES["digits"], batch_size=16), "pgt", None, 90.25, "by hand"),
+    recipe = RECIPES["digits"]
+    entries = (
+        Entry("A-plain", "A", "plain", recipe, published=Published(90.25, 0.1)),
+        Entry("A-sgs", "A", "sgs", recipe, "A-plain", published=Published(91.5)),
+        Entry("A-dbb", "A", "dbb", recipe, "A-plain", published=Published(91.0, cost=2.5)),
+        Entry("A-copied", "A, copied", "dbb", None, "A-plain", published=Published(91.25, copied=True)),
+        Entry("B-plain", "B", "plain", replace(recipe, batch_size=16)),
     )
-    monkeypatch.setitem(TABLES, "tiny", Table("tiny", "A tiny table", rows, "one run"))
+    monkeypatch.setitem(TABLES, "tiny", Table("tiny", "A tiny table", entries, 1, "one run", cost_unit="GPU hours"))
 
 
 TINY = ["--epochs", "1", "--limit-train", "96", "--limit-test", "30", "--runtime.device", "cpu"]
 
 
-def test_reproduce_sets_the_paper_beside_the_results(tiny_table, tmp_path, monkeypatch, capsys):
+def test_reproduce_shows_the_published_numbers_next_to_the_results(tiny_table, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["reproduce", "tiny", "--seeds", "1", "--rows", "A", *TINY, "--json"]) == 0
+    assert main(["reproduce", "tiny", "--entries", "A", *TINY, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert [(row["label"], row["method"], row["n"], row["paper"]) for row in content["rows"]] == [
-        ("A", "plain", 1, 0.9025),
-        ("A", "sgs", 1, 0.915),
-        ("A", "dbb", 1, 0.91),
-        ("B", "plain", 0, 0.9025),
-        ("B", "pgt", 0, None),
+    assert [(e["label"], e["method"], e["n"], (e["published"] or {}).get("value")) for e in content["entries"]] == [
+        ("A", "plain", 1, 90.25),
+        ("A", "sgs", 1, 91.5),
+        ("A", "dbb", 1, 91.0),
+        ("A, copied", "dbb", 0, 91.25),
+        ("B", "plain", 0, None),
     ]
     assert content["notes"][1] == "not as in the paper: epochs 1"
-    assert (tmp_path / "runs" / "tiny" / "table.md").read_text().count("not run") == 2
+    assert "- not run: A, copied (dbb); B (plain)" in (tmp_path / "runs" / "tiny" / "table.md").read_text()
+
+
+def test_a_dry_run_prints_what_would_run_and_runs_nothing(tiny_table, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "tiny", "--seeds", "4", "--entries", "A*", "--dry-run"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "A tiny table (tiny): 12 runs" in printed
+    assert "A dbb 4 91 2.5" in printed
+    assert "A, copied dbb 0 91.25 *" in printed
+    assert "GPU hours" in printed
+    assert main(["reproduce", "tiny", "--dry-run", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [(entry["key"], entry["runs"]) for entry in content["entries"]] == [
+        ("A-plain", 1),
+        ("A-sgs", 1),
+        ("A-dbb", 1),
+        ("A-copied", 0),
+        ("B-plain", 1),
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+def test_a_dry_run_of_every_table(name, capsys):
+    assert main(["reproduce", name, "--dry-run"]) == 0
+    printed = "".join(capsys.readouterr().out.split())
+    table = TABLES[name]
+    numbers = {str(entry.published).replace(" ", "") for entry in table.entries if entry.published}
+    assert f"({name}):" in printed
+    assert numbers == {number for number in numbers if number.removesuffix("*") in printed}
 
 
 def test_report_makes_the_same_table_from_files(tiny_table, tmp_path, capsys):
@@ -88,36 +124,30 @@ def test_report_makes_the_same_table_from_files(tiny_table, tmp_path, capsys):
     shutil.rmtree(out / "A-sgs-seed0")
     shutil.rmtree(out / "A-sgs-seed1")
     assert main(["report", str(out)]) == 0
-    assert "| A | sgs | 0 | not run |" in (out / "table.md").read_text()
+    assert "- not run: A (sgs)" in (out / "table.md").read_text()
 
 
 def test_worker_ends_a_study_that_another_began(tmp_path, capsys):
     out = tmp_path / "c"
-    compare = ["compare", *SMALL, "--methods", "plain", "--out", str(out), "--storage", f"journal:{tmp_path / 'cells'}"]
+    compare = ["compare", *SMALL, "--methods", "plain", "--out", str(out), "--storage", f"journal:{tmp_path / 'runs'}"]
     assert main([*compare, "--seeds", "0", "--json"]) == 0
     capsys.readouterr()
-    assert main(["worker", "--study", f"journal:{tmp_path / 'cells'}", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"folder": str(out), "cells": 1, "failures": {}}
+    assert main(["worker", "--study", f"journal:{tmp_path / 'runs'}", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": str(out), "runs": 1, "failures": {}}
 
 
-def test_failed_cells_are_told_after_the_table(tmp_path, monkeypatch, capsys):
+def test_failed_runs_are_named_after_the_table(tmp_path, monkeypatch, capsys):
     out = str(tmp_path / "c")
     compare = ["compare", *SMALL, "--methods", "plain", "pgt", "--seeds", "0", "--pgt.alpha", "-1", "--out", out]
     assert main(compare) == 2
     printed = capsys.readouterr()
     assert "not run" in printed.out
-    assert "backpass: 1 of 2 cells failed (pgt-seed0: " in printed.err
+    assert "backpass: 1 of 2 runs failed (pgt-seed0: " in printed.err
     assert main(["worker", "--study", out]) == 2
-    assert "backpass: 1 of 2 cells failed (pgt-seed0: " in capsys.readouterr().err
-    ended = SimpleNamespace(wait=lambda: 2, terminate=lambda: None)
-    monkeypatch.setattr(subprocess, "Popen", lambda *arguments, **options: ended)
-    assert main(["worker", "--study", out, "--processes", "2"]) == 2
-    printed = capsys.readouterr()
-    assert "2 cells have ended, 1 failed" in printed.out
-    assert "backpass: 1 of 2 cells failed (pgt-seed0: " in printed.err
+    assert "backpass: 1 of 2 runs failed (pgt-seed0: " in capsys.readouterr().err
 
 
-def test_sigterm_in_a_cell_of_a_study_puts_it_back(tmp_path, monkeypatch):
+def test_sigterm_in_a_run_of_a_study_puts_it_back(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "execute", lambda *arguments, **options: signal.raise_signal(signal.SIGTERM))
     out = str(tmp_path / "c")
     with pytest.raises(SystemExit) as stopped:
@@ -157,11 +187,11 @@ def test_list(capsys):
     ("arguments", "text"),
     [
         (["reproduce", "sgs-table4"], "unknown table 'sgs-table4'; did you mean sgs-table-4"),
-        (["reproduce", "sgs-table-4", "--rows", "VGG"], "no row of sgs-table-4 is called 'VGG'"),
+        (["reproduce", "sgs-table-4", "--entries", "VGG"], "no entry of sgs-table-4 is called 'VGG'"),
         (["reproduce", "sgs-table-4", "--seeds", "0"], "expected at least one seed, got none"),
         (["search", "sgs.q", "--values", "1"], "unknown setting 'q' of SgsSettings; expected one of k, "),
         (["search", "optimizer.lr"], "expected values to try for 'optimizer.lr'"),
-        (["worker", "--study", "no/such/study"], "expected the cells of a study at no/such/study/study.db, found none"),
+        (["worker", "--study", "no/such/study"], "expected the runs of a study at no/such/study/study.db, found none"),
         (["report", "no/such/study"], "expected run folders with a result.json below no/such/study, found none"),
     ],
 )

@@ -1,18 +1,18 @@
 import multiprocessing
 
 import pytest
-from backpass.experiments.cells import to_plain
-from backpass.experiments.results import RunResult
 from benchmarks.postgresql import missing, server
 
-from backpass.training.recipe import Run
+from backpass.experiments.environment import Environment
+from backpass.experiments.record import Cost, EvaluatedData, Record, TrainedModel
+from backpass.training.recipe import Run, Runtime
 
 
 @pytest.fixture(scope="session")
 def processes():
     """Starts processes that have the library imported, and no threads of this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["backpass.experiments.worker"])
+    context.set_forkserver_preload(["backpass.experiments.scheduling.worker"])
     return context
 
 
@@ -26,11 +26,24 @@ def postgresql():
 
 
 @pytest.fixture
-def make_result():
-    """Makes a result by hand: accuracies by epoch, seconds of each epoch."""
+def make_record():
+    """Makes a record by hand: accuracies by epoch, seconds of each epoch."""
 
-    def make(recipe, method, seed, accuracies, *, seconds=1.0, split="test", cpu="a cpu", gpu_hours=None, peak=None):
-
+    def make(
+        recipe,
+        method,
+        seed,
+        accuracies,
+        *,
+        entry="",
+        seconds=1.0,
+        split="test",
+        cpu="a cpu",
+        gpu_hours=None,
+        peak=None,
+        train_accuracy=None,
+    ):
+        trained = {} if train_accuracy is None else {"train_accuracy": train_accuracy}
         history = [
             {
                 "epoch": epoch,
@@ -38,39 +51,29 @@ def make_result():
                 "train_seconds": seconds,
                 "measure_seconds": 0.0,
                 "evaluate_seconds": 0.0,
+                **trained,
             }
             for epoch, accuracy in enumerate(accuracies)
         ]
-        return RunResult(
-            run=to_plain(Run(recipe, method, seed)),
-            data={"label": "digits", "train": 64, "evaluated": 30, "split": split},
-            model={
-                "name": recipe.model,
-                "parameters": 56554,
-                "macs": 1790000,
-                "deployed_parameters": 56554,
-                "deployed_macs": 1790000,
-            },
+        return Record(
+            run=Run(recipe, method, seed),
+            entry=entry,
+            data=EvaluatedData(label="digits", train=64, evaluated=30, split=split),
+            model=TrainedModel(recipe.model, 56554, 1790000, 56554, 1790000),
             history=history,
-            cost={
-                "train_seconds": seconds * len(accuracies),
-                "measure_seconds": 0.0,
-                "evaluate_seconds": 0.0,
-                "gpu_hours": gpu_hours,
-                "peak_memory": peak,
-            },
+            cost=Cost(seconds * len(accuracies), 0.0, 0.0, gpu_hours, peak),
             scalings={},
-            environment={
-                "commit": None,
-                "python": "3.11",
-                "versions": {"torch": "2.6"},
-                "platform": "Linux",
-                "cpu": cpu,
-                "cpu_count": 2,
-                "threads": 1,
-                "accelerator": None,
-                "runtime": {},
-            },
+            environment=Environment(
+                commit=None,
+                python="3.11",
+                versions={"torch": "2.6"},
+                platform="Linux",
+                cpu=cpu,
+                cpu_count=2,
+                threads=1,
+                accelerator=None,
+                runtime=Runtime(),
+            ),
         )
 
     return make

@@ -11,7 +11,7 @@ from backpass.errors import InputError
 __all__ = ["from_json", "to_json"]
 
 _T = TypeVar("_T")
-_SHOWN = 3
+_SHOWN = 5
 
 
 def to_json(value: Any) -> str:
@@ -68,6 +68,8 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def _problem(found: Any) -> str:
-    path = ".".join(map(str, found["loc"][1:]))
+    path = ".".join(map(str, found["loc"][1:])) or "the text"
+    if found["type"] == "missing":
+        return f"no {path}"
     shown = repr(found["input"])
-    return f"{path or 'the text'} = {shown[:60]}{'...' if len(shown) > 60 else ''} ({found['msg']})"
+    return f"{path} = {shown[:60]}{'...' if len(shown) > 60 else ''} ({found['msg']})"

@@ -1,0 +1,58 @@
+"""The command line: ``train``, ``compare``, ``search``, ``reproduce``, ``worker``, ``report``, ``list``.
+
+Each command is a dataclass whose fields are its options. Where a command takes a recipe, the fields of the recipe are
+options too (``--epochs``, ``--optimizer.lr``), on top of the defaults that ``--recipe NAME`` chooses.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import optuna
+import tyro
+
+from backpass.cli.commands import List, Report, Train, Worker
+from backpass.cli.studies import Compare, Reproduce, Search
+from backpass.experiments import get_recipe
+
+__all__ = ["run"]
+
+Command = Train | Compare | Search | Reproduce | Worker | Report | List
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse the arguments and run the command they name.
+
+    Raises:
+        InputError: what the command cannot work with.
+        StateError: a run failed.
+        SystemExit: after ``--help``, or with status 2 for options that do not parse.
+    """
+    recipe = _chosen_recipe(arguments)
+    settings = get_recipe(recipe)
+    missing: Any = tyro.MISSING
+    commands: dict[str, Command] = {
+        "train": replace(Train(), recipe=recipe, settings=settings),
+        "compare": replace(Compare(), recipe=recipe, settings=settings),
+        "search": Search(key=missing, recipe=recipe, settings=settings),
+        "reproduce": Reproduce(table=missing),
+        "worker": Worker(missing),
+        "report": Report(missing),
+        "list": List(),
+    }
+    union: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
+    command = tyro.cli(
+        union, args=list(arguments), prog="backpass", description="Train convnets by altering the backward pass."
+    )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    command()
+
+
+def _chosen_recipe(arguments: Sequence[str]) -> str:
+    """Return the value of ``--recipe``, which decides the defaults of all other options."""
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if option == "--recipe":
+            return value
+        if option.startswith("--recipe="):
+            return option.partition("=")[2]
+    return "digits"

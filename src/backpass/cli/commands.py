@@ -1,0 +1,172 @@
+"""The commands that run no study of their own: ``train``, ``worker``, ``report``, ``list``."""
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from backpass.cli.output import new_name, print_json, show
+from backpass.errors import StateError
+from backpass.experiments import RECIPES, list_tables, read_records, read_study
+from backpass.experiments import train as train_run
+from backpass.experiments.progress import progress_bars
+from backpass.experiments.reporting.report import study_of
+from backpass.experiments.running import describe_failures
+from backpass.experiments.scheduling.processes import default_processes, work_in_processes
+from backpass.experiments.scheduling.queue import Queue
+from backpass.experiments.scheduling.termination import when_terminated
+from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
+from backpass.experiments.tables import TABLES
+from backpass.models import list_models
+from backpass.training.datasets import list_datasets
+from backpass.training.methods import check_method, list_methods
+from backpass.training.recipe import Recipe, Runtime
+
+__all__ = ["List", "Report", "Train", "Worker"]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one model with one method and one seed; resume an interrupted run when its folder is given again.
+
+    Attributes:
+        recipe: name of the recipe whose settings are the defaults of the options below.
+        method: plain, sgs, pgt, agc, or several joined by +, such as sgs+pgt.
+        seed: seed of initialisation, order and augmentation.
+        out: folder of the run; default: a new one below runs/.
+        json: print the record as JSON and nothing else.
+        settings: settings of the recipe.
+        runtime: settings of the computation.
+    """
+
+    recipe: str = "digits"
+    method: str = "plain"
+    seed: int = 0
+    out: Path | None = None
+    json: bool = False
+    settings: Annotated[Recipe, tyro.conf.arg(name="")] = RECIPES["digits"]
+    runtime: Runtime = field(default_factory=Runtime)
+
+    def __call__(self) -> None:
+        """Run the command."""
+        check_method(self.method)
+        folder = self.out or Path("runs") / new_name(f"train-{self.settings.model}-{self.method}")
+        with progress_bars(quiet=self.json) as progress:
+            progress.start_study(1)
+            record = train_run(
+                self.settings, folder, method=self.method, seed=self.seed, runtime=self.runtime, progress=progress
+            )
+        study, records = study_of([record])
+        show(study, records, folder, as_json=self.json)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Take the next waiting run of a study, and the next, until every run has ended.
+
+    Start as many as there are GPUs, on any machine that reaches the study and its folder, or several on one GPU. The
+    run of a worker that dies is taken over.
+
+    Attributes:
+        study: folder of the study, journal:PATH, or database URL.
+        name: name of the study, where the database holds several.
+        out: folder of the runs, shared by all workers; default: the study's.
+        processes: number of workers on this machine; default: one for each GPU.
+        heartbeat: seconds between signs of life.
+        grace: seconds without one until another worker's run is taken over.
+        json: print the state of the study as JSON and nothing else.
+    """
+
+    study: str
+    name: str | None = None
+    out: Path | None = None
+    processes: int | None = None
+    heartbeat: float = HEARTBEAT
+    grace: float = GRACE
+    json: bool = False
+
+    def __call__(self) -> None:
+        """Run the command."""
+        is_folder = "://" not in self.study and not self.study.startswith("journal:")
+        with when_terminated(), closing(Queue.open(self.study, self.name)) as queue:
+            folder = self.out or (Path(self.study) if is_folder else queue.folder)
+            processes = self.processes or default_processes(queue.runtime)
+            if processes > 1:
+                work_in_processes(
+                    self.study,
+                    queue.name,
+                    folder,
+                    processes=processes,
+                    heartbeat=self.heartbeat,
+                    grace=self.grace,
+                )
+            else:
+                with progress_bars(quiet=self.json) as progress:
+                    progress.start_study(len(queue.states()))
+                    work(queue, folder, progress=progress, heartbeat=self.heartbeat, grace=self.grace)
+            states = queue.states()
+        failures = {state.run.folder: state.error for state in states if state.error is not None}
+        if self.json:
+            print_json({"folder": str(folder), "runs": len(states), "failures": failures})
+        else:
+            Console().print(f"{len(states)} runs have ended, {len(failures)} failed\nruns   {folder}", highlight=False)
+        if failures:
+            raise StateError(describe_failures(failures, len(states)))
+
+
+@dataclass(frozen=True)
+class Report:
+    """Make report and tables of a study again, from its records.
+
+    Attributes:
+        folder: folder of the study, or of any runs.
+        json: print the results as JSON and nothing else.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    json: bool = False
+
+    def __call__(self) -> None:
+        """Run the command."""
+        records = read_records(self.folder)
+        study = read_study(self.folder)
+        if study is None:
+            study, records = study_of(records)
+        show(study, records, self.folder, as_json=self.json)
+
+
+@dataclass(frozen=True)
+class List:
+    """List the models, data sets, methods, recipes and tables.
+
+    Attributes:
+        json: print JSON.
+    """
+
+    json: bool = False
+
+    def __call__(self) -> None:
+        """Run the command."""
+        names = {
+            "models": [*list_models(), "timm/NAME"],
+            "data sets": list(list_datasets()),
+            "methods": list_methods(),
+            "recipes": list(RECIPES),
+            "tables": list_tables(),
+        }
+        if self.json:
+            print_json(names)
+            return
+        console = Console()
+        for kind, entries in names.items():
+            if kind != "tables":
+                console.print(f"[bold]{kind}[/bold]: {', '.join(entries)}", highlight=False)
+        console.print("[bold]tables[/bold]:", highlight=False)
+        for name, table in TABLES.items():
+            runs = sum(entry.recipe is not None and entry.runs_of is None for entry in table.entries) * table.seeds
+            numbers = sum(entry.published is not None for entry in table.entries)
+            sizes = f"{len(table.entries)} entries, {runs} runs, {numbers} published"
+            console.print(f"  {name:<22}{table.title} ({sizes})", highlight=False, markup=False, soft_wrap=True)

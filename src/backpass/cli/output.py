@@ -1,0 +1,34 @@
+"""What commands print, and the names of the folders they make."""
+
+import json
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from backpass.experiments import Record, Study, write_report
+
+__all__ = ["new_name", "print_json", "show"]
+
+
+def new_name(name: str) -> str:
+    """Return a folder name that ends with the time."""
+    safe = "".join(c if c.isalnum() or c in "+-_." else "-" for c in name)
+    return f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def show(study: Study, records: list[Record], folder: Path, *, as_json: bool) -> None:
+    """Write report and tables, and print the table, or the same as JSON."""
+    table = write_report(study, records, folder)
+    report = folder / "report.html"
+    if as_json:
+        print_json({"folder": str(folder), "report": str(report), **table.as_dict()})
+        return
+    console = Console()
+    console.print(table.rich())
+    console.print(f"runs   {folder}\nreport {report}", highlight=False, soft_wrap=True)
+
+
+def print_json(content: object) -> None:
+    """Print plain values as JSON."""
+    print(json.dumps(content, indent=1))  # noqa: T201

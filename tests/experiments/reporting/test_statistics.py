@@ -1,0 +1,109 @@
+import math
+
+import pytest
+import scipy.stats
+
+from backpass.experiments.entry import Entry, Published
+from backpass.experiments.reporting.statistics import paired_difference, summarize
+from backpass.training.recipe import Recipe
+
+RECIPE = Recipe(epochs=2)
+
+
+def test_paired_difference_by_hand():
+    # Differences 1, 2, 3: mean 2, standard deviation 1, standard error 1 / sqrt(3); t(0.975, 2) = 4.302653.
+    found = paired_difference([11.0, 22.0, 33.0], [10.0, 20.0, 30.0])
+    assert (found.n, found.mean) == (3, pytest.approx(2.0))
+    assert (found.low, found.high) == (
+        pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6),
+        pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6),
+    )
+    # For two degrees of freedom the two-sided p of t is 1 - t / sqrt(t**2 + 2), with t = 2 * sqrt(3).
+    assert found.p == pytest.approx(1 - math.sqrt(12 / 14))
+
+
+def test_paired_difference_is_the_one_sample_test_of_the_differences():
+    values, baseline = [0.71, 0.75, 0.69, 0.74, 0.78], [0.70, 0.71, 0.70, 0.73, 0.74]
+    oracle = scipy.stats.ttest_1samp([v - b for v, b in zip(values, baseline, strict=True)], 0)
+    found = paired_difference(values, baseline)
+    assert found.p == pytest.approx(oracle.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(oracle.confidence_interval(0.95)))
+    other = paired_difference(baseline, values)
+    assert (other.mean, other.low, other.p) == pytest.approx((-found.mean, -found.high, found.p))
+    order = [3, 0, 4, 1, 2]
+    assert paired_difference([values[i] for i in order], [baseline[i] for i in order]).p == pytest.approx(found.p)
+
+
+@pytest.mark.parametrize(("values", "baseline"), [([0.5], [0.4]), ([0.5, 0.6], [0.4, 0.5]), ([0.5] * 3, [0.5] * 3)])
+def test_without_spread_there_is_no_interval(values, baseline):
+    found = paired_difference(values, baseline)
+    assert (found.n, found.low, found.high, found.p) == (len(values), None, None, None)
+    assert found.mean == pytest.approx(values[0] - baseline[0])
+
+
+PLAIN = Entry("plain", "plain", "plain", RECIPE)
+SGS = Entry("sgs", "sgs", "sgs", RECIPE, "plain", published=Published(90.0))
+
+
+def test_summary_by_hand(make_record):
+    records = [
+        make_record(RECIPE, "plain", 1, [0.5, 0.90], entry="plain"),
+        make_record(RECIPE, "plain", 0, [0.5, 0.80], entry="plain"),
+        make_record(RECIPE, "sgs", 0, [0.5, 0.84], entry="sgs", seconds=1.1, train_accuracy=0.5),
+        make_record(RECIPE, "sgs", 1, [0.5, 0.92], entry="sgs", seconds=1.3, train_accuracy=0.75),
+        make_record(RECIPE, "sgs", 2, [0.5, 0.10], entry="sgs", seconds=9.0, train_accuracy=1.0),
+        make_record(RECIPE, "sgs", 3, [0.99], entry="another"),
+    ]
+    plain, sgs = summarize([PLAIN, SGS], records)
+    assert (plain.n, plain.mean, plain.difference, plain.relative_time) == (2, pytest.approx(0.85), None, None)
+    assert plain.std == pytest.approx(0.0707107)
+    assert list(plain.values.items()) == [(0, 0.80), (1, 0.90)]
+    assert (plain.params, plain.macs, plain.gpu_hours, plain.peak_memory) == (56554, 1790000, None, None)
+    assert (plain.train_accuracy, sgs.train_accuracy) == (None, 0.75)
+    assert sgs.n == 3  # without the run of another entry
+    assert (sgs.difference.n, sgs.difference.mean) == (2, pytest.approx(0.03))  # seed 2 has no plain twin
+    assert sgs.relative_times == pytest.approx({0: 1.1, 1: 1.3})
+    assert sgs.relative_time == pytest.approx(1.2)
+    assert sgs.values == {0: 0.84, 1: 0.92, 2: 0.10}
+    assert sgs.seconds == pytest.approx((2 * (1.1 + 1.3) + 2 * 9.0) / 3)
+    assert sgs.published == Published(90.0)
+
+
+def test_an_entry_that_shares_runs_has_their_statistics_and_its_own_number(make_record):
+    twin = Entry("twin", "twin", "plain", RECIPE, runs_of="plain", published=Published(70.0))
+    compared = Entry("sgs", "sgs", "sgs", RECIPE, "twin")
+    records = [
+        make_record(RECIPE, "plain", 0, [0.5], entry="plain"),
+        make_record(RECIPE, "sgs", 0, [0.75], entry="sgs"),
+    ]
+    _, shared, sgs = summarize([PLAIN, twin, compared], records)
+    assert (shared.values, shared.published.value) == ({0: 0.5}, 70.0)
+    assert sgs.difference.mean == 0.25
+
+
+def test_times_of_different_hardware_are_not_compared(make_record):
+    records = [
+        make_record(RECIPE, "plain", 0, [0.5], entry="plain", cpu="slow", seconds=10.0),
+        make_record(RECIPE, "plain", 1, [0.5], entry="plain"),
+        make_record(RECIPE, "sgs", 0, [0.6], entry="sgs"),
+        make_record(RECIPE, "sgs", 1, [0.6], entry="sgs", seconds=1.5),
+    ]
+    sgs = summarize([PLAIN, SGS], records)[1]
+    assert (sgs.difference.n, sgs.relative_times) == (2, {1: 1.5})
+
+
+def test_gpu_hours_are_those_of_a_run_and_memory_is_the_largest(make_record):
+    records = [
+        make_record(RECIPE, "plain", s, [0.5], entry="plain", gpu_hours=h, peak=p)
+        for s, h, p in [(0, 1.5, 70), (1, 2.0, 80)]
+    ]
+    (summary,) = summarize([PLAIN], records)
+    assert (summary.gpu_hours, summary.peak_memory) == (1.75, 80)
+    (summary,) = summarize([PLAIN], [*records, make_record(RECIPE, "plain", 2, [0.5], entry="plain")])
+    assert (summary.gpu_hours, summary.peak_memory) == (None, None)
+
+
+def test_not_run():
+    plain, shown = summarize([PLAIN, Entry("a", "a", "dbb", None, published=Published(70.0))], [])
+    assert (plain.n, plain.mean, plain.std, plain.values, plain.difference) == (0, None, None, {}, None)
+    assert (shown.n, shown.published.value) == (0, 70.0)

@@ -1,0 +1,136 @@
+import csv
+import io
+import json
+from dataclasses import replace
+
+import pytest
+
+from backpass.experiments import Entry, Published, Study, result_table
+from backpass.experiments.reporting.tables import write_tables
+from backpass.training.recipe import Recipe
+
+RECIPE = Recipe(epochs=2)
+STUDY = Study(
+    "A & B_1",
+    (
+        Entry("plain", "VGG-11", "plain", RECIPE, published=Published(70.8, 0.1, 2.3)),
+        Entry("sgs", "VGG-11", "sgs", RECIPE, "plain", published=Published(73.2, 0.1, 2.5)),
+        Entry("dbb", "VGG-11 | x", "dbb", None, "plain", published=Published(72.0, copied=True)),
+    ),
+    (0, 1, 2),
+    ("100 % ours",),
+)
+
+
+@pytest.fixture
+def table(make_record):
+    plain = [make_record(RECIPE, "plain", s, [a], entry="plain", seconds=2.0) for s, a in enumerate([0.6, 0.7, 0.8])]
+    sgs = [make_record(RECIPE, "sgs", s, [a], entry="sgs", seconds=3.0) for s, a in enumerate([0.61, 0.72, 0.83])]
+    return result_table(STUDY, plain + sgs)
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_markdown(table):
+    # Differences 1, 2, 3 points: the interval is 2 -+ 4.302653 / sqrt(3), p = 1 - sqrt(12 / 14).
+    title, _, header, rule, plain, sgs, *notes = table.markdown().splitlines()
+    assert title == "**A & B_1**"
+    assert dict(zip(cells(header), cells(sgs), strict=True)) == {
+        "entry": "VGG-11",
+        "method": "sgs",
+        "n": "3",
+        "accuracy, %": "72.00",
+        "std": "11.00",
+        "difference": "+2.00",
+        "95 % CI": "-0.48 to +4.48",
+        "p-value": "0.074",
+        "relative time": "1.50",
+        "seconds": "3.0",
+        "published": "73.2 ± 0.1",
+        "published cost": "2.5",
+    }
+    assert dict(zip(cells(header), cells(plain), strict=True))["difference"] == ""
+    assert [cell.endswith(":") for cell in cells(rule)] == [False, False] + [True] * 10
+    assert notes == ["- 100 % ours", r"- not run: VGG-11 \| x (dbb)"]
+
+
+def test_latex(table):
+    lines = table.latex().splitlines()
+    assert r"\caption{A \& B\_1. 100 \% ours.}" in lines
+    assert r"\begin{tabular}{llrrrrrrrrrr}" in lines
+    sgs = next(line for line in lines if "73.2" in line)
+    assert [cell.strip() for cell in sgs.removesuffix(r"\\").split("&")][:4] == ["VGG-11", "sgs", "3", "72.00"]
+    assert next(line for line in lines if "accuracy" in line).count(r"\%") == 2
+
+
+def test_csv_holds_the_numbers_themselves(table):
+    plain, sgs, dbb = csv.DictReader(io.StringIO(table.csv()))
+    assert (sgs["label"], sgs["method"], sgs["n"], sgs["values"]) == ("VGG-11", "sgs", "3", "0:0.61 1:0.72 2:0.83")
+    assert float(sgs["mean"]) == pytest.approx(0.72)
+    assert float(sgs["difference_mean"]) == pytest.approx(0.02)
+    assert float(sgs["difference_p"]) == pytest.approx(0.0741799)
+    assert (sgs["params"], sgs["published_value"], sgs["published_cost"], sgs["gpu_hours"]) == (
+        "56554",
+        "73.2",
+        "2.5",
+        "",
+    )
+    assert plain["difference_mean"] == ""
+    assert dbb["mean"] == ""
+
+
+def test_json_is_what_was_summarized(table):
+    content = json.loads(json.dumps(table.as_dict()))
+    assert (content["title"], content["notes"]) == ("A & B_1", ["100 % ours"])
+    assert [entry["method"] for entry in content["entries"]] == ["plain", "sgs", "dbb"]
+    assert content["entries"][1]["difference"]["n"] == 3
+
+
+def test_columns_without_values_are_left_out(make_record):
+    study = Study("t", (Entry("plain", "plain", "plain", RECIPE), Entry("sgs", "sgs", "sgs", RECIPE, "plain")), (0,))
+    table = result_table(study, [make_record(RECIPE, "plain", 0, [0.5], entry="plain", train_accuracy=0.25)])
+    assert table.header == ("method", "n", "accuracy, %", "train accuracy, %", "seconds")
+    assert table.rows == (("plain", "1", "50.00", "25.00", "1.0"), ("sgs", "0", "not run", "", ""))
+
+
+def test_files(table, tmp_path):
+    write_tables(table, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"table.md", "table.tex", "table.csv", "table.json"}
+    assert (tmp_path / "table.md").read_text() == table.markdown()
+    assert json.loads((tmp_path / "table.json").read_text())["title"] == "A & B_1"
+
+
+def test_the_terminal_shows_the_same_cells(table):
+    rich = table.rich()
+    assert tuple(column.header for column in rich.columns) == table.header
+    assert [list(column.cells) for column in rich.columns] == [list(texts) for texts in zip(*table.rows, strict=True)]
+
+
+def test_sizes_are_shown_where_training_and_deployment_differ(make_record):
+    plain = make_record(RECIPE, "plain", 0, [0.6], entry="plain")
+    branched = make_record(RECIPE, "dbb", 0, [0.7], entry="dbb")
+    branched = replace(branched, model=replace(branched.model, parameters=130_000, macs=4_200_000))
+    study = Study(
+        "sizes", (Entry("plain", "plain", "plain", RECIPE), Entry("dbb", "dbb", "dbb", RECIPE, "plain")), (0,)
+    )
+    table = result_table(study, [plain, branched])
+    assert table.header[-2:] == ("trained params / FLOPs", "deployed params / FLOPs")
+    assert [row[-2:] for row in table.rows] == [("0.06M / 1.8M", "0.06M / 1.8M"), ("0.13M / 4.2M", "0.06M / 1.8M")]
+
+
+@pytest.mark.parametrize("label", ["=1+1", "+1", "-1", "@x"])
+def test_labels_are_no_formulas_in_a_spreadsheet(label, make_record):
+    study = Study("t", (Entry("a", label, "plain", RECIPE),), (0,))
+    (line,) = csv.DictReader(io.StringIO(result_table(study, []).csv()))
+    assert line["label"] == f"'{label}"
+
+
+def test_labels_are_no_markup(make_record):
+    label = "[bold]a | <b>"
+    study = Study("[red]t", (Entry("a", label, "plain", RECIPE),), (0,))
+    table = result_table(study, [make_record(RECIPE, "plain", 0, [0.5], entry="a")])
+    assert r"[bold]a \| &lt;b>" in table.markdown()
+    assert table.rich().columns[0]._cells == [r"\[bold]a | <b>"]
+    assert table.rich().title == r"\[red]t"

@@ -1,0 +1,74 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from backpass.errors import InputError
+from backpass.experiments import read_record, read_records
+from backpass.experiments.environment import environment
+from backpass.experiments.serialization import to_json
+from backpass.training.recipe import Recipe, Runtime
+
+RECIPE = Recipe(epochs=2)
+
+
+def test_last_and_best_epoch_differ(make_record):
+    record = make_record(RECIPE, "plain", 0, [0.9, 0.7], seconds=1.5)
+    assert (record.accuracy, record.best_accuracy, record.seconds) == (0.7, 0.9, 3.0)
+    assert record.by_epoch("accuracy") == [0.9, 0.7]
+    assert make_record(RECIPE, "plain", 0, [0.6], split="validation").accuracy == 0.6
+
+
+def test_round_trip(tmp_path, make_record):
+    record = replace(make_record(RECIPE, "plain", 0, [0.9], entry="a"), scalings={"conv.weight": [[1.0, 2.0]]})
+    (tmp_path / "a").mkdir()
+    record.write(tmp_path / "a" / "result.json")
+    assert read_records(tmp_path) == [record]
+
+
+def test_a_folder_without_records(tmp_path):
+    with pytest.raises(InputError, match=r"expected run folders with a result\.json below .*, found none"):
+        read_records(tmp_path)
+    with pytest.raises(InputError, match=r"expected a readable record at .*No such file"):
+        read_record(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "text"),
+    [
+        (("run", "seed"), "0", "run.seed = '0' (Input should be a valid integer)"),
+        (("run", "seed"), True, "run.seed = True (Input should be a valid integer)"),
+        (("data", "split"), "train", "data.split = 'train'"),
+        (("cost", "gpu_hours"), "1", "cost.gpu_hours = '1'"),
+        (("environment",), None, "environment = None"),
+        (("history",), [], "expected a history with a record for each epoch, got none"),
+        (("history", 1, "test_accuracy"), None, "history.1.test_accuracy = None"),
+        (("history", 0), {}, "expected epoch of epoch 0 to be a finite number, got None"),
+        (("data", "split"), "validation", "expected validation_accuracy of epoch 0 to be a finite number, got None"),
+        (("schema",), 2, "expected a record of schema 3, got schema 2"),
+        (("model", "flops"), 1, "model.flops = 1 (Unexpected keyword argument)"),
+    ],
+)
+def test_what_is_wrong_in_a_record_is_named(keys, value, text, make_record, tmp_path):
+    content = json.loads(to_json(make_record(RECIPE, "plain", 0, [0.5, 0.6])))
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(content))
+    read_record(path)
+    *outer, last = keys
+    section = content
+    for key in outer:
+        section = section[key]
+    section[last] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(InputError) as error:
+        read_record(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert text in str(error.value)
+
+
+def test_environment_names_versions_and_hardware():
+    found = environment(Runtime(device="cpu"))
+    assert found.versions["torch"]
+    assert found.cpu
+    assert found.threads >= 1
+    assert found.runtime == Runtime(device="cpu")

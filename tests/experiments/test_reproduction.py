@@ -1,0 +1,90 @@
+from dataclasses import replace
+
+import pytest
+
+from backpass.errors import InputError
+from backpass.experiments import RECIPES, Reduction, get_table, run_study, table_study
+from backpass.experiments.tables import TABLES
+
+RECIPE = RECIPES["digits"]
+
+
+def test_as_many_seeds_as_in_the_paper():
+    assert {name: table_study(table).seeds for name, table in TABLES.items()} == {
+        name: tuple(range(5 if name == "sgs-table-1" else 3)) for name in TABLES
+    }
+    assert table_study(get_table("sgs-table-1"), [7]).seeds == (7,)
+    with pytest.raises(InputError, match="expected at least one seed"):
+        table_study(get_table("sgs-table-1"), [])
+
+
+def test_table_1_runs_what_the_paper_ran_itself():
+    study = table_study(get_table("sgs-table-1"), [0])
+    assert [(run.folder, run.run.method, run.run.recipe.data.name) for run in study.runs()] == [
+        (f"{label}-{name}-seed0", method, data)
+        for label, data in (("CIFAR-10", "cifar10"), ("CIFAR-100", "cifar100"))
+        for name, method in (("Origin", "plain"), ("DBB", "dbb_dyrep"), ("DyRep", "dyrep"), ("SGS", "sgs"))
+    ]
+    assert [entry.baseline for entry in study.entries[:6]] == [None, *["CIFAR-10-Origin"] * 5]
+
+
+def test_a_shared_baseline_is_run_once():
+    study = table_study(get_table("sgs-table-5"), [0], entries=["VGG-11, Adagrad*"])
+    assert [run.entry for run in study.runs()] == [
+        "VGG-11-Adagrad-plain",
+        "VGG-11-Adagrad-sgs",
+        "VGG-11-Adagrad-update-sgs",
+    ]
+    assert [run.run.recipe.sgs.apply for run in study.runs()] == ["gradient", "gradient", "update"]
+
+
+def test_a_chosen_entry_brings_the_runs_it_shares():
+    study = table_study(get_table("sgs-table-5"), [0], entries=["VGG-11, Adagrad[*]"])
+    assert [run.entry for run in study.runs()] == ["VGG-11-Adagrad-plain", "VGG-11-Adagrad-update-sgs"]
+
+
+def test_entries_that_are_not_chosen_are_shown_and_not_run():
+    table = get_table("sgs-table-4")
+    study = table_study(table, [0], entries=["VGG-1[13]", "Xception"])
+    assert [e.label for e in study.entries if e.recipe] == ["VGG-11"] * 2 + ["VGG-13"] * 2 + ["Xception"] * 2
+    assert len(study.entries) == 34
+    with pytest.raises(
+        InputError, match=r"no entry of sgs-table-4 is called 'VGG'; expected one of 'VGG-11', 'VGG-13'"
+    ):
+        table_study(table, [0], entries=["VGG"])
+
+
+def test_a_chosen_entry_brings_its_baseline():
+    study = table_study(get_table("sgs-table-1"), [0], entries=["CIFAR-100, SGS"])
+    assert [run.entry for run in study.runs()] == ["CIFAR-100-Origin", "CIFAR-100-SGS"]
+
+
+@pytest.mark.parametrize("name", ["sgs-table-7", "sgs-table-8"])
+def test_a_table_that_cannot_be_run_is_refused_with_its_reason(name, tmp_path):
+    study = table_study(get_table(name))
+    assert study.runs() == []
+    with pytest.raises(InputError, match=r"at least one run, got none .*this version has neither task nor model"):
+        run_study(study, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_reduction_shortens_the_runs_and_is_noted():
+    reduction = Reduction(epochs=10, limit_train=100, data="folder:x", data_label="CIFAR-10 (JPEG)")
+    study = table_study(get_table("pgt-results"), [0], reduction=reduction, entries=["ResNet-18"])
+    (recipe,) = {entry.recipe for entry in study.entries if entry.recipe and entry.method == "plain"}
+    assert (recipe.epochs, recipe.data.limit_train, recipe.data.name, recipe.data.limit_test) == (
+        10,
+        100,
+        "folder:x",
+        None,
+    )
+    schedule = recipe.schedule
+    assert (schedule.warmup_epochs, schedule.cooldown_epochs, schedule.step_epochs) == pytest.approx((0.5, 1.0, 3.0))
+    assert study.notes[-3:] == (
+        "not as in the paper: epochs 10",
+        "not as in the paper: training images 100",
+        "not as in the paper: data CIFAR-10 (JPEG)",
+    )
+    assert Reduction().notes() == ()
+    assert Reduction().apply(RECIPE) == RECIPE
+    assert Reduction(root="x").apply(RECIPE) == replace(RECIPE, data=replace(RECIPE.data, root="x"))

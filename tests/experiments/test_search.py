@@ -1,0 +1,62 @@
+from dataclasses import replace
+
+import pytest
+
+from backpass.errors import InputError
+from backpass.experiments import RECIPES, search_study
+from backpass.experiments.search import SEARCHES
+
+RECIPE = RECIPES["digits"]
+
+
+def test_an_entry_for_each_value_and_plain_for_comparison():
+    study = search_study("sgs.k", RECIPE, [0])
+    assert [entry.method for entry in study.entries] == ["plain"] + ["sgs"] * 6
+    assert [entry.recipe.sgs.k for entry in study.entries[1:]] == [2, 3, 4, 5, 6, 7]
+    assert [entry.baseline for entry in study.entries] == [None] + ["plain"] * 6
+    assert {entry.recipe.data.validation for entry in study.entries} == {0.2}
+    assert study.entries[1].recipe == replace(study.entries[0].recipe, sgs=replace(RECIPE.sgs, k=2.0))
+    assert [run.folder for run in study.runs()][:2] == ["plain-seed0", "sgs.k-=-2.0-sgs-seed0"]
+    assert study.notes == ("accuracy on 20 % of the training images, held out",)
+
+
+def test_a_search_over_anything_else():
+    study = search_study("optimizer.lr", RECIPE, [0], values=["0.1", "1"])
+    assert [(entry.method, entry.recipe.optimizer.lr, entry.baseline) for entry in study.entries] == [
+        ("plain", 0.1, None),
+        ("plain", 1.0, None),
+    ]
+    assert search_study("pgt.alpha", RECIPE, [0], method="sgs+pgt").entries[1].method == "sgs+pgt"
+    with pytest.raises(
+        InputError, match=r"expected values to try for 'epochs'; only sgs.k; sgs.alpha,sgs.beta; pgt.alpha have a grid"
+    ):
+        search_study("epochs", RECIPE, [0])
+    with pytest.raises(InputError, match="expected at least one seed"):
+        search_study("sgs.k", RECIPE, [])
+
+
+def test_a_search_over_a_fixed_scaling_covers_both_of_its_settings():
+    study = search_study("sgs.alpha,sgs.beta", RECIPE, [0])
+    pairs = [(entry.recipe.sgs.alpha, entry.recipe.sgs.beta) for entry in study.entries]
+    assert pairs == [(None, None), *SEARCHES["sgs.alpha,sgs.beta"]]
+    given = search_study("sgs.alpha,sgs.beta", RECIPE, [0], values=["0.5,0.25", "1, 2"])
+    assert [(entry.label, entry.method) for entry in given.entries[1:]] == [
+        ("sgs.alpha = 0.5, sgs.beta = 0.25", "sgs"),
+        ("sgs.alpha = 1, sgs.beta = 2", "sgs"),
+    ]
+    assert given.entries[1].recipe.sgs == replace(RECIPE.sgs, alpha=0.5, beta=0.25)
+    assert given.entries[2].recipe.sgs == replace(RECIPE.sgs, alpha=1.0, beta=2.0)
+    with pytest.raises(InputError, match=r"a value for each of sgs.alpha,sgs.beta, joined .*, got '0.5'"):
+        search_study("sgs.alpha,sgs.beta", RECIPE, [0], values=["0.5"])
+
+
+def test_a_search_over_half_of_a_fixed_scaling_needs_the_other_half():
+    beside = replace(RECIPE, sgs=replace(RECIPE.sgs, beta=0.25))
+    runs = search_study("sgs.alpha", beside, [0], values=["0.5", "1"]).runs()
+    assert [(run.run.method, run.run.recipe.sgs.alpha) for run in runs] == [("plain", None), ("sgs", 0.5), ("sgs", 1)]
+    with pytest.raises(InputError, match=r"alpha and sgs.beta together, .* got sgs.alpha=0.5, sgs.beta=None"):
+        search_study("sgs.alpha", RECIPE, [0], values=["0.5"]).runs()
+
+
+def test_a_value_given_twice_is_tried_once():
+    assert len(search_study("sgs.k", RECIPE, [0], values=["3", "3"]).entries) == 2
