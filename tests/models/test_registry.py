@@ -31,7 +31,7 @@ def test_a_taken_name_is_refused_and_the_first_builder_stays():
     def digits_net() -> nn.Module:
         return nn.Identity()
 
-    with pytest.raises(InputError, match="'digits_net' is registered already"):
+    with pytest.raises(InputError, match="got 'digits_net', already registered"):
         register_model(digits_net)
     assert registry._builders["digits_net"] is builder
 
@@ -65,14 +65,14 @@ def test_an_unknown_name_with_nothing_close():
 def test_counts_must_be_positive_integers(key, value):
     with pytest.raises(InputError) as caught:
         create_model("digits_net", **{key: value})
-    assert str(caught.value) == f"{key} of 'digits_net' must be a positive integer, got {value!r}"
+    assert str(caught.value) == f"expected {key} of 'digits_net' to be a positive integer, got {value!r}"
 
 
 def test_an_unknown_argument_is_named_with_those_that_exist():
     with pytest.raises(InputError) as caught:
         create_model("vgg11_small", dropout=0.5)
     message = str(caught.value)
-    assert "'vgg11_small' takes the arguments num_classes, in_channels, hidden_layers" in message
+    assert "'vgg11_small' out of num_classes, in_channels, hidden_layers" in message
     assert "'dropout'" in message
 
 
@@ -101,6 +101,20 @@ def test_timm_models_take_our_arguments():
     assert model.fc.out_features == 12
     with torch.device("meta"):
         assert create_model("timm/resnet18").fc.out_features == 1000
+
+
+def test_arguments_reach_timm():
+    """timm starts each block's last normalisation at zero, the published reference does not."""
+    pytest.importorskip("timm")
+    for arguments, expected in ({"zero_init_last": False}, 1.0), ({}, 0.0):
+        weight = create_model("timm/resnet18", **arguments).layer1[0].bn2.weight
+        assert torch.equal(weight, torch.full_like(weight, expected))
+
+
+def test_an_argument_that_a_timm_model_lacks_is_named():
+    pytest.importorskip("timm")
+    with pytest.raises(InputError, match=r"that timm's 'resnet18' takes, got zero_init=False: .*leave it out"):
+        create_model("timm/resnet18", zero_init_last=False, zero_init=False)
 
 
 def test_an_unknown_timm_model_lists_close_names():

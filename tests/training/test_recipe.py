@@ -1,12 +1,15 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from backpass.experiments.cells import from_plain, to_plain
+import tyro
 
 from backpass.errors import InputError
+from backpass.models import count_parameters
 from backpass.sgs import alpha_beta_scaling
-from backpass.training.recipe import Recipe, Run, SgsSettings
+from backpass.training.recipe import Recipe, Run, Runtime, SgsSettings
+from backpass.training.trainer import Trainer
 
 
 def test_scalings_are_measured_unless_one_is_fixed():
@@ -48,3 +51,49 @@ def test_contradictions_are_refused_before_anything_is_computed(settings, text):
 def test_runs_with_a_fixed_scaling_survive_json(settings):
     run = Run(Recipe(sgs=SgsSettings(**settings)), "sgs")
     assert from_plain(Run, json.loads(json.dumps(to_plain(run)))) == run
+
+
+ARGUMENTS = (("act", "relu"), ("rate", 0.5), ("width", 2), ("zero_init_last", False))
+
+
+def test_arguments_of_the_model_come_from_the_command_line_and_survive_json():
+    line = "--model-args zero_init_last False width 2 rate 0.5 act relu --epochs 3"
+    recipe = tyro.cli(Recipe, args=line.split())
+    assert recipe == Recipe(model_args=ARGUMENTS, epochs=3)
+    assert [type(value) for _, value in recipe.model_args] == [str, float, int, bool]
+    for each in (recipe, Recipe()):
+        restored = from_plain(Recipe, json.loads(json.dumps(to_plain(each))))
+        assert restored == each
+        assert hash(restored) == hash(each)
+
+
+def test_the_order_of_the_models_arguments_does_not_matter():
+    assert Recipe(model_args=ARGUMENTS[::-1]) == Recipe(model_args=ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((("width", 2), ("width", 3)), r"got \['width', 'width'\]: each name counts once"),
+        ((("num_classes", 2),), r"got \['num_classes'\]: the data set determines num_classes and in_channels"),
+    ],
+)
+def test_arguments_of_the_model_that_contradict_are_refused(arguments, text):
+    with pytest.raises(InputError, match=text):
+        Recipe(model_args=arguments)
+
+
+def test_arguments_reach_the_model(recipe, images):
+    def parameters(model, *arguments):
+        run = Run(replace(recipe, model=model, model_args=arguments))
+        return count_parameters(Trainer(run, images, runtime=Runtime(device="cpu")).model)
+
+    assert parameters("vgg11_small", ("hidden_layers", 2)) > parameters("vgg11_small")
+    with pytest.raises(InputError, match=r"'digits_net' out of num_classes, in_channels, got others: .*hidden_layers"):
+        parameters("digits_net", ("hidden_layers", 2))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_out_of_range_are_refused(seed):
+    with pytest.raises(InputError, match=f"expected a seed from 0 to 4294967295, got {seed}; choose another"):
+        Run(Recipe(), seed=seed)

@@ -218,3 +218,9 @@ def test_the_batches_of_an_epoch_are_not_planned_again_at_each_step(recipe, imag
     assert not planned
     assert trainer.loaders.train.plan.shards() == shards(trainer.loaders.train.plan)
     assert len(planned) == 1
+
+
+@pytest.mark.parametrize("seed", [4295, 2**31, 2**32 - 1])
+def test_large_seeds_train(seed, recipe, images):
+    record, other = (Trainer(Run(replace(recipe, epochs=1), seed=s), images, runtime=CPU)._epoch(1) for s in (seed, 0))
+    assert record["train_loss"] != other["train_loss"]

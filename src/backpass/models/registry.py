@@ -1,4 +1,4 @@
-"""The table of models: names to builders, and the way to the models of timm."""
+"""The table of models by name, with timm's models under ``timm/``."""
 
 import inspect
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 
 def register_model(builder: Builder) -> Builder:
-    """Enter ``builder`` in the table under its own name and return it unchanged; use it as a decorator.
+    """Register ``builder`` under its own name and return it unchanged; use it as a decorator.
 
     Args:
         builder: a function returning a new model, with at least the keyword arguments ``num_classes`` and
@@ -34,11 +34,11 @@ def register_model(builder: Builder) -> Builder:
     ... def resnet18(num_classes: int = 2, in_channels: int = 3) -> nn.Module:
     ...     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
     Traceback (most recent call last):
-    backpass.errors.InputError: a model named 'resnet18' is registered already; give the new builder another name
+    backpass.errors.InputError: expected a new model name, got 'resnet18', already registered; rename the builder
     """
     name = builder.__name__
     if name in _builders:
-        raise InputError(f"a model named {name!r} is registered already; give the new builder another name")
+        raise InputError(f"expected a new model name, got {name!r}, already registered; rename the builder")
     _builders[name] = builder
     return builder
 
@@ -48,7 +48,7 @@ def list_models(pattern: str | None = None) -> list[str]:
 
     Args:
         pattern: keep the names that match this shell pattern. A pattern that starts with ``timm/`` lists timm's
-            models instead, which the plain listing leaves out.
+            models instead, which are not listed otherwise.
 
     Raises:
         MissingExtraError: the pattern starts with ``timm/`` and timm is not installed.
@@ -70,11 +70,12 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
         name: one of :func:`list_models`, or ``timm/NAME`` for ``timm.create_model(NAME)``.
         num_classes: number of logits. The default is the model's own: 100 for the CIFAR models, 1000 for the
             ImageNet models and timm's, 10 for ``digits_net``.
-        **kwargs: further arguments of the builder. Every model takes ``in_channels``, timm's as well.
+        **kwargs: further arguments of the builder or of timm's model, such as ``zero_init_last=False`` for timm's
+            ResNets. Every model takes ``in_channels``, timm's as well.
 
     Raises:
-        InputError: the name is unknown, ``num_classes`` or ``in_channels`` is not a positive integer, or the
-            builder has no argument of a given name.
+        InputError: the name is unknown, ``num_classes`` or ``in_channels`` is not a positive integer, or the model
+            has no argument of a given name.
         MissingExtraError: the name starts with ``timm/`` and timm is not installed.
 
     >>> create_model("digits_net", num_classes=3).fc
@@ -85,7 +86,7 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
     for key in ("num_classes", "in_channels"):
         value = kwargs.get(key, 1)
         if not isinstance(value, int) or value < 1:
-            raise InputError(f"{key} of {name!r} must be a positive integer, got {value!r}")
+            raise InputError(f"expected {key} of {name!r} to be a positive integer, got {value!r}")
     if name.startswith(TIMM_PREFIX):
         return _create_timm_model(name, kwargs)
     if name not in _builders:
@@ -96,7 +97,7 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
         signature.bind(**kwargs)
     except TypeError as error:
         accepted = ", ".join(signature.parameters)
-        raise InputError(f"the model {name!r} takes the arguments {accepted}; {error}") from None
+        raise InputError(f"expected arguments of the model {name!r} out of {accepted}, got others: {error}") from None
     return builder(**kwargs)
 
 
@@ -109,7 +110,16 @@ def _create_timm_model(name: str, kwargs: dict[str, Any]) -> nn.Module:
         raise _unknown_model(name, known, listing="backpass.models.list_models('timm/*')")
     if "in_channels" in kwargs:
         kwargs["in_chans"] = kwargs.pop("in_channels")
-    model: nn.Module = timm.create_model(timm_name, **kwargs)
+    try:
+        model: nn.Module = timm.create_model(timm_name, **kwargs)
+    except TypeError as error:
+        unexpected = next((key for key in kwargs if f"unexpected keyword argument {key!r}" in str(error)), None)
+        if unexpected is None:
+            raise
+        raise InputError(
+            f"expected arguments that timm's {timm_name!r} takes, got {unexpected}={kwargs[unexpected]!r}: {error}; "
+            "leave it out or choose another model"
+        ) from error
     return model
 
 

@@ -1,23 +1,23 @@
-"""What one training run is made of, as plain typed data: the recipe, the runtime, and the run itself.
+"""The settings of one training run, as plain typed data: the recipe, the runtime, and the run itself.
 
-A recipe says everything that decides the result; the runtime says where and how fast it is computed.
+A recipe, a method and a seed determine the result; the runtime determines where and how fast it is computed.
 """
 
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from torch import Tensor
-
 from backpass.errors import InputError
-from backpass.sgs import alpha_beta_scaling, normalize, scaling_from_branches
 from backpass.training.augment import Augmentation
+from backpass.training.method_settings import AgcSettings, DyRepSettings, PgtSettings, ReparamSettings, SgsSettings
 from backpass.training.stream import StreamAugmentation
 
 __all__ = [
+    "SEEDS",
     "AgcSettings",
     "DataSettings",
     "DyRepSettings",
+    "ModelArgument",
     "OptimizerSettings",
     "PgtSettings",
     "Recipe",
@@ -29,22 +29,26 @@ __all__ = [
     "SgsSettings",
 ]
 
+SEEDS = 2**32
+"""Number of seeds: Python, NumPy and PyTorch all take those below."""
+
+ModelArgument = bool | int | float | str
 OptimizerName = Literal["sgd", "adadelta", "adagrad", "adam", "adamax", "adamw", "nadam", "radam"]
 ScheduleName = Literal["cosine", "step"]
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Which images a run sees.
+    """The images of a run.
 
     Attributes:
         name: ``digits``, ``cifar10``, ``cifar100``, ``imagenet:PATH`` or ``folder:PATH``.
-        root: where torchvision's data sets lie or go.
-        download: fetch ``cifar10`` or ``cifar100`` when missing.
-        validation: share of the training images to hold out and to evaluate in the place of the test images.
-        limit_train: train on this many images only, drawn stratified with a fixed seed.
-        limit_test: evaluate on this many images only, likewise.
-        label: what results call the data; default: the data set's own name.
+        root: folder of torchvision's data sets.
+        download: download ``cifar10`` or ``cifar100`` if it is missing.
+        validation: fraction of the training images that is held out and evaluated instead of the test images.
+        limit_train: number of training images, a stratified subset drawn with a fixed seed; default: all.
+        limit_test: number of test images, a stratified subset drawn with a fixed seed; default: all.
+        label: name of the data set in results; default: its own.
     """
 
     name: str = "digits"
@@ -58,15 +62,15 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """The optimizer and its arguments; what is not named here has PyTorch's default.
+    """The optimizer and its arguments; all others have PyTorch's defaults.
 
     Attributes:
-        name: the class of ``torch.optim``, in lower case.
+        name: class of ``torch.optim``, in lower case.
         lr: peak learning rate.
-        momentum: of SGD; the other optimizers have their own and leave it aside.
-        nesterov: of SGD; refused with another optimizer.
-        weight_decay: part of the gradient (L2), for AdamW apart from it.
-        decay_norm_and_bias: whether 1-D parameters (norms, biases) decay as well.
+        momentum: momentum of SGD; ignored by the other optimizers.
+        nesterov: Nesterov momentum, for SGD alone.
+        weight_decay: weight decay: an L2 penalty in the gradient, decoupled for AdamW.
+        decay_norm_and_bias: apply weight decay to 1-D parameters (normalisation, biases) too.
     """
 
     name: OptimizerName = "sgd"
@@ -79,15 +83,15 @@ class OptimizerSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """The learning rate over time: a linear warm-up to the peak, a way down, and a cool-down that stays at its end.
+    """The learning rate over time: a linear warm-up to the peak, a decay, and a cool-down at the final rate.
 
     Attributes:
-        name: the way down: half a cosine wave, or steps.
-        final_lr: where the cosine ends.
-        warmup_epochs: length of the warm-up.
-        cooldown_epochs: length of the cool-down; the last of the recipe's epochs, not more of them.
-        step_epochs: epochs from one step to the next, counted from the start of training.
-        step_factor: what each step multiplies the rate with.
+        name: form of the decay: half a cosine, or steps.
+        final_lr: learning rate at the end of the cosine schedule.
+        warmup_epochs: epochs of linear warm-up.
+        cooldown_epochs: epochs at the final rate, included in the recipe's epochs.
+        step_epochs: epochs between the steps of the step schedule, counted from the start of training.
+        step_factor: factor on the learning rate at each step of the step schedule.
     """
 
     name: ScheduleName = "cosine"
@@ -99,126 +103,38 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True)
-class SgsSettings:
-    """Arguments of :class:`backpass.SpatialGradientScaling`, and a fixed scaling if there is to be one.
-
-    Attributes:
-        k: strength of a measured scaling.
-        measure: what is measured.
-        warmup: first epoch that measures.
-        every: epochs between later measurements.
-        batches: number of batches that one update measures.
-        drop_near_equal: leave pairs out that hold a zero or share a bin.
-        apply: what is scaled.
-        alpha: of the edge taps of 3x3 kernels, with ``beta``: fixes the scaling, and nothing is measured.
-        beta: of their corner taps; the centre has 1 (SGS paper, Figure 7).
-        branches: kernel sizes such as ``3x3 1x3 3x1`` (ACB): fixes the scaling to that which training these branches
-            amounts to (SGS paper, Lemma 1). Kernels of another size than the largest stay unscaled.
-    """
-
-    k: float = 5.0
-    measure: Literal["mutual_information", "autocorrelation"] = "mutual_information"
-    warmup: int = 1
-    every: int = 5
-    batches: int = 2
-    drop_near_equal: bool = False
-    apply: Literal["gradient", "update"] = "gradient"
-    alpha: float | None = None
-    beta: float | None = None
-    branches: tuple[str, ...] = ()
-
-    def fixed_scaling(self) -> Tensor | None:
-        """Return the scaling, of mean 1, that takes the place of measured ones; ``None``: scalings are measured.
-
-        Raises:
-            InputError: one of ``alpha`` and ``beta`` without the other, both ways to fix a scaling at once, one of them
-                with a ``k`` or a ``measure`` other than the default, or values out of range.
-
-        >>> SgsSettings(branches=("3x3", "1x3", "3x1")).fixed_scaling()
-        tensor([[0.6000, 1.2000, 0.6000],
-                [1.2000, 1.8000, 1.2000],
-                [0.6000, 1.2000, 0.6000]])
-        """
-        if self.alpha is None and self.beta is None and not self.branches:
-            return None
-        measuring = {"k": self.k, "measure": self.measure}
-        if idle := {name: value for name, value in measuring.items() if value != getattr(SgsSettings, name)}:
-            raise InputError(
-                "expected a fixed scaling (sgs.alpha and sgs.beta, or sgs.branches) or a measured one, got both; "
-                "leave out " + ", ".join(f"sgs.{name}={value!r}" for name, value in idle.items())
-            )
-        if not self.branches and self.alpha is not None and self.beta is not None:
-            return alpha_beta_scaling(self.alpha, self.beta)
-        if self.branches and self.alpha is None and self.beta is None:
-            return normalize(scaling_from_branches(self.branches))
-        raise InputError(
-            "expected sgs.alpha and sgs.beta together, or sgs.branches without them, got "
-            f"sgs.alpha={self.alpha!r}, sgs.beta={self.beta!r}, sgs.branches={self.branches!r}"
-        )
-
-
-@dataclass(frozen=True)
-class PgtSettings:
-    """The exponent of :func:`backpass.power_grad_cross_entropy`."""
-
-    alpha: float = 0.3
-
-
-@dataclass(frozen=True)
-class AgcSettings:
-    """Arguments of :func:`backpass.adaptive_clip_grad_`."""
-
-    clip_factor: float = 0.01
-    eps: float = 1e-3
-    head: str | None = "auto"
-
-
-@dataclass(frozen=True)
-class ReparamSettings:
-    """Options of the branched blocks (:func:`backpass.reparam.reparameterize`).
-
-    Attributes:
-        acb_gamma: initial gamma of all branches of ``acb``: 1/3 on CIFAR, as its authors advise; 1 on ImageNet.
-    """
-
-    acb_gamma: float = 1 / 3
-
-
-@dataclass(frozen=True)
-class DyRepSettings:
-    """Arguments of :class:`backpass.reparam.DyRep`; the defaults are those of the published CIFAR settings."""
-
-    every: int = 15
-    until: int = 500
-    metric: Literal["synflow", "snip", "grad_norm", "random"] = "synflow"
-    recalibration_batches: int = 20
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the result of a run, except the method and the seed.
+    """All settings of a run that determine its result, except the method and the seed.
 
     Attributes:
-        model: a name of :func:`backpass.models.list_models`, or ``timm/NAME``.
+        model: name of a model (:func:`backpass.models.list_models`), or ``timm/NAME``.
+        model_args: further arguments of :func:`backpass.models.create_model`, names and values in turn:
+            ``--model-args zero_init_last False``; in Python ``(("zero_init_last", False),)``. Kept sorted by name.
         data: the images.
         epochs: passes over the training images.
         batch_size: images per optimizer step, over all processes.
-        micro_batches: backward passes that one step accumulates.
+        micro_batches: backward passes accumulated in one optimizer step.
         optimizer: the optimizer.
         schedule: the learning rate over time.
-        augmentation: random changes of training images that are held in memory.
-        stream_augmentation: the same for images that are decoded in passing.
-        label_smoothing: of the training loss.
-        clip_norm: bound on the norm of all gradients together; ``None``: none.
-        clip_before_scaling: clip first and scale after, as the SGS reference does; the clipped norm is no bound then.
-        sgs: used by methods with ``sgs``.
-        pgt: used by methods with ``pgt``.
-        agc: used by methods with ``agc``.
-        reparam: used by ``acb``, ``repvgg``, ``dbb`` and ``dbb_dyrep``.
-        dyrep: used by ``dyrep``.
+        augmentation: augmentation of training images that are held in memory.
+        stream_augmentation: augmentation of training images that are decoded on the fly.
+        label_smoothing: label smoothing of the training loss.
+        clip_norm: bound on the norm of all gradients together; default: no bound.
+        clip_before_scaling: clip the norm before SGS scales, as the SGS reference does; it is then no bound on the
+            scaled gradients.
+        sgs: settings of methods with ``sgs``.
+        pgt: settings of methods with ``pgt``.
+        agc: settings of methods with ``agc``.
+        reparam: settings of ``acb``, ``repvgg``, ``dbb`` and ``dbb_dyrep``.
+        dyrep: settings of ``dyrep``.
+
+    Raises:
+        InputError: a count is below 1, ``batch_size`` is not a multiple of ``micro_batches``, or ``model_args`` has a
+            name twice or one that the data set determines.
     """
 
     model: str = "digits_net"
+    model_args: tuple[tuple[str, ModelArgument], ...] = ()
     data: DataSettings = field(default_factory=DataSettings)
     epochs: int = 200
     batch_size: int = 128
@@ -237,13 +153,21 @@ class Recipe:
     dyrep: DyRepSettings = field(default_factory=DyRepSettings)
 
     def __post_init__(self) -> None:
-        """Refuse counts that make no run."""
+        """Refuse counts below one and arguments of the model that are given twice; sort those arguments."""
+        names = [name for name, _ in self.model_args]
+        from_data = {"num_classes", "in_channels"} & set(names)
+        if from_data or len(set(names)) < len(names):
+            problem = "the data set determines num_classes and in_channels" if from_data else "each name counts once"
+            raise InputError(f"expected other names in model_args, got {names}: {problem}; leave the extra ones out")
+        # Equal recipes compare equal, in whatever order the arguments were given.
+        object.__setattr__(self, "model_args", tuple(sorted(self.model_args, key=lambda pair: pair[0])))
         for name in ("epochs", "batch_size", "micro_batches"):
             if getattr(self, name) < 1:
-                raise InputError(f"expected {name} to be at least 1, got {getattr(self, name)}")
+                raise InputError(f"expected {name} to be at least 1, got {getattr(self, name)}; raise it")
         if self.batch_size % self.micro_batches:
             raise InputError(
-                f"expected batch_size to be a multiple of micro_batches, got {self.batch_size} and {self.micro_batches}"
+                f"expected batch_size to be a multiple of micro_batches, got {self.batch_size} and "
+                f"{self.micro_batches}; change one of them"
             )
 
 
@@ -253,10 +177,10 @@ class Runtime:
 
     Attributes:
         device: ``auto`` (an accelerator if there is one) or ``cpu``.
-        precision: autocast of the forward pass.
-        channels_last: memory format of images and convolution kernels.
-        compile: run the model through ``torch.compile``.
-        workers: processes that decode streamed images.
+        precision: precision of the forward pass under autocast; ``no``: float32.
+        channels_last: use the channels-last memory format for images and kernels.
+        compile: compile the model with ``torch.compile``.
+        workers: processes that decode images on the fly.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
     """
 
@@ -270,10 +194,15 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Run:
-    """One cell of an experiment: a recipe, a method and a seed.
+    """One run: a recipe, a method and a seed.
+
+    Attributes:
+        recipe: all settings except method and seed.
+        method: ``plain`` or the methods' names joined by ``+``.
+        seed: seed of initialisation, order and augmentation, from 0 to 2**32 - 1.
 
     Raises:
-        InputError: the method has ``sgs``, and its settings contradict each other
+        InputError: the seed is out of range, or the method has ``sgs`` and its settings contradict each other
             (:meth:`SgsSettings.fixed_scaling`).
     """
 
@@ -282,7 +211,9 @@ class Run:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that the method cannot work with, before anything is computed."""
+        """Check the seed, and the settings that the method uses."""
+        if not 0 <= self.seed < SEEDS:
+            raise InputError(f"expected a seed from 0 to {SEEDS - 1}, got {self.seed}; choose another")
         if "sgs" in self.method.split("+"):
             self.recipe.sgs.fixed_scaling()
 

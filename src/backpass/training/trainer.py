@@ -40,7 +40,7 @@ from backpass.training.data import build_loaders, measuring_batches
 from backpass.training.images import ImageData
 from backpass.training.methods import Context, build_methods, convert
 from backpass.training.optimization import build_optimizer, build_schedule
-from backpass.training.recipe import Run, Runtime
+from backpass.training.recipe import SEEDS, Run, Runtime
 from backpass.training.task import Classification, Criterion
 
 __all__ = ["EpochRecord", "Outcome", "Trainer"]
@@ -112,7 +112,8 @@ class Trainer:
         )
         set_seed(run.seed)
         self.task = Classification(data.num_classes, recipe.label_smoothing)
-        plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels)
+        arguments: dict[str, Any] = dict(recipe.model_args)
+        plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
         self.model = convert(run.method, recipe, plain).to(self.accelerator.device)
         if self.runtime.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
@@ -160,7 +161,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> EpochRecord:
         # What chance decides inside the model (dropout) follows from seed and epoch too: a resumed run needs no state.
-        set_seed(self.run.seed * 1_000_003 + epoch, device_specific=True)
+        set_seed((self.run.seed * 1_000_003 + epoch + self.accelerator.process_index) % SEEDS)
         lr = self.optimizer.param_groups[0]["lr"]
         clock = time.perf_counter()
         measured = [m.start_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]

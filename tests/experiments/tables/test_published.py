@@ -122,15 +122,23 @@ def test_appendix_tables_pair_plain_with_sgs(number):
 
 
 def test_pgt_results():
-    expected = [(line["label"], *numbers(line, "baseline", "pgt")) for line in transcript("pgt-results")]
-    assert [(label, plain[0], pgt[0]) for label, _, _, _, plain, pgt in pairs("pgt-results")] == expected
+    expected = [(line["label"], *numbers(line, "alpha", "baseline", "pgt")) for line in transcript("pgt-results")]
+    alphas = [entry.recipe.pgt.alpha for entry in get_table("pgt-results").entries[1::2]]
+    found = [
+        (label, alpha, plain[0], pgt[0])
+        for alpha, (label, _, _, _, plain, pgt) in zip(alphas, pairs("pgt-results"), strict=True)
+    ]
+    assert found == expected
+    assert {
+        label: entry.recipe.schedule.name for entry in get_table("pgt-results").entries for label in [entry.label]
+    } == {line["label"]: "step" if line["label"].endswith("step") else "cosine" for line in transcript("pgt-results")}
 
 
 def test_pgt_statements():
     expected = [(number(line["value"]), line["unit"]) for line in transcript("pgt-statements")]
     assert [(s.value, s.unit) for s in get_table("pgt-results").statements] == expected
-    assert "0.33" in get_table("pgt-results").statements[0].source
-    assert "0.73" in get_table("pgt-results").statements[1].source
+    assert "0.326" in get_table("pgt-results").statements[0].source
+    assert "0.734" in get_table("pgt-results").statements[1].source
 
 
 def test_no_other_table_claims_a_published_number():

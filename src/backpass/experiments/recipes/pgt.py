@@ -6,8 +6,9 @@ from backpass.training.stream import StreamAugmentation
 __all__ = ["PGT_IMAGENET"]
 
 # Batch 256 on each of 4 GPUs, SGD 0.1, decay 5e-4, 5 warm-up epochs, 90 epochs and 10 of cool-down. The schedules' ends
-# (1e-4; a tenth every 30 epochs) and the augmentation (crop and flip) are the defaults of the published code. The decay
-# of norms and biases, and a warm-up from near 0, are ours.
+# (1e-4; a tenth every 30 epochs) and the augmentation (crop and flip) are the defaults of the published code. It starts
+# the last normalisation of a block at zero, as timm's default does. The decay of norms and biases, and a warm-up from
+# near 0, are ours.
 PGT_IMAGENET = Recipe(
     model="timm/resnet18",
     data=DataSettings(name="imagenet"),

@@ -42,9 +42,11 @@ CIFAR_600 = Recipe(
 )
 
 # Section 4.2 (Table 2): 120 epochs, batch 256, a refresh every 5 epochs on 2 batches, near-equal pairs removed. The
-# paper prints a momentum of 0.1; the configuration files have 0.9 with Nesterov, and no decay of 1-D parameters.
+# paper prints a momentum of 0.1; the configuration files have 0.9 with Nesterov, and no decay of 1-D parameters. Its
+# ResNets do not start the last normalisation of a block at zero, as timm's do by default.
 IMAGENET_120 = Recipe(
     model="timm/resnet18",
+    model_args=(("zero_init_last", False),),
     data=DataSettings(name="imagenet"),
     epochs=120,
     batch_size=256,
