@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import pytest
@@ -6,6 +5,7 @@ import torch
 import tyro
 
 from backpass.errors import InputError
+from backpass.experiments.serialization import from_json, to_json
 from backpass.models import count_parameters
 from backpass.sgs import alpha_beta_scaling
 from backpass.training.recipe import Recipe, Run, Runtime, SgsSettings
@@ -50,7 +50,7 @@ def test_contradictions_are_refused_before_anything_is_computed(settings, text):
 @pytest.mark.parametrize("settings", [{"alpha": 0.5, "beta": 0.25}, {"branches": ("3x3", "1x3", "3x1")}])
 def test_runs_with_a_fixed_scaling_survive_json(settings):
     run = Run(Recipe(sgs=SgsSettings(**settings)), "sgs")
-    assert from_plain(Run, json.loads(json.dumps(to_plain(run)))) == run
+    assert from_json(Run, to_json(run), "here") == run
 
 
 ARGUMENTS = (("act", "relu"), ("rate", 0.5), ("width", 2), ("zero_init_last", False))
@@ -62,7 +62,7 @@ def test_arguments_of_the_model_come_from_the_command_line_and_survive_json():
     assert recipe == Recipe(model_args=ARGUMENTS, epochs=3)
     assert [type(value) for _, value in recipe.model_args] == [str, float, int, bool]
     for each in (recipe, Recipe()):
-        restored = from_plain(Recipe, json.loads(json.dumps(to_plain(each))))
+        restored = from_json(Recipe, to_json(each), "here")
         assert restored == each
         assert hash(restored) == hash(each)
 
