@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from backpass.experiments import get_table
+from backpass.experiments import get_recipe, get_table
+from backpass.experiments.search import ALPHA_BETA_GRID, AUTOCORRELATION_K_GRID, K_GRID, VALIDATION
+from backpass.experiments.tables import TABLES
 
 TRANSCRIPTS = Path(__file__).parents[2] / "reference" / "published"
 
@@ -129,4 +131,40 @@ def test_pgt_results():
     assert found == expected
     for entry in get_table("pgt-results").entries:
         assert entry.recipe.schedule.name == ("step" if entry.label.endswith("step") else "cosine")
+
+
+def test_pgt_statements():
+    expected = [(number(line["value"]), line["unit"]) for line in transcript("pgt-statements")]
+    assert [(s.value, s.unit) for s in get_table("pgt-results").statements] == expected
+    assert "0.326" in get_table("pgt-results").statements[0].source
+    assert "0.734" in get_table("pgt-results").statements[1].source
+
+
+def test_no_other_table_claims_a_published_number():
+    covered = {*(f"sgs-table-{n}" for n in range(1, 9)), "pgt-results"}
+    for name, table in TABLES.items():
+        assert (name in covered) == any(entry.published for entry in table.entries)
+
+
+RECIPES_BY_SECTION = {"4.1": "cifar-600", "4.2": "imagenet-120", "4.3": "sgs-ablation", "A.1": "cifar-200"}
+
+
+@pytest.mark.parametrize("line", transcript("sgs-settings"), ids=lambda line: f"{line['section']} {line['setting']}")
+def test_settings_of_the_sgs_paper(line):
+    recipe = get_recipe(RECIPES_BY_SECTION[line["section"]])
+    grid = {"4.1": K_GRID, "4.3": AUTOCORRELATION_K_GRID}.get(line["section"])
+    found = {
+        "epochs": (recipe.epochs,),
+        "batch_size": (recipe.batch_size,),
+        "lr": (recipe.optimizer.lr,),
+        "momentum": (recipe.optimizer.momentum,),
+        "weight_decay": (recipe.optimizer.weight_decay,),
+        "refresh_every": (recipe.sgs.every,),
+        "refresh_batches": (recipe.sgs.batches,),
+        "warmup": (recipe.sgs.warmup,),
+        "k": (recipe.sgs.k,),
+        "k_grid": grid,
+        "alpha_beta_grid": tuple(sorted({a for a, _ in ALPHA_BETA_GRID})),
+        "validation": (VALIDATION,),
+    }
     assert found[line["setting"]] == tuple(float(value) for value in line["value"].split())
