@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from backpass.experiments.results import environment
 
 from backpass.experiments.recipes import get_recipe
 from backpass.models import count_macs, count_parameters
@@ -48,6 +47,7 @@ from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
 from sgs import Meter, spread
 from throughput import generated_data
+from tools import environment_of
 
 MODELS = ("vgg16_small", "resnet18")
 RECIPES = {"vgg16_small": "cifar-600"}  # others: cifar-200
@@ -259,7 +259,7 @@ def main() -> None:
         print(json.dumps(measure_size(*options.measure, options)))
         return
     settings = ("device", "batch", "steps", "rounds", "precision", "channels_last")
-    evidence = {"environment": environment(), **{name: getattr(options, name) for name in settings}, "results": []}
+    evidence = {"environment": environment_of(), **{name: getattr(options, name) for name in settings}, "results": []}
     output = options.output or Path(__file__).parent / "results" / f"cost-{options.device}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     for model in options.models:

@@ -33,9 +33,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from backpass.experiments.results import environment, read_results
-
 from keep import kept
+from tools import environment_of
 
 HERE = Path(__file__).resolve().parent
 SEEDS = ("0", "1", "2", "3", "4")
@@ -162,7 +161,7 @@ class Session:
         passed = len(cases) - sum(map(len, outcomes.values()))
         self.write(
             f"tests-{self.options.device}.json",
-            {"environment": environment(), "tests": len(cases), "passed": passed, **outcomes}
+            {"environment": environment_of(), "tests": len(cases), "passed": passed, **outcomes}
             | ({} if status in _TESTS_ENDED else {"complete": False}),
         )
 

@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from backpass.experiments.results import environment
 from torch import Tensor
 from torch.nn import functional as F
 
 from backpass.pgt import power_grad_cross_entropy
+from tools import environment_of
 
 ALPHA = 0.25
 SHAPES = [(128, 100), (256, 1000), (4096, 32000)]
@@ -101,7 +101,7 @@ def main() -> None:
             a, b = (1e3 * statistics.median(seconds[name]) for name in ("plain", "power_grad"))
             mode = "compiled" if compiled else "eager"
             print(f"| {mode} | {shape} | {a:.3f} | {b:.3f} | {median:.2f} ({lower:.2f}-{upper:.2f}) |", flush=True)
-    evidence = {"environment": environment(), "alpha": ALPHA, "results": results}
+    evidence = {"environment": environment_of(), "alpha": ALPHA, "results": results}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(evidence, indent=1) + "\n")
 

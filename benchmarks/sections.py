@@ -1,15 +1,14 @@
 """The sections of the page of results: each function turns the content of one file into Markdown."""
 
 import statistics
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sgs import spread
+from backpass.experiments.reporting.tables import markdown_table as table
+from tools import spread
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, rule, *rows))
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return table(header, rows) + "\n"
 
 
 def size(parameters: int, macs: int) -> str:
@@ -26,7 +25,7 @@ def cost(content: dict[str, Any]) -> str:
             memory = (f"{row['memory_mb']:.0f}", f"{row['memory_ratio']:.2f}")
             trained = size(row["parameters"], row["macs"])
             rows.append((method, *ratios, *memory, trained, size(row["deployed_parameters"], row["deployed_macs"])))
-        header = ("method", "step", "whole run", "paper's run", "memory, MB", "memory", "trained", "deployed")
+        header = ("method", "step", "whole run", "published run", "memory, MB", "memory", "trained", "deployed")
         updates = result["methods"].get("sgs", {}).get("seconds", {})
         share = ""
         if updates.get("update"):
@@ -34,10 +33,10 @@ def cost(content: dict[str, Any]) -> str:
             share = (
                 f" One update of SGS takes {statistics.median(updates['update']) / epoch:.2f} of a plain epoch's time."
             )
-        grown = " DyRep is measured at the published runs' average size." if "dyrep" in result["methods"] else ""
+        grown = " DyRep is measured at the average size of the published runs." if "dyrep" in result["methods"] else ""
         text = f"{result['model']}, recipe {result['recipe']} ({result['epochs']} epochs), batch {content['batch']}, "
         text += f"precision {content['precision']}, n = {content['rounds']} rounds of {content['steps']} steps."
-        texts.append(f"{text}{share}{grown}\n\n{table(header, rows)}")
+        texts.append(f"{text}{share}{grown}\n\n{_table(header, rows)}")
     return "\n".join(texts)
 
 
@@ -64,7 +63,7 @@ def measuring(content: dict[str, Any]) -> str:
         for row in content["step"]
     ]
     header = ("batches of 128", "update, s", "forward alone, s", "forward passes", "added memory, MB", "n")
-    return table(header, updates) + "\n" + table(("batch", "step, ms", "scaling, ms", "share, %", "n"), steps)
+    return _table(header, updates) + "\n" + _table(("batch", "step, ms", "scaling, ms", "share, %", "n"), steps)
 
 
 def published(content: dict[str, Any]) -> str:
@@ -82,8 +81,16 @@ def published(content: dict[str, Any]) -> str:
                 str(len(row["ratios"])),
             )
         )
-    header = ("what", "this, s", "published, s", "times faster", "memory, MB", "largest difference of scalings", "n")
-    return table(header, rows)
+    header = (
+        "what",
+        "backpass, s",
+        "published, s",
+        "times faster",
+        "memory, MB (backpass / published)",
+        "largest difference of scalings",
+        "n",
+    )
+    return _table(header, rows)
 
 
 def distributed(content: dict[str, Any]) -> str:
@@ -96,7 +103,7 @@ def distributed(content: dict[str, Any]) -> str:
         )
         for row in content["rows"]
     ]
-    return table(("processes", "sent by each, MB", "feature maps, MB", "scalings equal one process's"), rows)
+    return _table(("processes", "sent by each, MB", "feature maps, MB", "scalings equal one process's"), rows)
 
 
 def studies(content: dict[str, Any]) -> str:
@@ -107,16 +114,16 @@ def studies(content: dict[str, Any]) -> str:
             rows.append(
                 (
                     f"{study['study']}, {way}",
-                    str(study["cells"]),
+                    str(study["runs"]),
                     str(len(found["killed"])),
                     str(lost),
-                    "yes" if found["each_cell_completed_once"] else "no",
+                    "yes" if found["each_run_completed_once"] else "no",
                     "yes" if found["equal_to_one_worker"] else "no",
                 )
             )
     skipped = content["postgresql_skipped"]
-    header = ("study, workers", "cells", "workers killed", "tries lost", "each cell ended once", "equal to one worker")
-    return table(header, rows) + (f"\nWithout PostgreSQL: {skipped}.\n" if skipped else "")
+    header = ("study, workers", "runs", "workers killed", "tries lost", "each run ended once", "equal to one worker")
+    return _table(header, rows) + (f"\nWithout PostgreSQL: {skipped}.\n" if skipped else "")
 
 
 def loss_ratios(result: dict[str, Any]) -> list[float]:
@@ -132,7 +139,7 @@ def power_grad(content: dict[str, Any]) -> str:
         shape = "x".join(map(str, result["shape"]))
         ratios = loss_ratios(result)
         rows.append((f"{mode}, {shape}", plain, own, spread(ratios), str(len(ratios))))
-    return table(("logits", "plain, ms", "PowerGrad, ms", "ratio", "n"), rows)
+    return _table(("logits", "plain, ms", "PowerGrad, ms", "ratio", "n"), rows)
 
 
 def throughput(content: dict[str, Any]) -> str:
@@ -146,7 +153,7 @@ def throughput(content: dict[str, Any]) -> str:
     settings = ("precision", "channels_last", "compile")
     text = f"Settings: {', '.join(f'{setting} {content[setting]}' for setting in settings)}.\n\n"
     header = ("setting", "trainer, images/s", "bare loop, images/s", "timm's script, images/s", "trainer / bare", "n")
-    return text + table(header, rows)
+    return text + _table(header, rows)
 
 
 def gpu_tests(content: dict[str, Any]) -> str:

@@ -29,11 +29,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from backpass.experiments.results import environment
 from torch import Tensor, nn
 
 import backpass
 from backpass.models import create_model
+from tools import environment_of
 
 BATCH = 128
 UPDATES = {2: 7, 20: 3}  # batches: repetitions
@@ -197,7 +197,7 @@ def main() -> None:
         print(f"| {batch_size} | {times} | {spread(shares, 1e-2)} | {repetitions} |", flush=True)
 
     output = options.output or Path(__file__).parent / "results" / f"sgs-{options.device}.json"
-    evidence = {"environment": environment(), "clock": options.clock, "update": updates, "step": steps}
+    evidence = {"environment": environment_of(), "clock": options.clock, "update": updates, "step": steps}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(evidence, indent=1) + "\n")
 

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from backpass.experiments.results import environment
 from torch import Tensor
 
 from backpass.sgs import measure_scalings, scalable_convs
 from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
 from backpass.sgs.histogram import framed_shape
 from sgs import BATCH, smooth_images, warmed_up
+from tools import environment_of
 
 OUTPUT = Path(__file__).parent / "results" / "sgs-distributed.json"
 
@@ -83,7 +83,7 @@ def main() -> None:
             f"{'bit for bit' if equal else 'NO'} |",
             flush=True,
         )
-    OUTPUT.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+    OUTPUT.write_text(json.dumps({"environment": environment_of(), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

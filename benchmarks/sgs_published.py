@@ -33,13 +33,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from backpass.experiments.results import environment
 from torch import Tensor, nn
 
 import backpass
 from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.scaling import scaling_from_dependence
 from sgs import BATCH, Meter, smooth_images, spread, warmed_up
+from tools import environment_of
 
 REPETITIONS = {2: 5, 20: 3}  # by batches of 128 images; 3 for any other number
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps freed blocks, which reads as memory in use
@@ -209,7 +209,7 @@ def main() -> None:
                 line += f"scalings differ by at most {row['largest_difference']:.1e}"
             rows.append(row)
             print(line, flush=True)
-            content = {"environment": environment(), "images": arguments.images or "smooth random", "rows": rows}
+            content = {"environment": environment_of(), "images": arguments.images or "smooth random", "rows": rows}
             content |= {"clock": arguments.clock, "time": time.strftime("%Y-%m-%d")}
             Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n")
 

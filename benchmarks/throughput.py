@@ -34,7 +34,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from backpass.experiments.bars import progress_bars
-from backpass.experiments.results import environment
 from backpass.experiments.runs import Progress, execute
 from torch import Tensor
 
@@ -45,6 +44,7 @@ from backpass.training.images import ImageData, ImageSplit
 from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.trainer import EpochRecord
 from sgs import smooth_images, spread
+from tools import environment_of
 
 MODELS = ("vgg11_small", "resnet18")
 BATCHES = (128, 512)
@@ -266,7 +266,7 @@ def main() -> None:
             print(f"| {' | '.join(cells)} |", flush=True)
     output = options.output or Path(__file__).parent / "results" / f"throughput-{options.device}.json"
     setting = {"precision": options.precision, "channels_last": options.channels_last, "compile": options.compile}
-    evidence = {"environment": environment(), **setting, "results": results}
+    evidence = {"environment": environment_of(), **setting, "results": results}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(evidence, indent=1) + "\n")
 
