@@ -108,7 +108,7 @@ def grow(trainer: Trainer) -> None:
             break
         trainer._step(images, target)
         dyrep.adjust([images])
-        trainer._wrap()
+        trainer.wrapped.rewrap()
 
 
 def measure_size(model: str, method: str, options: argparse.Namespace) -> dict[str, Any]:

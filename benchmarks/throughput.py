@@ -41,8 +41,8 @@ from backpass.experiments.recipes import get_recipe
 from backpass.models import create_model
 from backpass.training.datasets import CIFAR_MEAN, CIFAR_STD
 from backpass.training.images import ImageData, ImageSplit
+from backpass.training.outcome import EpochRecord
 from backpass.training.recipe import Recipe, Run, Runtime
-from backpass.training.trainer import EpochRecord
 from sgs import smooth_images, spread
 from tools import environment_of
 

@@ -25,13 +25,15 @@ class Malicious:
 
 def test_nothing_in_a_file_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for path, dump in (
-        (tmp_path / "a.pt", torch.save),
-        (tmp_path / "b.pt", lambda o, p: p.write_bytes(pickle.dumps(o))),
-    ):
-        dump({"model": Malicious()}, path)
-        with pytest.raises(InputError, match=rf"{path.name} is not a readable checkpoint"):
-            load_checkpoint(path)
+    writers = {
+        "a.pt": (lambda o, p: save_checkpoint(p, o), "tensors and plain values alone"),
+        "b.pt": (torch.save, "its checksum"),
+        "c.pt": (lambda o, p: p.write_bytes(pickle.dumps(o)), "its checksum"),
+    }
+    for name, (dump, text) in writers.items():
+        dump({"model": Malicious()}, tmp_path / name)
+        with pytest.raises(InputError, match=rf"expected .*{name} to .*{text}"):
+            load_checkpoint(tmp_path / name)
     assert not (tmp_path / "must-not-exist").exists()
 
 
@@ -41,7 +43,9 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     save_checkpoint(tmp_path / "cut.pt", {"a": torch.arange(1000)})
     content = (tmp_path / "cut.pt").read_bytes()
     (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=r"cut\.pt is not a readable checkpoint"):
+    with pytest.raises(
+        InputError, match=r"expected .*cut\.pt to hold what was written, as by its checksum, got other bytes"
+    ):
         load_checkpoint(tmp_path / "cut.pt")
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from backpass.errors import InputError
 from backpass.models import create_model
 from backpass.reparam import block_map
-from backpass.training.methods import METHODS, Context, build_methods, check_method, convert, deploy, list_methods
+from backpass.training.method import Context
+from backpass.training.methods import METHODS, build_methods, check_method, convert, deploy, list_methods
 from backpass.training.recipe import DyRepSettings, SgsSettings
 from backpass.training.task import Classification
 
@@ -79,7 +80,7 @@ def test_pgt_replaces_the_loss_and_needs_classification(recipe):
     smoothed = torch.tensor([[0.1 / 3, 0.9 + 0.1 / 3, 0.1 / 3]])
     torch.testing.assert_close(gradient, torch.softmax(recipe.pgt.alpha * logits.detach(), 1) - smoothed)
     other = METHODS["pgt"](context_for(recipe, SimpleNamespace()))
-    with pytest.raises(InputError, match="SimpleNamespace has another loss"):
+    with pytest.raises(InputError, match="got SimpleNamespace; choose another method"):
         other.criterion(task.loss)
 
 

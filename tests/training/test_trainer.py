@@ -63,32 +63,6 @@ def test_a_hook_that_raises_before_a_save_leaves_the_checkpoint_as_it_is(recipe,
     assert len(load_checkpoint(tmp_path / "checkpoint.pt")["history"]) == 1
 
 
-@pytest.mark.parametrize("method", ["plain", "sgs", "pgt", "agc", "sgs+pgt", "sgs+agc", "dbb", "dyrep"])
-def test_a_resumed_run_equals_the_run_never_stopped(method, recipe, images, tmp_path):
-    whole = Trainer(Run(recipe, method, 3), images, runtime=CPU)
-    expected = whole.fit()
-    stopped = Trainer(Run(recipe, method, 3), images, runtime=CPU, folder=tmp_path)
-
-    class KilledError(Exception):
-        pass
-
-    def kill(record):
-        if record["epoch"] == 1:
-            raise KilledError
-
-    stopped.on_epoch = kill
-    with pytest.raises(KilledError):
-        stopped.fit()
-    resumed = Trainer(Run(recipe, method, 3), images, runtime=CPU, folder=tmp_path)
-    assert resumed.resume()
-    assert len(resumed.history) == 2
-    outcome = resumed.fit()
-    assert same(weights(resumed), weights(whole))
-    losses = [[r["train_loss"] for r in o.history] for o in (outcome, expected)]
-    assert losses[0] == losses[1]
-    assert all(torch.equal(outcome.scalings[n], s) for n, s in expected.scalings.items())
-
-
 def test_methods_change_training_and_not_the_order_of_data(recipe, images):
     """Before its first measurement SGS is plain training, bit for bit; after it no longer."""
     runs = {}
@@ -144,14 +118,16 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, images, tmp_path):
     Trainer(Run(replace(recipe, epochs=1), "plain", 0), images, runtime=CPU, folder=tmp_path).fit()
     assert load_checkpoint(tmp_path / "checkpoint.pt")["run"]["seed"] == 0
     other = Trainer(Run(replace(recipe, epochs=1), "plain", 1), images, runtime=CPU, folder=tmp_path)
-    with pytest.raises(InputError, match="the checkpoint belongs to another run"):
+    with pytest.raises(
+        InputError, match=r"the checkpoint belongs to another run: seed: expected 1, received 0; choose another folder"
+    ):
         other.resume()
 
 
 def test_a_diverged_run_stops_with_advice(recipe, images):
     settings = replace(recipe, optimizer=OptimizerSettings(lr=1e30))
     with pytest.raises(
-        StateError, match=r"the training loss became (nan|inf) in epoch 0; lower the learning rate \(1e\+30\)"
+        StateError, match=r"a finite training loss, got (nan|inf) in epoch 0; lower the learning rate \(1e\+30\)"
     ):
         Trainer(Run(settings), images, runtime=CPU).fit()
 
@@ -196,7 +172,7 @@ def test_evaluation_reads_its_results_and_no_value_of_a_batch(recipe, images, mo
     assert len(trainer.loaders.test) == 3
     with HostReads() as reads:
         evaluation = trainer.evaluate()
-    assert reads.count == len(evaluation) == 2
+    assert reads.count == len(evaluation) == 3
 
 
 def test_evaluation_equals_that_of_one_batch(recipe, images, monkeypatch):

@@ -13,8 +13,9 @@ from backpass.training.checkpoint import atomic_write, save_weights
 from backpass.training.datasets import load_dataset
 from backpass.training.images import ImageData
 from backpass.training.methods import deploy
+from backpass.training.outcome import EpochRecord, Outcome
 from backpass.training.recipe import DataSettings, Run, Runtime
-from backpass.training.trainer import EpochRecord, Outcome, Trainer
+from backpass.training.trainer import Trainer
 
 __all__ = ["Progress", "execute", "load_data"]
 

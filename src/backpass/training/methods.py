@@ -1,103 +1,23 @@
-"""The methods as the loop sees them: one small object each, and a registry that composes them by name.
+"""The methods by name, one small object each.
 
 A method decides *when*; the arithmetic lives in its own package, which knows nothing of this one.
 """
 
-from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import nn
 
 from backpass.agc import AdaptiveGradientClipping
 from backpass.errors import InputError
 from backpass.pgt import power_grad_cross_entropy
 from backpass.reparam import DyRep, fuse, reparameterize, to_plain
 from backpass.sgs import SpatialGradientScaling
+from backpass.training.method import Context, MeasuringBatches, Method
 from backpass.training.recipe import Recipe
-from backpass.training.task import Classification, Criterion, Task
+from backpass.training.task import Classification, Criterion
 
-__all__ = ["METHODS", "Context", "Method", "build_methods", "check_method", "convert", "deploy", "list_methods"]
-
-MeasuringBatches = Callable[[int], Sequence[Tensor]]
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a method is given to work on.
-
-    Attributes:
-        recipe: holds the settings of every method.
-        model: the model, converted by every method, before any wrapper.
-        task: what it is trained for.
-        optimizer: holds the model's parameters.
-        seed: of the run.
-        loss_scaled: whether a ``GradScaler`` is in the loop, which expects overflows and skips their steps itself.
-    """
-
-    recipe: Recipe
-    model: nn.Module
-    task: Task
-    optimizer: Optimizer
-    seed: int = 0
-    loss_scaled: bool = False
-
-
-class Method:
-    """A method in the loop. Every hook does nothing unless a method says otherwise.
-
-    The loop calls, in this order: :meth:`convert` before there is an optimizer; :meth:`criterion` once;
-    :meth:`start_epoch` before each epoch's first batch; in each step, after backward and unscaling,
-    :meth:`scale_gradients`, then (after norm clipping) :meth:`clip_gradients`, then the optimizer inside
-    :meth:`around_step`; and :meth:`end_epoch` after each epoch's last batch.
-    """
-
-    @classmethod
-    def convert(cls, model: nn.Module, recipe: Recipe) -> nn.Module:
-        """Return the model in the form that is trained."""
-        return model
-
-    @classmethod
-    def deploy(cls, model: nn.Module) -> nn.Module:
-        """Return the plain network that a trained model in eval mode amounts to."""
-        return model
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-
-    def criterion(self, plain: Criterion) -> Criterion:
-        """Return the training loss; ``plain`` is the task's own."""
-        return plain
-
-    def start_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
-        """Prepare for epoch ``epoch``; return whether something was measured.
-
-        ``measuring_batches(n)`` draws ``n`` training batches from a generator of their own.
-        """
-        return False
-
-    def scale_gradients(self) -> None:
-        """Alter the gradients of this step."""
-
-    def clip_gradients(self) -> None:
-        """Bound the gradients of this step."""
-
-    def around_step(self) -> AbstractContextManager[None]:
-        """Return a context for the optimizer's step, which begins with the final gradients."""
-        return nullcontext()
-
-    def end_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
-        """Conclude epoch ``epoch``; return whether the model's parameters are others now."""
-        return False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take what :meth:`state_dict` returned, before model and optimizer take theirs."""
+__all__ = ["METHODS", "build_methods", "check_method", "convert", "deploy", "list_methods"]
 
 
 class Sgs(Method):
@@ -119,10 +39,10 @@ class Sgs(Method):
         )
 
     def start_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
-        """Measure the scalings when they are due; fixed ones never are."""
+        """Measure the scalings if they are due; fixed ones never are."""
         due = self.sgs.due(epoch)
         if due:
-            self.sgs.update(measuring_batches(self.batches))
+            self.sgs.update(measuring_batches(self.batches), forward=self.context.forward)
         return due
 
     def scale_gradients(self) -> None:
@@ -131,7 +51,7 @@ class Sgs(Method):
             self.sgs.scale_gradients()
 
     def around_step(self) -> AbstractContextManager[None]:
-        """Scale the update, if that was asked for."""
+        """Scale the update, if the recipe scales it instead of the gradient."""
         return self.sgs.scaled_update() if self.sgs.apply == "update" else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,18 +59,26 @@ class Sgs(Method):
         return self.sgs.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take the scalings."""
+        """Load the scalings."""
         self.sgs.load_state_dict(state)
 
 
 class Pgt(Method):
     """The PowerGrad Transform."""
 
+    @property
+    def alpha(self) -> float:
+        """The exponent: the gradient is that of cross-entropy at ``alpha * z``, so the model is calibrated there."""
+        return self.context.recipe.pgt.alpha
+
     def criterion(self, plain: Criterion) -> Criterion:
-        """Return cross-entropy with the powered gradient."""
-        task, alpha = self.context.task, self.context.recipe.pgt.alpha
+        """Return cross-entropy with the gradient of the PowerGrad Transform."""
+        task, alpha = self.context.task, self.alpha
         if not isinstance(task, Classification):
-            raise InputError(f"pgt alters the gradient of cross-entropy; {type(task).__name__} has another loss")
+            raise InputError(
+                f"expected a task with cross-entropy, whose gradient pgt alters, got {type(task).__name__}; choose "
+                "another method"
+            )
         smoothing = task.label_smoothing
         return lambda output, target: power_grad_cross_entropy(output, target, label_smoothing=smoothing, alpha=alpha)
 
@@ -166,23 +94,23 @@ class Agc(Method):
         )
 
     def clip_gradients(self) -> None:
-        """Clip each unit's gradient to a share of the unit's norm."""
+        """Clip each unit's gradient to a fraction of the unit's norm."""
         self.agc.clip_gradients()
 
 
 class Branched(Method):
-    """A model whose convolutions are branched blocks from the start; the subclass names the block."""
+    """Training with branched blocks from the start; the subclass names the block."""
 
     block: ClassVar[str]
 
     @classmethod
     def convert(cls, model: nn.Module, recipe: Recipe) -> nn.Module:
-        """Return the model with blocks in the place of its convolutions."""
+        """Return the model with blocks instead of its convolutions."""
         return reparameterize(model, cls.block, **cls.options(recipe))
 
     @classmethod
     def deploy(cls, model: nn.Module) -> nn.Module:
-        """Return the network before :meth:`convert`, with the blocks in its convolutions and normalisations."""
+        """Return the network before :meth:`convert`, with the blocks fused into its convolutions and normalisations."""
         return to_plain(model)
 
     @classmethod
@@ -215,7 +143,7 @@ class Dbb(Branched):
 
 
 class DbbDyRep(Branched):
-    """The blocks called DBB in the tables of DyRep and SGS."""
+    """The blocks that the tables of DyRep and SGS call DBB."""
 
     block = "dbb_dyrep"
 
@@ -225,7 +153,7 @@ class Dynamic(Method):
 
     @classmethod
     def deploy(cls, model: nn.Module) -> nn.Module:
-        """Return the network with its blocks fused: grown blocks leave a bias that the plain convolution lacks."""
+        """Return the network with its blocks fused; a fused block has a bias, which the plain convolution lacks."""
         return fuse(model)
 
     def __init__(self, context: Context) -> None:
@@ -248,10 +176,10 @@ class Dynamic(Method):
         return nullcontext()
 
     def end_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
-        """Grow one convolution and prune all blocks, when that is due."""
+        """Grow one convolution and prune all blocks, if an adjustment is due."""
         due = self.dyrep.due(epoch)
         if due:
-            self.dyrep.adjust(measuring_batches(self.batches))
+            self.dyrep.adjust(measuring_batches(self.batches), forward=self.context.forward)
         return due
 
     def state_dict(self) -> dict[str, Any]:
@@ -309,12 +237,12 @@ def convert(name: str, recipe: Recipe, model: nn.Module) -> nn.Module:
 
 
 def deploy(name: str, model: nn.Module) -> nn.Module:
-    """Return the plain network that a trained model in eval mode amounts to."""
+    """Return the plain network that is equivalent to a trained model in eval mode."""
     for part in check_method(name):
         model = METHODS[part].deploy(model)
     return model
 
 
 def build_methods(name: str, context: Context) -> dict[str, Method]:
-    """Return the method objects that ``name`` such as ``"sgs+pgt"`` stands for, by their names."""
+    """Return the methods that ``name``, such as ``"sgs+pgt"``, is made of, by their names."""
     return {part: METHODS[part](context) for part in check_method(name)}

@@ -2,22 +2,35 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from torchmetrics import Metric
+from backpass.training.calibration import CalibrationError
 
-__all__ = ["Classification", "Criterion", "Task"]
+__all__ = ["Classification", "ClassificationEvaluation", "Criterion", "Evaluation", "Task", "Total"]
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
+Total = Callable[[Tensor], Tensor]
+"""Sums a tensor over all processes."""
+
+
+class Evaluation(Protocol):
+    """The metrics of one pass over a split."""
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add a batch, without waiting for the device."""
+        ...
+
+    def compute(self, total: Total) -> dict[str, float]:
+        """Return the metrics over all batches of all processes, the headline metric among them."""
+        ...
 
 
 class Task(Protocol):
-    """What the loop asks of a task."""
+    """What the loop requires of a task."""
 
     @property
     def metric_name(self) -> str:
@@ -28,12 +41,17 @@ class Task(Protocol):
         """Return the mean training loss of a batch."""
         ...
 
-    def evaluation_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean loss that evaluation reports."""
+    def training_score(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the headline metric of a training batch times its number of images, on the device."""
         ...
 
-    def metric(self, device: torch.device) -> "Metric":
-        """Return a fresh headline metric in percent or its own unit, updated with ``(output, target)``."""
+    def evaluation(self, device: torch.device, alpha: float | None = None) -> Evaluation:
+        """Return the metrics of a new pass.
+
+        Args:
+            device: device of the outputs.
+            alpha: factor on the outputs at which the model is calibrated, if the method has one.
+        """
         ...
 
 
@@ -43,7 +61,7 @@ class Classification:
 
     Attributes:
         num_classes: number of classes.
-        label_smoothing: of the training loss; evaluation uses none.
+        label_smoothing: label smoothing of the training loss; evaluation uses none.
     """
 
     num_classes: int
@@ -54,14 +72,48 @@ class Classification:
         """Return the mean cross-entropy in nats, with label smoothing."""
         return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
 
-    def evaluation_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean cross-entropy in nats."""
-        return F.cross_entropy(output, target)
+    def training_score(self, output: Tensor, target: Tensor) -> Tensor:
+        """Return the number of images whose largest logit is that of their class."""
+        return (output.detach().argmax(1) == target).sum()
 
-    def metric(self, device: torch.device) -> "Metric":
-        """Return top-1 accuracy as a fraction."""
+    def evaluation(self, device: torch.device, alpha: float | None = None) -> "ClassificationEvaluation":
+        """Return the accuracy, the loss and the calibration error of a new pass."""
+        return ClassificationEvaluation(self.num_classes, device, alpha)
+
+
+class ClassificationEvaluation:
+    """Accuracy, cross-entropy and expected calibration error of logits ``z``, and the last two at ``alpha * z`` too.
+
+    The metrics are ``loss`` (nats), ``accuracy`` and ``calibration_error`` (fractions) and, with ``alpha``,
+    ``loss_at_alpha`` and ``calibration_error_at_alpha``.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device, alpha: float | None = None) -> None:
         # Imported late: torchmetrics loads seconds' worth of other libraries that most commands never need.
         from torchmetrics.classification import MulticlassAccuracy
 
         # Without its checks of every batch's values, which the host would have to wait for; the data set's are checked.
-        return MulticlassAccuracy(num_classes=self.num_classes, average="micro", validate_args=False).to(device)
+        accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro", validate_args=False)
+        self._accuracy = accuracy.to(device)
+        self._factors = {"": 1.0} if alpha is None else {"": 1.0, "_at_alpha": alpha}
+        self._calibration = {suffix: CalibrationError(device) for suffix in self._factors}
+        # The sum of the losses for each factor, and the number of images.
+        self._sums = torch.zeros(len(self._factors) + 1, dtype=torch.float64, device=device)
+
+    def update(self, output: Tensor, target: Tensor) -> None:
+        """Add a batch of logits, shape ``(N, C)``, and class indices, shape ``(N,)``."""
+        self._accuracy.update(output, target)
+        for number, (suffix, factor) in enumerate(self._factors.items()):
+            logits = output if factor == 1.0 else factor * output
+            self._sums[number] += F.cross_entropy(logits, target) * len(target)
+            self._calibration[suffix].update(logits, target)
+        self._sums[-1] += len(target)
+
+    def compute(self, total: Total) -> dict[str, float]:
+        """Return the metrics over all batches of all processes."""
+        *losses, count = total(self._sums)
+        metrics = {"accuracy": self._accuracy.compute()}
+        for (suffix, calibration), loss in zip(self._calibration.items(), losses, strict=True):
+            metrics[f"loss{suffix}"] = loss / count
+            metrics[f"calibration_error{suffix}"] = calibration.compute(total)
+        return {name: value.item() for name, value in metrics.items()}

@@ -1,90 +1,70 @@
-"""The training loop, drawn once and run once.
+"""The training loop.
 
 One epoch::
 
-    methods start the epoch                     SGS measures on batches of its own generator, when due
+    methods start the epoch                     SGS measures on batches of its own generator, if due
     for each batch of the epoch:                order and augmentation follow from (seed, epoch) alone
         for each of its micro-batches:
-            output = model(input)               autocast
-            loss = criterion(output, target)    PGT alters what this sends back
+            output = model(input)               under autocast
+            loss = criterion(output, target)    PGT alters its gradient
             backward(loss)                      loss scale, all-reduce of the last micro-batch
-        unscale the gradients                   everything below sees true gradients
+        unscale the gradients                   everything below works on true gradients
         [clip the norm]                         only with clip_before_scaling
         methods scale the gradients             SGS
-        [clip the norm]                         so that the clipped norm is a bound
+        [clip the norm]                         here the clipped norm is a bound
         methods clip the gradients              AGC
         optimizer.step()                        inside the methods' around_step: scores of DyRep, SGS on the update
         schedule.step()
     methods end the epoch                       DyRep grows and prunes
     evaluate, record, checkpoint
 
-Hugging Face Accelerate is the engine: devices, mixed precision, distributed data parallel.
+Hugging Face Accelerate is the engine: devices, mixed precision, processes.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from backpass.errors import InputError, StateError
-from backpass.models import create_model
-from backpass.training.checkpoint import load_checkpoint, save_checkpoint
+from backpass.errors import StateError
+from backpass.training.checkpoint import Checkpoints
+from backpass.training.comparison import check_form
 from backpass.training.data import build_loaders, measuring_batches
 from backpass.training.images import ImageData
-from backpass.training.methods import Context, build_methods, convert
-from backpass.training.optimization import build_optimizer, build_schedule
+from backpass.training.outcome import EpochRecord, Outcome
+from backpass.training.processes import build_accelerator, on_main, total
 from backpass.training.recipe import SEEDS, Run, Runtime
+from backpass.training.state import TrainingState, build_state, check_checkpoint
 from backpass.training.task import Classification, Criterion
 
-__all__ = ["EpochRecord", "Outcome", "Trainer"]
+__all__ = ["Trainer"]
 
 _EVAL_BATCH_SIZE = 512
-
-EpochRecord = dict[str, float]
-OnStep = Callable[[int, int, int], None]
-OnEpoch = Callable[[EpochRecord], None]
-OnSave = Callable[[], None]
-
-
-@dataclass
-class Outcome:
-    """What a finished run leaves.
-
-    Attributes:
-        history: one record per epoch: ``epoch``, ``lr``, ``train_loss``, ``test_loss``, the headline metric as
-            ``test_accuracy``, and the seconds ``train_seconds``, ``measure_seconds``, ``evaluate_seconds``. Where
-            validation images are held out, they are evaluated in the place of the test images, and ``validation_loss``
-            and ``validation_accuracy`` stand here.
-        scalings: the last scalings of SGS by parameter name; empty without SGS.
-        peak_memory: bytes allocated at most on the accelerator; ``None`` on a CPU.
-    """
-
-    history: list[EpochRecord]
-    scalings: dict[str, Tensor] = field(default_factory=dict)
-    peak_memory: int | None = None
 
 
 class Trainer:
     """Trains one model by one recipe with one method and one seed.
 
+    Started by ``torchrun`` or ``accelerate launch``, several processes train it together, each on its part of every
+    batch; the main process alone reads and writes checkpoints.
+
     Args:
         run: recipe, method and seed.
         data: the images, already loaded, so that many runs share them.
         runtime: device, precision, memory format, compilation.
-        folder: where checkpoints go; ``None``: none are written.
+        folder: folder of the checkpoints; ``None``: none are written.
         on_step: called with ``(epoch, step, steps per epoch)`` after each optimizer step.
         on_epoch: called with the record of each finished epoch.
-        on_save: called before each checkpoint is written; raises to leave the old one as it is.
+        on_save: called in the main process before each checkpoint is written; if it raises, none is.
 
     Raises:
-        InputError: the recipe names an unknown model or method, or does not fit the data.
+        InputError: the recipe names an unknown model or method or does not fit the data, or the runtime does not fit
+            the device or the launcher.
     """
 
     def __init__(
@@ -94,36 +74,20 @@ class Trainer:
         *,
         runtime: Runtime | None = None,
         folder: Path | None = None,
-        on_step: OnStep | None = None,
-        on_epoch: OnEpoch | None = None,
-        on_save: OnSave | None = None,
+        on_step: Callable[[int, int, int], None] | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+        on_save: Callable[[], None] | None = None,
     ) -> None:
         self.run = run
+        self.data = data
         self.runtime = runtime or Runtime()
-        self.folder = folder
+        self.checkpoints = None if folder is None else Checkpoints(folder)
         self.on_step = on_step or (lambda *_: None)
         self.on_epoch = on_epoch or (lambda *_: None)
         self.on_save = on_save or (lambda: None)
         recipe = run.recipe
-        self.accelerator = Accelerator(
-            cpu=self.runtime.device == "cpu",
-            mixed_precision=self.runtime.precision,
-            step_scheduler_with_optimizer=False,
-        )
-        set_seed(run.seed)
+        self.accelerator = build_accelerator(self.runtime)
         self.task = Classification(data.num_classes, recipe.label_smoothing)
-        arguments: dict[str, Any] = dict(recipe.model_args)
-        plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
-        self.model = convert(run.method, recipe, plain).to(self.accelerator.device)
-        if self.runtime.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        optimizer = build_optimizer(self.model, recipe.optimizer)
-        loss_scaled = self.accelerator.scaler is not None
-        context = Context(recipe, self.model, self.task, optimizer, run.seed, loss_scaled)
-        self.methods = build_methods(run.method, context)
-        self.criterion: Criterion = self.task.loss
-        for method in self.methods.values():
-            self.criterion = method.criterion(self.criterion)
         self.loaders = build_loaders(
             data,
             batch_size=recipe.batch_size,
@@ -136,15 +100,23 @@ class Trainer:
             world_size=self.accelerator.num_processes,
             workers=self.runtime.workers,
         )
-        steps = len(self.loaders.train)
-        self.schedule = build_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, recipe.epochs, steps)
-        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
-        # The wrapper looks for optional packages on the disk at each step; where it only hands on, it is left out.
-        handed_on = self.accelerator.scaler is None and self.accelerator.device.type != "xla"
-        self._stepping = optimizer if handed_on else self.optimizer
-        self.wrapped = self.model
-        self._wrap()
         self.history: list[EpochRecord] = []
+        self._score = torch.zeros((), device=self.accelerator.device)
+        self._use(self._new_state())
+
+    def _new_state(self) -> TrainingState:
+        steps = len(self.loaders.train)
+        return build_state(self.run, self.data, self.task, self.runtime, self.accelerator, steps)
+
+    def _use(self, state: TrainingState) -> None:
+        self._state = state
+        self.model, self.wrapped, self.methods = state.model, state.wrapped, state.methods
+        self.optimizer, self.schedule = state.optimizer, state.schedule
+        # The wrapper looks for optional packages on the disk at each step, and is needed for the loss scale alone.
+        self._stepping = self.optimizer.optimizer if self.accelerator.scaler is None else self.optimizer
+        self.criterion: Criterion = self.task.loss
+        for method in self.methods.values():
+            self.criterion = method.criterion(self.criterion)
 
     # The loop
 
@@ -168,24 +140,13 @@ class Trainer:
         measure_seconds = time.perf_counter() - clock if any(measured) else 0.0
 
         clock = time.perf_counter()
-        self.wrapped.train()
-        total, count, steps = torch.zeros((), device=self.accelerator.device), 0, len(self.loaders.train)
-        for step, (images, target) in enumerate(self.loaders.train.iter_epoch(epoch)):
-            total.add_(self._step(images, target), alpha=len(target))
-            count += len(target)
-            self.on_step(epoch, step + 1, steps)
-        train_loss = total.item() / count
+        training = self._train(epoch)
         train_seconds = time.perf_counter() - clock
-        if not train_loss < float("inf"):
-            raise StateError(
-                f"the training loss became {train_loss} in epoch {epoch}; lower the learning rate "
-                f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
-            )
 
         clock = time.perf_counter()
         restructured = [m.end_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]
         if any(restructured):
-            self._wrap()
+            self.wrapped.rewrap()
             measure_seconds += time.perf_counter() - clock
 
         clock = time.perf_counter()
@@ -193,26 +154,46 @@ class Trainer:
         return {
             "epoch": epoch,
             "lr": lr,
-            "train_loss": train_loss,
+            **training,
             **evaluation,
             "train_seconds": train_seconds,
             "measure_seconds": measure_seconds,
             "evaluate_seconds": time.perf_counter() - clock,
         }
 
+    def _train(self, epoch: int) -> dict[str, float]:
+        """Train on all batches of an epoch; return the mean loss and the headline metric over all processes."""
+        self.wrapped.train()
+        loss_sum, count, steps = torch.zeros((), device=self.accelerator.device), 0, len(self.loaders.train)
+        self._score.zero_()
+        for step, (images, target) in enumerate(self.loaders.train.iter_epoch(epoch)):
+            loss_sum.add_(self._step(images, target), alpha=len(target))
+            count += len(target)
+            self.on_step(epoch, step + 1, steps)
+        sums = total(torch.stack([loss_sum, self._score, loss_sum.new_tensor(count)]).double()).tolist()
+        train_loss, score = sums[0] / sums[2], sums[1] / sums[2]
+        if not train_loss < float("inf"):
+            raise StateError(
+                f"expected a finite training loss, got {train_loss} in epoch {epoch}; lower the learning rate "
+                f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
+            )
+        return {"train_loss": train_loss, f"train_{self.task.metric_name}": score}
+
     def _step(self, images: Tensor, target: Tensor) -> Tensor:
-        """One optimizer step on one batch; returns the mean loss, on the device."""
+        """Take one optimizer step on one batch; return the mean loss, on the device, and add to the epoch's score."""
         parts = self.run.recipe.micro_batches
         losses = []
         pieces = list(zip(images.tensor_split(parts), target.tensor_split(parts), strict=True))
         for number, (piece, piece_target) in enumerate(pieces):
             last = number == len(pieces) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                loss = self.criterion(self.wrapped(piece), piece_target)
+            with nullcontext() if last else self.wrapped.no_sync():
+                output = self.wrapped(piece)
+                loss = self.criterion(output, piece_target)
                 if parts > 1:
                     loss = loss * (len(piece_target) / len(target))
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
+            self._score += self.task.training_score(output, piece_target)
         self.accelerator.unscale_gradients(self.optimizer)
         self._alter_gradients()
         with ExitStack() as stack:
@@ -237,32 +218,19 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """Return loss and headline metric on the validation images, or without any on the test images.
+        """Return the metrics on the validation images or, without any, on the test images, over all processes.
 
-        Both are over all processes; their names begin with ``validation_`` or ``test_``.
+        Their names begin with ``validation_`` or ``test_``; :class:`~backpass.training.outcome.Outcome` lists them.
         """
         held_out = self.loaders.validation
         split, loader = ("test", self.loaders.test) if held_out is None else ("validation", held_out)
-        self._share_buffers()
+        self.wrapped.share_buffers()
         self.model.eval()
-        metric = self.task.metric(self.accelerator.device)
-        loss_sum, count = torch.zeros((), device=self.accelerator.device, dtype=torch.float64), 0
+        alpha = next((m.alpha for m in self.methods.values() if m.alpha is not None), None)
+        evaluation = self.task.evaluation(self.accelerator.device, alpha)
         for images, target in loader:
-            output = self.model(images)
-            metric.update(output, target)
-            loss_sum += self.task.evaluation_loss(output, target) * len(target)
-            count += len(target)
-        total = self.accelerator.reduce(torch.stack([loss_sum, loss_sum.new_tensor(count)]), "sum")
-        return {
-            f"{split}_loss": (total[0] / total[1]).item(),
-            f"{split}_{self.task.metric_name}": metric.compute().item(),
-        }
-
-    def _share_buffers(self) -> None:
-        """Give every process the running statistics of the first, as distributed training does in its next forward."""
-        if self.accelerator.num_processes > 1:
-            for buffer in self.model.buffers():
-                broadcast(buffer)
+            evaluation.update(self.wrapped.evaluate(images), target)
+        return {f"{split}_{name}": value for name, value in evaluation.compute(total).items()}
 
     def _measuring_batches(self, epoch: int) -> Callable[[int], Sequence[Tensor]]:
         return lambda count: measuring_batches(self.loaders.train, count, epoch=epoch)
@@ -275,63 +243,54 @@ class Trainer:
         device = self.accelerator.device
         return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
-    def _wrap(self) -> None:
-        """Compile and distribute the model, anew after its parameters have become others."""
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
-        if self.runtime.compile:
-            self.model.compile()
-        self.wrapped = self.accelerator.prepare_model(self.model)
-
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that :meth:`load_state_dict` needs to go on, bit for bit, after the epochs in the history."""
+        """Return all that :meth:`load_state_dict` needs to resume, bit for bit, after the epochs in the history."""
         scaler = self.accelerator.scaler
         return {
             "run": self.run.as_dict(),
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            **self._state.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
-            "methods": {name: method.state_dict() for name, method in self.methods.items()},
             "history": self.history,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`.
+        """Resume from :meth:`state_dict`; after an error nothing has changed.
 
         Raises:
-            InputError: the state belongs to another run.
+            InputError: the state belongs to another run, or a part of it is missing or has another form.
         """
-        if state["run"] != self.run.as_dict():
-            raise InputError(
-                f"the checkpoint belongs to another run: it was made by {state['run']}, this is {self.run.as_dict()}"
-            )
-        for name, method in self.methods.items():  # first, since DyRep rebuilds the structure that the others need
-            method.load_state_dict(state["methods"][name])
-        self._wrap()
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        check_checkpoint(state, self.run)
+        scaler = self.accelerator.scaler
+        if scaler is not None and state["scaler"]:
+            check_form(scaler.state_dict(), state["scaler"], "scaler")
+        fresh = self._new_state()
+        fresh.load_state_dict(state)
+        self.accelerator.free_memory()  # It would keep the optimizer that is replaced.
+        self._use(fresh)
+        if scaler is not None and state["scaler"]:
+            scaler.load_state_dict(state["scaler"])
         self.history = list(state["history"])
 
     def resume(self) -> bool:
-        """Load the folder's checkpoint if there is one; return whether there was."""
-        path = self._checkpoint_path()
-        if path is None or not path.is_file():
+        """Load the newest checkpoint of the folder that is not damaged; return whether there is one.
+
+        Raises:
+            InputError: all checkpoints are damaged, or see :meth:`load_state_dict`.
+        """
+        checkpoints = self.checkpoints
+        state = None if checkpoints is None else on_main(checkpoints.load)
+        if state is None:
             return False
-        self.load_state_dict(load_checkpoint(path))
+        self.load_state_dict(state)
         return True
 
     def _checkpoint(self, epoch: int) -> None:
-        path = self._checkpoint_path()
-        last = epoch == self.run.recipe.epochs - 1
-        due = (epoch + 1) % self.runtime.checkpoint_every == 0 or last
-        if path is not None and due and self.accelerator.is_main_process:
-            self.on_save()
-            save_checkpoint(path, self.state_dict())
+        if (epoch + 1) % self.runtime.checkpoint_every == 0 or epoch == self.run.recipe.epochs - 1:
+            on_main(self._save)
 
-    def _checkpoint_path(self) -> Path | None:
-        return None if self.folder is None else self.folder / "checkpoint.pt"
+    def _save(self) -> None:
+        if self.checkpoints is not None:
+            self.on_save()
+            self.checkpoints.save(self.state_dict())

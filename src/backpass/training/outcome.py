@@ -1,0 +1,39 @@
+"""What training leaves: one record per epoch, and what describes the end."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+__all__ = ["EpochRecord", "Outcome"]
+
+EpochRecord = dict[str, float]
+"""The numbers of one epoch by name, see :class:`Outcome`."""
+
+
+@dataclass
+class Outcome:
+    """What a finished run leaves.
+
+    All losses and metrics are over all processes, and the same on each. With validation images, these are evaluated
+    instead of the test images, and ``validation_`` replaces ``test_`` in the names.
+
+    Attributes:
+        history: one record per epoch:
+
+            - ``epoch``, from 0, and ``lr``, the learning rate of its first step;
+            - ``train_loss``: mean training loss, with label smoothing, and ``train_accuracy``: top-1 accuracy as a
+              fraction; both over the augmented batches of the epoch, each as the model was before its step;
+            - ``test_loss``: mean cross-entropy in nats, ``test_accuracy``: top-1 accuracy as a fraction, and
+              ``test_calibration_error``: expected calibration error of the most probable class, as a fraction, over 15
+              bins of equal width; all of the logits z after the epoch;
+            - ``test_loss_at_alpha`` and ``test_calibration_error_at_alpha``, with ``pgt`` alone: the same of the logits
+              alpha * z. A model trained with the PowerGrad Transform has the gradient of cross-entropy at alpha * z,
+              so it is calibrated there and not at z;
+            - ``train_seconds``, ``measure_seconds`` (SGS and DyRep) and ``evaluate_seconds``.
+        scalings: the last scalings of SGS by parameter name; empty without SGS.
+        peak_memory: largest number of bytes allocated on the accelerator; ``None`` on a CPU.
+    """
+
+    history: list[EpochRecord]
+    scalings: dict[str, Tensor] = field(default_factory=dict)
+    peak_memory: int | None = None

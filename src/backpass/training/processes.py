@@ -1,0 +1,97 @@
+"""The processes that train one model together: one alone, or the ranks of ``torchrun`` or ``accelerate launch``."""
+
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, reduce
+from torch import Tensor
+
+from backpass.errors import InputError, StateError
+from backpass.training.recipe import Runtime
+
+__all__ = ["build_accelerator", "is_main", "join", "on_main", "process_count", "total"]
+
+_LAUNCHES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
+
+_T = TypeVar("_T")
+
+
+def join(runtime: Runtime) -> torch.device:
+    """Join the other processes, if there are any, and return the device of this one."""
+    device: torch.device = PartialState(cpu=runtime.device == "cpu").device
+    return device
+
+
+def build_accelerator(runtime: Runtime) -> Accelerator:
+    """Return the accelerator that a runtime describes.
+
+    Raises:
+        InputError: the precision does not fit the device, or the launcher asks for more than data parallel training.
+    """
+    if join(runtime).type == "cpu" and runtime.precision == "fp16":
+        raise InputError("expected precision no or bf16 on a CPU, got fp16; choose another precision")
+    accelerator = Accelerator(
+        cpu=runtime.device == "cpu", mixed_precision=runtime.precision, step_scheduler_with_optimizer=False
+    )
+    launch = accelerator.distributed_type.value
+    if launch not in _LAUNCHES:
+        raise InputError(
+            f"expected one process or data parallel training, got {launch}; start with torchrun, or with accelerate "
+            "launch --multi_gpu"
+        )
+    return accelerator
+
+
+def process_count() -> int:
+    """Return the number of processes."""
+    return int(PartialState().num_processes)
+
+
+def is_main() -> bool:
+    """Return whether this process is the one that reads and writes the run folder."""
+    return bool(PartialState().is_main_process)
+
+
+def total(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, the same on each of them."""
+    summed: Tensor = reduce(tensor, "sum")
+    return summed
+
+
+def on_main(call: Callable[[], _T]) -> _T:
+    """Call a function in the main process and return its result in every process; all must call this together.
+
+    The result has to survive pickling where there are several processes.
+
+    Raises:
+        Exception: what ``call`` raised, in every process, so that none waits for another that has failed.
+    """
+    if process_count() == 1:
+        return call()
+    answer: list[Any] = [None, None]
+    failure: Exception | None = None
+    if is_main():
+        try:
+            answer[0] = call()
+        except Exception as error:
+            failure = error
+            answer[1] = _sendable(error)
+    broadcast_object_list(answer)
+    if failure is not None:
+        raise failure
+    if answer[1] is not None:
+        raise answer[1]
+    result: _T = answer[0]
+    return result
+
+
+def _sendable(error: Exception) -> Exception:
+    """Return an error that other processes can rebuild: itself or, where it cannot be pickled, its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return StateError(f"the main process failed: {type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,160 @@
+"""What training changes: model, optimizer, schedule and methods; built from a run, saved and loaded."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from backpass.errors import BackpassError, InputError
+from backpass.models import create_model
+from backpass.training.comparison import check_form, check_run
+from backpass.training.images import ImageData
+from backpass.training.method import Context, Method
+from backpass.training.methods import build_methods, convert
+from backpass.training.optimization import build_optimizer, build_schedule
+from backpass.training.recipe import Run, Runtime
+from backpass.training.task import Task
+from backpass.training.wrapping import WrappedModel
+
+__all__ = ["TrainingState", "build_state", "check_checkpoint"]
+
+_PARTS = {
+    "run": dict,
+    "model": dict,
+    "optimizer": dict,
+    "schedule": dict,
+    "scaler": dict,
+    "methods": dict,
+    "history": list,
+}
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What training changes.
+
+    Attributes:
+        model: the model, without wrappers.
+        wrapped: runs its forward pass.
+        optimizer: its optimizer, behind the accelerator's loss scale.
+        schedule: the learning rate.
+        methods: the methods by name.
+    """
+
+    model: nn.Module
+    wrapped: WrappedModel
+    optimizer: AcceleratedOptimizer
+    schedule: LRScheduler
+    methods: dict[str, Method]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that :meth:`load_state_dict` needs."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "methods": {name: method.state_dict() for name, method in self.methods.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load :meth:`state_dict` into a state that :func:`build_state` returned for the same run.
+
+        Raises:
+            InputError: a part is missing, or has other names, shapes or types than those of the run; the object is of
+                no use then.
+        """
+        _check_keys(state["methods"], self.methods, "methods")
+        for name, method in self.methods.items():  # First, since DyRep rebuilds the structure that the others need.
+            with _naming(f"methods.{name}"):
+                method.load_state_dict(state["methods"][name])
+        self.wrapped.rewrap()
+        check_form(dict(self.model.state_dict()), state["model"], "model")
+        with _naming("model"):
+            self.model.load_state_dict(state["model"])
+        self._load_optimizer(state["optimizer"])
+        check_form(self.schedule.state_dict(), state["schedule"], "schedule")
+        with _naming("schedule"):
+            self.schedule.load_state_dict(state["schedule"])
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        own = self.optimizer.state_dict()
+        _check_keys(state, own, "optimizer")
+        check_form(own["param_groups"], state["param_groups"], "optimizer.param_groups")
+        with _naming("optimizer"):
+            self.optimizer.load_state_dict(state)
+        optimizer: Optimizer = self.optimizer.optimizer
+        for name, parameter in self.model.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                    raise InputError(
+                        f"expected optimizer.{key} of {name} in the checkpoint to have shape {tuple(parameter.shape)}, "
+                        f"got {tuple(value.shape)}"
+                    )
+
+
+def build_state(
+    run: Run, data: ImageData, task: Task, runtime: Runtime, accelerator: Accelerator, steps_per_epoch: int
+) -> TrainingState:
+    """Return the state of a run before its first epoch; it follows from recipe, method and seed.
+
+    Raises:
+        InputError: the recipe names an unknown model or method, or does not fit the data.
+    """
+    recipe = run.recipe
+    set_seed(run.seed)
+    arguments: dict[str, Any] = dict(recipe.model_args)
+    plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
+    model = convert(run.method, recipe, plain).to(accelerator.device)
+    if runtime.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, recipe.optimizer)
+    wrapped = WrappedModel(model, accelerator, compile=runtime.compile)
+    loss_scaled = accelerator.scaler is not None
+    context = Context(recipe, model, task, optimizer, run.seed, loss_scaled, wrapped.evaluate)
+    methods = build_methods(run.method, context)
+    schedule = build_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, recipe.epochs, steps_per_epoch)
+    return TrainingState(model, wrapped, accelerator.prepare_optimizer(optimizer), schedule, methods)
+
+
+def check_checkpoint(state: Any, run: Run) -> None:
+    """Raise InputError if ``state`` is not a checkpoint of ``run``, as far as that shows without its model."""
+    _check_keys(state, _PARTS, "the content")
+    for name, kind in _PARTS.items():
+        if not isinstance(state[name], kind):
+            raise InputError(
+                f"expected {name} of the checkpoint to be a {kind.__name__}, got {type(state[name]).__name__}"
+            )
+    check_run(run.as_dict(), state["run"], "the checkpoint", "choose another folder or remove the checkpoint")
+    history = state["history"]
+    records = all(isinstance(record, dict) and record.get("epoch") == epoch for epoch, record in enumerate(history))
+    if not records or len(history) > run.recipe.epochs:
+        raise InputError(
+            f"expected history of the checkpoint to hold a record for each epoch, at most {run.recipe.epochs}, got "
+            f"{history!r}"
+        )
+
+
+def _check_keys(state: Any, expected: dict[str, Any], name: str) -> None:
+    if not isinstance(state, dict) or state.keys() != expected.keys():
+        found = sorted(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise InputError(
+            f"expected {name} of the checkpoint to have the keys {sorted(expected)}, got {found}; remove the checkpoint"
+        )
+
+
+@contextmanager
+def _naming(part: str) -> Iterator[None]:
+    """Turn what a part of a checkpoint raises when it is loaded into an InputError that names the part."""
+    try:
+        yield
+    except Exception as error:
+        text = str(error) if isinstance(error, BackpassError) else f"{type(error).__name__}: {error}"
+        raise InputError(f"expected {part} of the checkpoint to be that of this run, got another: {text}") from error

@@ -1,0 +1,132 @@
+"""A run that is resumed is the run that was never stopped."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from backpass.errors import InputError
+from backpass.training.recipe import Run, Runtime
+from backpass.training.trainer import Trainer
+
+METHODS = ["plain", "sgs", "pgt", "agc", "sgs+pgt", "sgs+agc", "repvgg", "dbb", "dyrep"]
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_after(epoch):
+    def kill(record):
+        if record["epoch"] == epoch:
+            raise KilledError
+
+    return kill
+
+
+def without_seconds(history):
+    return [{k: v for k, v in record.items() if not k.endswith("_seconds")} for record in history]
+
+
+def stopped_and_resumed(run, images, runtime, folder, epoch=0):
+    with pytest.raises(KilledError):
+        Trainer(run, images, runtime=runtime, folder=folder, on_epoch=kill_after(epoch)).fit()
+    trainer = Trainer(run, images, runtime=runtime, folder=folder)
+    assert trainer.resume()
+    assert len(trainer.history) == epoch + 1
+    return trainer
+
+
+def record_dtypes():
+    """Return a set that collects the dtype of every convolution's output in training mode."""
+    dtypes = set()
+
+    def note(module, args, output):
+        if isinstance(module, nn.Conv2d) and module.training:
+            dtypes.add(output.dtype)
+
+    handle = nn.modules.module.register_module_forward_hook(note)
+    return dtypes, handle
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_equals_the_run_never_stopped(method, precision, recipe, images, tmp_path):
+    run, runtime = Run(recipe, method, 3), Runtime(device="cpu", precision=precision)
+    whole = Trainer(run, images, runtime=runtime)
+    expected = whole.fit()
+    trainer = stopped_and_resumed(run, images, runtime, tmp_path, epoch=1)
+    outcome = trainer.fit()
+    state, other = trainer.model.state_dict(), whole.model.state_dict()
+    assert state.keys() == other.keys()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in state.items())
+    assert without_seconds(outcome.history) == without_seconds(expected.history)
+    assert outcome.scalings.keys() == expected.scalings.keys()
+    assert all(torch.equal(outcome.scalings[name], s) for name, s in expected.scalings.items())
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("no", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize("method", ["plain", "sgs+pgt", "repvgg", "dyrep"])
+def test_every_forward_pass_runs_in_the_precision_of_the_runtime(method, precision, dtype, recipe, images, tmp_path):
+    """In each epoch, before and after a growth, and after the run is resumed."""
+    runtime = Runtime(device="cpu", precision=precision)
+    run = Run(replace(recipe, epochs=4), method, 0)
+    seen = []
+    dtypes, handle = record_dtypes()
+    try:
+
+        def end_epoch(record):
+            seen.append(set(dtypes))
+            dtypes.clear()
+            kill_after(1)(record)
+
+        with pytest.raises(KilledError):
+            Trainer(run, images, runtime=runtime, folder=tmp_path, on_epoch=end_epoch).fit()
+        trainer = Trainer(run, images, runtime=runtime, folder=tmp_path, on_epoch=end_epoch)
+        trainer.resume()
+        outcome = trainer.fit()
+    finally:
+        handle.remove()
+    assert seen == [{dtype}] * 4
+    assert len(outcome.history) == 4
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("method", ["plain", "dyrep"])
+def test_every_epoch_runs_compiled(method, precision, recipe, images, tmp_path, monkeypatch):
+    """Also after a growth and after the run is resumed, where the new parameters are those that the graph reads."""
+    graphs, epoch = Counter(), 0
+    compile_module = nn.Module.compile
+
+    def backend(graph, _):
+        def run(*args):
+            graphs[epoch] += 1
+            return graph.forward(*args)
+
+        return run
+
+    def end_epoch(record):
+        nonlocal epoch
+        epoch += 1
+        kill_after(0)(record)
+
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compile_module(module, backend=backend))
+    runtime = Runtime(device="cpu", precision=precision, compile=True)
+    run = Run(recipe, method, 0)
+    torch.compiler.reset()
+    with pytest.raises(KilledError):
+        Trainer(run, images, runtime=runtime, folder=tmp_path, on_epoch=end_epoch).fit()
+    trainer = Trainer(run, images, runtime=runtime, folder=tmp_path, on_epoch=end_epoch)
+    trainer.resume()
+    trainer.fit()
+    torch.compiler.reset()
+    steps = len(trainer.loaders.train)
+    assert all(graphs[number] >= steps for number in range(recipe.epochs))
+
+
+def test_half_precision_is_refused_on_a_cpu(recipe, images):
+    with pytest.raises(InputError, match="expected precision no or bf16 on a CPU, got fp16; choose another precision"):
+        Trainer(Run(recipe), images, runtime=Runtime(device="cpu", precision="fp16"))
