@@ -128,21 +128,26 @@ def scaling_from_branches(branches: Sequence[str], kernel_size: Sequence[int] | 
 
 
 def alpha_beta_scaling(alpha: float, beta: float) -> Tensor:
-    """Return the mean-1 scaling of a 3x3 kernel with centre 1, edge taps ``alpha`` and corner taps ``beta``.
+    """Return the mean-1 scaling of a 3x3 kernel with centre 1, edges ``1 / alpha`` and corners ``1 / beta``.
 
-    The two-parameter family that the SGS paper searches by hand (Figure 7); ``alpha = beta = 1`` is plain training.
+    All multiplied by ``9 / (1 + 4 / alpha + 4 / beta)``, so that the mean is 1 (SGS paper, Figure 7). The paper
+    searches this family by hand; ``alpha = beta = 1`` is plain training, and larger values weaken edges and corners.
+
+    Returns:
+        float32 tensor of shape ``(3, 3)``.
 
     Raises:
         InputError: a parameter is not a finite number above 0.
 
-    >>> alpha_beta_scaling(0.5, 0.25)
-    tensor([[0.5625, 1.1250, 0.5625],
-            [1.1250, 2.2500, 1.1250],
-            [0.5625, 1.1250, 0.5625]])
+    >>> alpha_beta_scaling(5, 10)
+    tensor([[0.4091, 0.8182, 0.4091],
+            [0.8182, 4.0909, 0.8182],
+            [0.4091, 0.8182, 0.4091]])
     """
     if not (alpha > 0 and beta > 0 and math.isfinite(alpha + beta)):
         raise InputError(f"expected alpha and beta to be finite numbers > 0, got {alpha!r} and {beta!r}")
-    return normalize(torch.tensor([[beta, alpha, beta], [alpha, 1.0, alpha], [beta, alpha, beta]]))
+    edge, corner = 1 / alpha, 1 / beta
+    return normalize(torch.tensor([[corner, edge, corner], [edge, 1.0, edge], [corner, edge, corner]]))
 
 
 def _parse_size(branch: str) -> tuple[int, ...]:
