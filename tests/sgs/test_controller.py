@@ -75,7 +75,10 @@ def test_starts_at_ones_of_the_kernels_spatial_shape() -> None:
         ({"apply": "weights"}, "expected apply to be one of 'gradient', 'update', got 'weights'"),
         ({"warmup": -1}, "expected warmup >= 0 and every >= 1 epochs, got warmup=-1, every=5"),
         ({"every": 0}, "expected warmup >= 0 and every >= 1 epochs, got warmup=1, every=0"),
-        ({"measure": "autocorrelation", "drop_near_equal": True}, "it needs measure='mutual_information'"),
+        (
+            {"measure": "autocorrelation", "drop_near_equal": True},
+            "'mutual_information' with drop_near_equal, got 'autocorr",
+        ),
         ({"include": ["head.*"]}, r"the pattern 'head\.\*' of include matches none of the layers .*: 0, 3; "),
     ],
 )

@@ -14,10 +14,9 @@ from backpass.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass.batches import Forward
 from backpass.errors import BackpassWarning, InputError, StateError
 from backpass.selection import Include
-from backpass.sgs.dependence import MEASURES
 from backpass.sgs.distributed import ProcessGroup, local_part
 from backpass.sgs.feature_maps import ConvLayer, scalable_convs, unwrap
-from backpass.sgs.measuring import measure_scalings
+from backpass.sgs.measuring import check_measure, measure_scalings
 from backpass.sgs.scaling import check_k
 
 __all__ = ["SpatialGradientScaling"]
@@ -42,7 +41,7 @@ class SpatialGradientScaling:
         warmup: first epoch that measures, counted from 0. 1 in the paper.
         every: epochs between later measurements: 5 for CIFAR-100 and ImageNet in the paper, 30 for its 600-epoch runs.
         include: restrict the convolutions: glob patterns on module names, or ``(name, module) -> bool``.
-        drop_near_equal: leave pairs out that hold a zero or share a bin (the paper's ImageNet recipes).
+        drop_near_equal: remove pairs that hold a zero or share a bin (the paper's ImageNet recipes).
         apply: ``"gradient"`` scales gradients; ``"update"`` scales what the optimizer adds to the weights (the paper's
             Adagrad*), through :meth:`scaled_update` or :meth:`attach`.
         process_group: the processes that measure together; default: all, where ``torch.distributed`` is in use. All of
@@ -79,14 +78,10 @@ class SpatialGradientScaling:
         process_group: ProcessGroup = None,
         scaling: Tensor | Mapping[str, Tensor] | None = None,
     ) -> None:
-        _check_choice("measure", measure, tuple(MEASURES))
+        check_measure(measure, drop_near_equal)
         _check_choice("apply", apply, ("gradient", "update"))
         if warmup < 0 or every < 1:
             raise InputError(f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}")
-        if drop_near_equal and measure != "mutual_information":
-            raise InputError(
-                "drop_near_equal chooses among pairs of a histogram; it needs measure='mutual_information'"
-            )
         self.k = check_k(k)
         self.measure: str = measure
         self.warmup = warmup

@@ -72,23 +72,28 @@ def normalize(g: Tensor) -> Tensor:
     return positive / positive.mean()
 
 
-def scaling_from_dependence(s: Tensor, k: float) -> Tensor:
+def scaling_from_dependence(s: Tensor, k: float, *, undefined_as_zero: bool = False) -> Tensor:
     """Return the mean-1 scaling of a layer from the dependence of its channels.
 
-    The k transform of each channel, then the mean over the channels where S is defined, then division by the mean over
-    taps. All ones where some tap is defined in no channel: a layer whose input holds no signal is left alone.
+    The k transform of each channel, then the mean over channels, then division by the mean over taps.
 
     Args:
         s: ``(C, *kernel_size)``, NaN where undefined.
         k: see :func:`k_transform`.
+        undefined_as_zero: count an undefined S as 0 in the mean over channels, as the published estimator does where
+            it removes near-equal pairs. Default: the mean is over the channels where S is defined.
 
     Returns:
-        float32 tensor of shape ``kernel_size``.
+        float32 tensor of shape ``kernel_size``. All ones where a tap is defined in no channel, or, with
+        ``undefined_as_zero``, where no tap but the centre is defined in any: the layer's input holds no signal.
     """
-    mean = k_transform(s.double(), k).nanmean(0)
-    if bool(mean.isnan().any()):
-        return torch.ones_like(mean, dtype=torch.float32)
-    return normalize(mean).float()
+    g = k_transform(s.double(), k)
+    undefined_taps = g.isnan().all(0)
+    if undefined_as_zero and int(undefined_taps.sum()) < undefined_taps.numel() - 1:
+        return normalize(g.nan_to_num(0.0).mean(0)).float()
+    if bool(undefined_taps.any()):
+        return torch.ones_like(undefined_taps, dtype=torch.float32)
+    return normalize(g.nanmean(0)).float()
 
 
 def scaling_from_branches(branches: Sequence[str], kernel_size: Sequence[int] | None = None) -> Tensor:
