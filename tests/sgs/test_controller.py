@@ -548,6 +548,17 @@ def test_the_state_is_a_copy() -> None:
             r"scaling of 3\.weight to have shape \(1, 5\), got \(3, 3\)",
         ),
         (
+            lambda s: s["scalings"].update({"3.weight": [1.0] * 5}),
+            r"scaling of 3\.weight to have shape \(1, 5\), got list",
+        ),
+        *(
+            (
+                lambda s, bad=bad: s["scalings"]["3.weight"][0].copy_(torch.tensor([1, 1, bad, 1, 1])),
+                rf"of 3\.weight to be finite and above 0, got \[\[1\.0, 1\.0, {bad}, 1\.0, 1\.0\]\]; measure it",
+            )
+            for bad in (math.nan, math.inf, 0.0, -1.0)
+        ),
+        (
             lambda s: s.pop("scalings"),
             r"expected a state_dict\(\) of SpatialGradientScaling, got one without \['scalings'\]",
         ),
@@ -556,7 +567,8 @@ def test_the_state_is_a_copy() -> None:
 def test_a_state_that_does_not_fit_changes_nothing(change: Callable[[dict[str, Any]], object], message: str) -> None:
     sgs = with_scalings(SpatialGradientScaling(net()))
     before = copy.deepcopy(sgs.scalings)
-    state = SpatialGradientScaling(net()).state_dict()
+    state = with_scalings(SpatialGradientScaling(net())).state_dict()
+    state["scalings"]["0.weight"] *= 2  # comes first, and must not be loaded either
     change(state)
     with pytest.raises(InputError, match=message):
         sgs.load_state_dict(state)
@@ -597,8 +609,8 @@ def test_fixed_scalings_by_name():
     [
         (torch.ones(5, 5), r"of the shape of some kernel, or one for some of \['0.weight'.*got shape \(5, 5\)"),
         ({"9.weight": torch.ones(3, 3)}, r"got \['9.weight'\]"),
-        ({"0.weight": torch.ones(3)}, r"scaling of 0.weight to be finite, above 0 and of shape \(3, 3\)"),
-        (torch.zeros(3, 3), r"above 0 and of shape \(3, 3\), got \[\[0.0"),
+        ({"0.weight": torch.ones(3)}, r"scaling of 0.weight to have shape \(3, 3\), got \(3,\)"),
+        (torch.zeros(3, 3), r"to be finite and above 0, got \[\[0.0"),
     ],
 )
 def test_fixed_scalings_that_fit_nothing(scaling, text):

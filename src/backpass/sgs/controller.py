@@ -172,12 +172,7 @@ class SpatialGradientScaling:
                 f"expected a scaling of the shape of some kernel, or one for some of {sorted(self.scalings)}, got "
                 + (f"shape {tuple(scaling.shape)}" if isinstance(scaling, Tensor) else f"{sorted(given)}")
             )
-        for name, values in given.items():
-            if values.shape != self.scalings[name].shape or not bool((values.isfinite() & (values > 0)).all()):
-                raise InputError(
-                    f"expected the scaling of {name} to be finite, above 0 and of shape "
-                    f"{tuple(self.scalings[name].shape)}, got {values.tolist()}"
-                )
+        self._check_scalings(given)
         self._layers = {name: layer for name, layer in self._layers.items() if name in given}
         self.scalings = {name: self.scalings[name] for name in self._layers}
         self._set(given)
@@ -329,10 +324,11 @@ class SpatialGradientScaling:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the scalings of :meth:`state_dict`; the settings must be the same.
+        """Load the scalings of :meth:`state_dict`, made with the same settings on the same layers.
 
         Raises:
-            InputError: other layers, shapes or settings; nothing is loaded then.
+            InputError: other settings or layers, or a scaling that is not finite, not above 0 or of another shape;
+                nothing is loaded then.
         """
         settings = ("k", "measure", "drop_near_equal", "apply")
         if absent := {"scalings", *settings} - state.keys():
@@ -348,13 +344,23 @@ class SpatialGradientScaling:
             raise InputError(
                 f"expected the scalings of this model: missing {sorted(missing)}, unknown {sorted(unknown)}"
             )
-        for name, scaling in scalings.items():
-            if scaling.shape != self.scalings[name].shape:
-                raise InputError(
-                    f"expected the scaling of {name} to have shape {tuple(self.scalings[name].shape)}, "
-                    f"got {tuple(scaling.shape)}"
-                )
+        self._check_scalings(scalings)
         self._set(scalings)
+
+    def _check_scalings(self, scalings: Mapping[str, Tensor]) -> None:
+        for name, values in scalings.items():
+            shape = self.scalings[name].shape
+            if not isinstance(values, Tensor) or values.shape != shape:
+                received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise InputError(
+                    f"expected the scaling of {name} to have shape {tuple(shape)}, got {received}; pass one for "
+                    "each tap of the kernel"
+                )
+            if not bool((values.isfinite() & (values > 0)).all()):
+                raise InputError(
+                    f"expected the scaling of {name} to be finite and above 0, got {values.tolist()}; measure it "
+                    "again, or normalize() what is not negative"
+                )
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
