@@ -42,6 +42,7 @@ def mutual_information(
 
     Source: SGS paper, section 3.2. Equal to the published estimator wherever that one is defined.
 
+    >>> import torch
     >>> ramp = torch.arange(6.0).expand(1, 1, 6, 6)
     >>> mutual_information(ramp, (1, 3)).round(decimals=3)
     tensor([[[1., 1., 1.]]], dtype=torch.float64)
@@ -64,6 +65,7 @@ def autocorrelation(
     Returns:
         float64 ``(C, *kernel_size)`` in ``[-1, 1]``, 1 at the centre, NaN where a side of the pairs is constant.
 
+    >>> import torch
     >>> stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(1, 1, 8, 8)
     >>> autocorrelation(stripes, (1, 3)).round(decimals=3)
     tensor([[[-1.,  1., -1.]]], dtype=torch.float64)

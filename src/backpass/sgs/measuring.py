@@ -10,7 +10,8 @@ from backpass.batches import Forward, describe, forward_on
 from backpass.errors import InputError
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
 from backpass.sgs.distributed import ProcessGroup, failing_together, reduce_ranges, reduce_totals
-from backpass.sgs.feature_maps import ConvLayer, FeatureMap, evaluating, scalable_convs, unwrap
+from backpass.sgs.feature_maps import FeatureMap, evaluating
+from backpass.sgs.layers import ConvLayer, scalable_convs, unwrap
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from backpass.sgs.passes import Passes
 from backpass.sgs.scaling import scaling_from_dependence

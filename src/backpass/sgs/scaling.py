@@ -4,7 +4,7 @@ The third stage of SGS: pure functions on small tensors of the kernel's spatial 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,10 @@ from backpass.errors import InputError
 __all__ = [
     "alpha_beta_scaling",
     "check_k",
+    "check_scalings",
+    "fixed_scalings",
     "k_transform",
+    "laid_out",
     "normalize",
     "scaling_from_branches",
     "scaling_from_dependence",
@@ -153,6 +156,51 @@ def alpha_beta_scaling(alpha: float, beta: float) -> Tensor:
         raise InputError(f"expected alpha and beta to be finite numbers > 0, got {alpha!r} and {beta!r}")
     edge, corner = 1 / alpha, 1 / beta
     return normalize(torch.tensor([[corner, edge, corner], [edge, 1.0, edge], [corner, edge, corner]]))
+
+
+def check_scalings(scalings: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise :class:`InputError` unless each scaling is finite, above 0 and of the shape of the one it replaces."""
+    for name, values in scalings.items():
+        shape = own[name].shape
+        if not isinstance(values, Tensor) or values.shape != shape:
+            received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(
+                f"expected the scaling of {name} to have shape {tuple(shape)}, got {received}; pass one number for "
+                "each tap of the kernel"
+            )
+        if not bool((values.isfinite() & (values > 0)).all()):
+            raise InputError(
+                f"expected the scaling of {name} to be finite and above 0, got {values.tolist()}; measure it again, or "
+                "normalize() one without negative numbers"
+            )
+
+
+def fixed_scalings(scaling: Tensor | Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a fixed scaling by parameter name: a tensor for all kernels of its shape, or a mapping as it is.
+
+    Raises:
+        InputError: it fits no kernel, names an unknown one, or fails :func:`check_scalings`.
+    """
+    if isinstance(scaling, Tensor):
+        given = {name: scaling for name, ones in own.items() if ones.shape == scaling.shape}
+        received = f"shape {tuple(scaling.shape)}"
+    else:
+        given, received = dict(scaling), str(sorted(scaling))
+    if not given or not given.keys() <= own.keys():
+        raise InputError(
+            f"expected a scaling of the shape of some kernel, or one for some of {sorted(own)}, got {received}"
+        )
+    check_scalings(given, own)
+    return given
+
+
+def laid_out(scaling: Tensor, like: Tensor) -> Tensor:
+    """Return the scaling in the form in which it multiplies a tensor ``(C_out, C_in, *kernel)`` fastest.
+
+    That is ``(1, C_in, *kernel)``, contiguous: with rows that long the product runs in vector instructions.
+    """
+    rows = scaling.to(like.device).expand(1, like.shape[1], *scaling.shape)
+    return rows.clone(memory_format=torch.contiguous_format)
 
 
 def _parse_size(branch: str) -> tuple[int, ...]:
