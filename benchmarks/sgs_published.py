@@ -82,7 +82,8 @@ def published_update(model: nn.Module, batches: list[Tensor], estimate: Callable
 def padded_maps(model: nn.Module, batches: list[Tensor]) -> list[tuple[tuple[int, ...], Tensor]]:
     maps: dict[str, list[Tensor]] = {}
     sizes = {}
-    from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating, scalable_convs
+    from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
+    from backpass.sgs.layers import scalable_convs
 
     layers = scalable_convs(model)
 

@@ -1,4 +1,4 @@
-"""Methods at work inside an optimizer's step, without a call in the training loop."""
+"""Calling a method at every step of an optimizer, without a call in the training loop."""
 
 import warnings
 import weakref
@@ -13,7 +13,7 @@ from backpass.errors import NoEffectWarning, StateError
 __all__ = ["Attachment", "Attachments", "held_by", "refuse_closure"]
 
 BeforeStep = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
-AfterStep = Callable[[], None]
+AfterStep = Callable[[Optimizer], None]
 
 
 def held_by(optimizer: Optimizer) -> set[int]:
@@ -72,7 +72,7 @@ class Attachments:
     def add(
         self, optimizer: Optimizer, before: BeforeStep, after: AfterStep | None = None, *, has_effect: bool
     ) -> Attachment:
-        """Call ``before(optimizer, args, kwargs)`` and ``after()`` around each of the optimizer's steps from now on.
+        """Call ``before(optimizer, args, kwargs)`` and ``after(optimizer)`` around each step of the optimizer.
 
         Raises:
             StateError: attached to this optimizer already.
@@ -93,7 +93,7 @@ class Attachments:
             )
         handles = [optimizer.register_step_pre_hook(before)]
         if after is not None:
-            handles.append(optimizer.register_step_post_hook(lambda *_: after()))
+            handles.append(optimizer.register_step_post_hook(lambda stepped, *_: after(stepped)))
         self._all.append(attachment := Attachment(optimizer, handles))
         return attachment
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from reference.power_grad import binary_cross_entropy_gradient, cross_entropy_gradient
 
@@ -37,10 +38,13 @@ def scale(model: nn.Module, scalings: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def scaled_update(model: nn.Module, scalings: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let the kernels go G times the way that the step inside takes."""
+def scaled_update(model: nn.Module, scalings: Mapping[str, Tensor], optimizer: Optimizer) -> Iterator[None]:
+    """Let the kernels go G times the way that the step inside takes, but for the decay of AdamW."""
     old = {name: model.get_parameter(name).detach().clone() for name in scalings}
     yield
+    if isinstance(optimizer, torch.optim.AdamW):
+        (group,) = optimizer.param_groups
+        old = {name: (1 - group["lr"] * group["weight_decay"]) * kernel for name, kernel in old.items()}
     with torch.no_grad():
         for name, scaling in scalings.items():
             kernel = model.get_parameter(name)

@@ -166,7 +166,7 @@ class Loop:
         for step in range(self.steps):
             x, y = self.batch(step)
             if self.how == "in a closure":
-                with method.around_step():
+                with method.around_step(optimizer):
                     optimizer.step(partial(closure, x, y))
                 continue
             backward(x, y)
@@ -178,7 +178,7 @@ class Loop:
                 method.scale()
             if self.clip == "after":
                 nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
-            with nullcontext() if self.how == "attached" else method.around_step():
+            with nullcontext() if self.how == "attached" else method.around_step(optimizer):
                 scaler.step(optimizer)
             scaler.update()
         gradients = {name: p.grad.clone() for name, p in inner.named_parameters() if p.grad is not None}

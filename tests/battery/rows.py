@@ -33,7 +33,7 @@ class Method:
     def scale(self) -> None:
         """Alter the gradients: after backward, before the step."""
 
-    def around_step(self) -> AbstractContextManager[None]:
+    def around_step(self, optimizer: Optimizer) -> AbstractContextManager[None]:
         """Return a context for the optimizer's step."""
         return nullcontext()
 
@@ -64,7 +64,7 @@ class Sgs(Method):
         if self.sgs.apply == "gradient":
             self.sgs.scale_gradients()
 
-    def around_step(self) -> AbstractContextManager[None]:
+    def around_step(self, optimizer: Optimizer) -> AbstractContextManager[None]:
         return self.sgs.scaled_update() if self.sgs.apply == "update" else nullcontext()
 
 
@@ -78,10 +78,10 @@ class SgsByDefinition(Method):
         if self.sgs.apply == "gradient":
             definitions.scale(self.model, self.sgs.scalings)
 
-    def around_step(self) -> AbstractContextManager[None]:
+    def around_step(self, optimizer: Optimizer) -> AbstractContextManager[None]:
         if self.sgs.apply == "gradient":
             return nullcontext()
-        return definitions.scaled_update(self.model, self.sgs.scalings)
+        return definitions.scaled_update(self.model, self.sgs.scalings, optimizer)
 
 
 class Agc(Method):
@@ -115,10 +115,10 @@ class Together(Method):
             method.scale()
 
     @contextmanager
-    def around_step(self) -> Any:
+    def around_step(self, optimizer: Optimizer) -> Any:
         with ExitStack() as stack:
             for method in self.methods:
-                stack.enter_context(method.around_step())
+                stack.enter_context(method.around_step(optimizer))
             yield
 
     def attach(self, optimizer: Optimizer) -> None:
@@ -155,6 +155,7 @@ class Transform:
         definition: makes the slow one.
         measures: it keeps a state that it measures on batches.
         linear: it commutes with the loss scale.
+        cancels: optimizers that divide the gradient by its own size cancel it, of which it warns.
         refuses: the combinations that it refuses by name, and the words of the refusal.
     """
 
@@ -162,6 +163,7 @@ class Transform:
     definition: Callable[[nn.Module], Method]
     measures: bool = False
     linear: bool = False
+    cancels: bool = False
     refuses: dict[str, str] = field(default_factory=dict)
 
 
@@ -195,6 +197,11 @@ class Row:
     def linear(self) -> bool:
         """Whether every part commutes with the loss scale."""
         return all(transform.linear for transform in self.transforms)
+
+    @property
+    def cancels(self) -> bool:
+        """Whether some part warns of optimizers that divide the gradient by its own size."""
+        return any(transform.cancels for transform in self.transforms)
 
     def refusal(self, combination: str) -> str | None:
         """Return the words with which the row refuses a combination; ``None`` where it takes it."""
@@ -249,7 +256,8 @@ def sgs(**options: Any) -> Transform:
             "applied twice": r"scaled already; call scale_gradients\(\) once per step, after backward\(\)",
             "attached, with a closure": _CLOSURE.format("scale_gradients"),
         }
-    return Transform(partial(Sgs, **options), partial(SgsByDefinition, **options), True, True, refuses)
+    cancels = options.get("apply") != "update"
+    return Transform(partial(Sgs, **options), partial(SgsByDefinition, **options), True, True, cancels, refuses)
 
 
 AGC = Transform(

@@ -144,8 +144,9 @@ def test_twice_equals_once_or_is_refused(row: Row, refusing: Refusing) -> None:
         once, start = gradients(model), copy.deepcopy(model.state_dict())
         with refusing(replace(row, transforms=(transform,)), "applied twice"):
             method.scale()
-            with method.around_step(), method.around_step():
-                LOOP.optimizer(model.parameters()).step()
+            optimizer = LOOP.optimizer(model.parameters())
+            with method.around_step(optimizer), method.around_step(optimizer):
+                optimizer.step()
         torch.testing.assert_close(gradients(model), once)
         if "applied twice" in transform.refuses:
             torch.testing.assert_close(model.state_dict(), start, rtol=0, atol=0)

@@ -47,7 +47,7 @@ def step(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], method
     model.zero_grad()
     criterion(model(x), y).backward()
     method.scale()
-    with method.around_step():
+    with method.around_step(optimizer):
         optimizer.step()
     return {name: value.clone() for name, value in model.state_dict().items()}
 

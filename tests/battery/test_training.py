@@ -68,7 +68,10 @@ def test_optimizer(row: Row, name: str, form: str, device: str) -> None:
         pytest.skip("torch refuses capturable=True on the CPU")
     loop = Loop(device=device, optimizer=partial(OPTIMIZERS[name], **{form: True}))
     outcome = examine(row, loop)
-    loop.assert_same(outcome, loop.but(how="attached").run(row.loss.ours, row.ours))
+    cancelled = name != "sgd" and row.cancels
+    with pytest.warns(NoEffectWarning, match="apply='update'") if cancelled else nullcontext():
+        attached = loop.but(how="attached").run(row.loss.ours, row.ours)
+    loop.assert_same(outcome, attached)
 
 
 class SharpnessAware(Optimizer):
@@ -125,7 +128,7 @@ def test_attached_to_an_optimizer_with_a_closure(row: Row, name: str, refusing: 
                 method.scale()
             return loss
 
-        with method.around_step() if not attached else nullcontext():
+        with method.around_step(optimizer) if not attached else nullcontext():
             optimizer.step(closure)
         return model.state_dict()
 

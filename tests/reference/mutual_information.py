@@ -86,15 +86,27 @@ def entropy(counts: Sequence[int]) -> float:
     return -sum(n / total * math.log(n / total) for n in counts if n > 0)
 
 
+Range = tuple[float, float]
+
+
 def joint_histogram(
-    pairs: Sequence[tuple[float, float]], low: float, high: float, bins: int, drop_near_equal: bool
+    pairs: Sequence[tuple[float, float]], of_pixels: Range, of_neighbours: Range, bins: int
 ) -> np.ndarray:
     joint = np.zeros((bins, bins), dtype=int)
     for p, q in pairs:
-        row, column = bin_of(p, low, high, bins), bin_of(q, low, high, bins)
-        if drop_near_equal and (p == 0 or q == 0 or row == column):
-            continue
-        joint[row, column] += 1
+        joint[bin_of(p, *of_pixels, bins), bin_of(q, *of_neighbours, bins)] += 1
+    return joint
+
+
+def without_near_equal(pairs: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Return the joint histogram of the pairs without zeros, in bins and ranges of their own, its diagonal emptied."""
+    kept = [(p, q) for p, q in pairs if p != 0 and q != 0]
+    if not kept:
+        return np.zeros((1, 1), dtype=int)
+    of_pixels, of_neighbours = ((min(side), max(side)) for side in zip(*kept, strict=True))
+    joint = joint_histogram(kept, of_pixels, of_neighbours, sturges(len(kept)))
+    for i in range(len(joint)):
+        joint[i, i] = 0
     return joint
 
 
@@ -135,20 +147,27 @@ def dependence(
                 pairs = pixel_pairs(maps, c, displacement)
                 if measure == "autocorrelation":
                     s[(c, *tap)] = correlation(pairs)
+                elif drop_near_equal:
+                    s[(c, *tap)] = normalized_mutual_information(without_near_equal(pairs))
                 else:
-                    joint = joint_histogram(pairs, low, high, sturges(len(pairs)), drop_near_equal)
+                    joint = joint_histogram(pairs, (low, high), (low, high), sturges(len(pairs)))
                     s[(c, *tap)] = normalized_mutual_information(joint)
     return s
 
 
-def scaling(s: np.ndarray, k: float) -> np.ndarray:
-    """Return the k transform of each channel, averaged over the channels where it is defined, divided by its mean."""
+def scaling(s: np.ndarray, k: float, undefined_as_zero: bool = False) -> np.ndarray:
+    """Return the k transform of each channel, averaged over channels, divided by its mean.
+
+    The average is over the channels where S is defined, or, with ``undefined_as_zero``, over all.
+    """
     g = np.zeros(s.shape[1:])
+    undefined_taps = [tap for tap in np.ndindex(*g.shape) if all(math.isnan(v) for v in s[(slice(None), *tap)])]
+    if len(undefined_taps) >= (g.size - 1 if undefined_as_zero else 1):
+        return np.ones(g.shape)
     for tap in np.ndindex(*g.shape):
-        values = [max(float(s[(c, *tap)]), 0.0) for c in range(s.shape[0]) if not math.isnan(s[(c, *tap)])]
-        if not values:
-            return np.ones(g.shape)
-        g[tap] = sum(k * v / ((k - 1) * v + 1) for v in values) / len(values)
+        values = [0.0 if undefined_as_zero and math.isnan(v) else float(v) for v in s[(slice(None), *tap)]]
+        defined = [max(v, 0.0) for v in values if not math.isnan(v)]
+        g[tap] = sum(k * v / ((k - 1) * v + 1) for v in defined) / len(defined)
     g = np.maximum(g, 1e-6 * g.max())
     return g / g.mean()
 
@@ -167,4 +186,5 @@ def conv_scaling(
     """Return the scaling of a convolution that sees ``inputs``, each ``(N, C, *spatial)``."""
     around = sides(kernel_size, dilation, padding)
     maps = [padded(x.astype(np.float64), around, padding_mode) for x in inputs]
-    return scaling(dependence(maps, kernel_size, dilation, measure=measure, drop_near_equal=drop_near_equal), k)
+    s = dependence(maps, kernel_size, dilation, measure=measure, drop_near_equal=drop_near_equal)
+    return scaling(s, k, undefined_as_zero=drop_near_equal)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from backpass.errors import InputError
 from backpass.sgs import autocorrelation, mutual_information, scaling_from_dependence
-from backpass.sgs.dependence import MEASURES, correlation_of_moments, entropy, normalized_mutual_information
-from backpass.sgs.histogram import bin_indices, joint_histograms, number_of_bins, number_of_pairs, pixel_pairs
+from backpass.sgs.dependence import correlation_of_moments, entropy, normalized_mutual_information
+from backpass.sgs.fast_counting import joint_histograms
+from backpass.sgs.histogram import bin_indices, number_of_bins, number_of_pairs, pixel_pairs
+from backpass.sgs.measuring import MEASURES
 from reference import mutual_information as slow
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs.npz")

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -15,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from backpass.errors import InputError, StateError
 from backpass.sgs import SpatialGradientScaling, measure_scalings
 from backpass.sgs.distributed import local_part
+
+GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs_near_equal.npz")
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without distributed")
 
@@ -42,6 +45,12 @@ def batches_of(rank: int, world_size: int) -> list[torch.Tensor]:
 def union(world_size: int) -> list[torch.Tensor]:
     return [batch for rank in range(world_size) for batch in batches_of(rank, world_size)]
 
+
+KINDS = {
+    "mutual information": {},
+    "without near-equal pairs": {"drop_near_equal": True},
+    "autocorrelation": {"measure": "autocorrelation"},
+}
 
 Check = Callable[[int, int], dict]
 Results = dict[str, list[dict]]
@@ -72,6 +81,7 @@ def _worker(rank: int, checks: Sequence[Check], world_size: int, folder: str) ->
 def two(tmp_path_factory) -> Results:
     checks = [
         measure_under_ddp,
+        golden_near_equal,
         train_fsdp2,
         uneven_fsdp2,
         failing_rank,
@@ -95,29 +105,46 @@ def world(request) -> tuple[int, Results]:
 def measure_under_ddp(rank: int, world_size: int) -> dict:
     model = DistributedDataParallel(make_model())
     result = {}
-    for measure in ("mutual_information", "autocorrelation"):
-        sgs = SpatialGradientScaling(model, measure=measure)  # type: ignore[arg-type]
+    for kind, options in KINDS.items():
+        sgs = SpatialGradientScaling(model, **options)  # type: ignore[arg-type]
         sgs.update(batches_of(rank, world_size))
-        result[measure] = sgs.scalings
+        result[kind] = sgs.scalings
     return result
 
 
 def test_every_process_holds_the_scalings_of_the_union(world):
     world_size, results = world[0], world[1]["measure_under_ddp"]
-    for measure in ("mutual_information", "autocorrelation"):
-        single = SpatialGradientScaling(make_model(), measure=measure)
+    for kind, options in KINDS.items():
+        single = SpatialGradientScaling(make_model(), **options)
         single.update(union(world_size))
         for result in results:
-            assert result[measure].keys() == single.scalings.keys()
+            assert result[kind].keys() == single.scalings.keys()
             for name, scaling in single.scalings.items():
-                assert torch.equal(result[measure][name], results[0][measure][name])
-                if measure == "mutual_information":
-                    assert torch.equal(result[measure][name], scaling)
+                assert torch.equal(result[kind][name], results[0][kind][name])
+                if kind != "autocorrelation":
+                    assert torch.equal(result[kind][name], scaling)
                 else:  # sums of floats depend on their order
-                    torch.testing.assert_close(result[measure][name], scaling)
+                    torch.testing.assert_close(result[kind][name], scaling)
     alone = SpatialGradientScaling(make_model())
     alone.update(batches_of(0, world_size))
-    assert not torch.equal(alone.scalings["0.weight"], results[0]["mutual_information"]["0.weight"])
+    assert not torch.equal(alone.scalings["0.weight"], results[0]["mutual information"]["0.weight"])
+
+
+def golden_near_equal(rank: int, world_size: int) -> dict:
+    cases = {}
+    for case in range(5):
+        kh, kw, ph, pw, k = GOLDEN[f"meta{case}"].tolist()
+        x = torch.from_numpy(GOLDEN[f"x{case}"])
+        conv = nn.Conv2d(x.shape[1], 1, (int(kh), int(kw)), padding=(int(ph), int(pw)))
+        mine = x[rank::world_size].split(2)
+        cases[str(case)] = measure_scalings(conv, mine, k=k, drop_near_equal=True).scalings["weight"]
+    return cases
+
+
+def test_processes_without_near_equal_pairs_equal_the_published_estimator(two):
+    for result in two["golden_near_equal"]:
+        for case, scaling in result.items():
+            np.testing.assert_allclose(scaling.numpy(), GOLDEN[f"G{case}"], rtol=0, atol=1e-6)
 
 
 def train_a_step(

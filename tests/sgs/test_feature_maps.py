@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from backpass.errors import InputError
-from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating, scalable_convs, unwrap
+from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
+from backpass.sgs.layers import scalable_convs, unwrap
 
 
 def small() -> nn.Sequential:

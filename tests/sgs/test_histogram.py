@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backpass.sgs import histogram
+from backpass.sgs import fast_counting, histogram
 from reference import mutual_information as slow
 
 
@@ -64,6 +64,13 @@ def test_bins_by_hand() -> None:
     assert histogram.bin_indices(x, low, high, 4).flatten().tolist() == [0, 0, 1, 3, 3]
 
 
+def test_bins_of_each_channel_by_hand() -> None:
+    """Channels with bins of their own; what lies outside the range falls into the first and the last bin."""
+    x = torch.tensor([[0.0, 1.0, 2.0, 4.0], [-3.0, 0.0, 1.9, 9.0]]).view(1, 2, 4)
+    low, high = torch.tensor([0.0, 0.0]), torch.tensor([4.0, 2.0])
+    assert histogram.bin_indices(x, low, high, torch.tensor([4, 2])).tolist() == [[[0, 1, 2, 3], [0, 0, 1, 1]]]
+
+
 def test_a_constant_channel_falls_into_bin_zero() -> None:
     x = torch.full((1, 1, 4), 7.5)
     assert histogram.bin_indices(x, *ranges(x), 9).flatten().tolist() == [0, 0, 0, 0]
@@ -85,17 +92,8 @@ def test_eight_bit_values_on_bin_edges_are_binned_in_float64(bins: int) -> None:
 
 def test_joint_histogram_by_hand() -> None:
     x = torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0]).view(1, 1, 5)
-    (joint,) = histogram.joint_histograms(x, [(1,)], *ranges(x), [2])
+    (joint,) = fast_counting.joint_histograms(x, [(1,)], *ranges(x), [2])
     assert joint.tolist() == [[[1, 2], [1, 0]]]
-
-
-def test_drop_near_equal_by_hand() -> None:
-    """Of (0, 2), (2, 4), (4, 4), (4, 1), (1, 0) only (2, 4) and (4, 1) hold no zero and two bins."""
-    x = torch.tensor([0.0, 2.0, 4.0, 4.0, 1.0, 0.0]).view(1, 1, 6)
-    (joint,) = histogram.joint_histograms(x, [(1,)], *ranges(x), [4], drop_near_equal=True)
-    expected = torch.zeros(4, 4, dtype=torch.int64)
-    expected[2, 3] = expected[3, 1] = 1
-    assert torch.equal(joint[0], expected)
 
 
 @settings(max_examples=30, deadline=None)
@@ -103,25 +101,25 @@ def test_drop_near_equal_by_hand() -> None:
     shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(3, 6), st.integers(3, 6)),
     displacement=st.tuples(st.integers(-2, 2), st.integers(-2, 2)),
     bins=st.integers(1, 12),
-    drop=st.booleans(),
     seed=st.integers(0, 10**6),
 )
 def test_joint_histogram_equals_the_loops(
-    shape: tuple[int, ...], displacement: tuple[int, int], bins: int, drop: bool, seed: int
+    shape: tuple[int, ...], displacement: tuple[int, int], bins: int, seed: int
 ) -> None:
     x = noise(*shape, seed=seed).relu()
     low, high = ranges(x)
-    (joint,) = histogram.joint_histograms(x, [displacement], low, high, [bins], drop_near_equal=drop)
+    (joint,) = fast_counting.joint_histograms(x, [displacement], low, high, [bins])
     for c in range(shape[1]):
         pairs = slow.pixel_pairs([x.numpy()], c, displacement)
-        expected = slow.joint_histogram(pairs, float(low[c]), float(high[c]), bins, drop)
+        edges = (float(low[c]), float(high[c]))
+        expected = slow.joint_histogram(pairs, edges, edges, bins)
         np.testing.assert_array_equal(joint[c].numpy(), expected)
 
 
 def test_joint_histogram_equals_numpy_histogramdd() -> None:
     x = noise(4, 2, 9, 9)
     low, high = ranges(x)
-    (joint,) = histogram.joint_histograms(x, [(1, -1)], low, high, [10])
+    (joint,) = fast_counting.joint_histograms(x, [(1, -1)], low, high, [10])
     for c in range(2):
         p, q = (side[:, c].flatten().double().numpy() for side in histogram.pixel_pairs(x, (1, -1)))
         edges = (float(low[c]), float(high[c]))
@@ -133,10 +131,10 @@ def test_joint_histogram_equals_numpy_histogramdd() -> None:
 def test_slicing_changes_no_count(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     x = noise(7, 5, 6, 6)
     call = (x, [(0, 1), (1, 0), (1, 1)], *ranges(x), [9, 9, 8])
-    whole = histogram.joint_histograms(*call)
-    monkeypatch.setattr(histogram, "_ELEMENTS_AT_ONCE", elements)
-    monkeypatch.setattr(histogram, "_INT16_MAX", 100)
-    for joint, part in zip(whole, histogram.joint_histograms(*call), strict=True):
+    whole = fast_counting.joint_histograms(*call)
+    monkeypatch.setattr(fast_counting, "_ELEMENTS_AT_ONCE", elements)
+    monkeypatch.setattr(fast_counting, "_INT16_MAX", 100)
+    for joint, part in zip(whole, fast_counting.joint_histograms(*call), strict=True):
         assert torch.equal(joint, part)
     assert [int(joint.sum()) for joint in whole] == [
         5 * histogram.number_of_pairs(x.shape, d) for d in [(0, 1), (1, 0), (1, 1)]
@@ -146,16 +144,15 @@ def test_slicing_changes_no_count(monkeypatch: pytest.MonkeyPatch, elements: int
 def test_many_channels_fit_int16_cell_numbers() -> None:
     x = noise(1, 300, 4, 4)
     low, high = ranges(x)
-    (joint,) = histogram.joint_histograms(x, [(0, 1)], low, high, [25])
-    (last,) = histogram.joint_histograms(x[:, 299:], [(0, 1)], low[299:], high[299:], [25])
+    (joint,) = fast_counting.joint_histograms(x, [(0, 1)], low, high, [25])
+    (last,) = fast_counting.joint_histograms(x[:, 299:], [(0, 1)], low[299:], high[299:], [25])
     assert torch.equal(joint[299:], last)
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 6, 6), (4, 3, 30, 30)], ids=["one lane", "three lanes"])
 @pytest.mark.parametrize("zeros", [None, [(1, 1), (1, 2)], [(1, 1), (0, 1)]], ids=["none", "all around", "in part"])
-@pytest.mark.parametrize("drop", [False, True])
 def test_zeros_memory_format_and_lanes_change_no_count(
-    shape: tuple[int, ...], zeros: list[tuple[int, int]] | None, drop: bool
+    shape: tuple[int, ...], zeros: list[tuple[int, int]] | None
 ) -> None:
     x = noise(*shape).relu()
     padded = x if zeros is None else F.pad(x, [*zeros[1], *zeros[0]])
@@ -169,21 +166,16 @@ def test_zeros_memory_format_and_lanes_change_no_count(
             for c in range(shape[1]):
                 index = histogram.bin_indices(padded[:, [c]], low[[c]], high[[c]], b)
                 p, q = (v.flatten().numpy() for v in histogram.pixel_pairs(index, displacement))
-                if drop:
-                    p0, q0 = (v.flatten().numpy() for v in histogram.pixel_pairs(padded[:, [c]], displacement))
-                    keep = (p0 != 0) & (q0 != 0) & (p != q)
-                    p, q = p[keep], q[keep]
                 per_channel.append(torch.tensor(np.histogram2d(p, q, edges)[0]).long())
             want.append(torch.stack(per_channel))
         for memory_format in (torch.contiguous_format, torch.channels_last):
-            got = histogram.joint_histograms(
+            got = fast_counting.joint_histograms(
                 x.contiguous(memory_format=memory_format),
                 displacements,
                 low,
                 high,
                 bins,
                 zeros=zeros,
-                drop_near_equal=drop,
             )
             for ours, reference in zip(got, want, strict=True):
                 assert torch.equal(ours, reference)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -139,8 +140,17 @@ def test_branches_that_do_not_fit(branches: list[str], kernel_size: tuple[int, .
 
 def test_alpha_beta_by_hand() -> None:
     assert torch.equal(alpha_beta_scaling(1, 1), torch.ones(3, 3))
-    g = alpha_beta_scaling(0.5, 0.25) * 4 / 2.25
-    assert g.tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+    assert (alpha_beta_scaling(2, 4) * 4 / 9).tolist() == [[0.25, 0.5, 0.25], [0.5, 1, 0.5], [0.25, 0.5, 0.25]]
+    corner, edge, centre = 0.41, 0.82, 4.09  # rounded
+    expected = torch.tensor([[corner, edge, corner], [edge, centre, edge], [corner, edge, corner]])
+    torch.testing.assert_close(alpha_beta_scaling(5, 10), expected, rtol=0, atol=0.005)
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [*itertools.product((0.8, 1, 1.25, 1.7, 5, 10, 100), repeat=2)])
+def test_alpha_beta_equals_the_printed_formula(alpha: float, beta: float) -> None:
+    rows = [[1 / beta, 1 / alpha, 1 / beta], [1 / alpha, 1, 1 / alpha], [1 / beta, 1 / alpha, 1 / beta]]
+    expected = torch.tensor(rows) * 9 / (1 + 4 / alpha + 4 / beta)
+    torch.testing.assert_close(alpha_beta_scaling(alpha, beta), expected)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0, 1), (1, -1), (math.nan, 1), (1, math.inf)])

@@ -97,7 +97,7 @@ def test_sgs_measures_when_due_and_only_then(recipe):
 
 
 @pytest.mark.parametrize("apply", ["gradient", "update"])
-@pytest.mark.parametrize("fixed", [{"alpha": 0.5, "beta": 0.25}, {"branches": ("3x3", "1x3", "3x1")}])
+@pytest.mark.parametrize("fixed", [{"alpha": 2, "beta": 4}, {"branches": ("3x3", "1x3", "3x1")}])
 def test_a_fixed_scaling_draws_no_batches_and_is_applied(recipe, fixed, apply):
     settings = SgsSettings(warmup=0, every=1, apply=apply, **fixed)
     context = context_for(replace(recipe, sgs=settings))

@@ -5,8 +5,8 @@ Data flows one way, a file a stage: batches (``measuring``) -> feature maps (``f
 """
 
 from backpass.sgs.controller import SpatialGradientScaling
-from backpass.sgs.dependence import autocorrelation, mutual_information
-from backpass.sgs.feature_maps import scalable_convs
+from backpass.sgs.functional import autocorrelation, mutual_information
+from backpass.sgs.layers import scalable_convs
 from backpass.sgs.measuring import measure_scalings
 from backpass.sgs.scaling import (
     alpha_beta_scaling,

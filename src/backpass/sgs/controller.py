@@ -1,7 +1,6 @@
 """Spatial Gradient Scaling for a model in anyone's training loop: when to measure, when to scale."""
 
 import warnings
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -12,13 +11,15 @@ from torch.optim import Optimizer
 
 from backpass.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass.batches import Forward
-from backpass.errors import BackpassWarning, InputError, StateError
+from backpass.errors import BackpassWarning, InputError, NoEffectWarning, StateError
 from backpass.selection import Include
-from backpass.sgs.dependence import MEASURES
-from backpass.sgs.distributed import ProcessGroup, local_part
-from backpass.sgs.feature_maps import ConvLayer, scalable_convs, unwrap
-from backpass.sgs.measuring import measure_scalings
-from backpass.sgs.scaling import check_k
+from backpass.sgs.distributed import ProcessGroup
+from backpass.sgs.gradients import GradientScaler
+from backpass.sgs.layers import ConvLayer, scalable_convs, unwrap
+from backpass.sgs.measuring import check_measure, measure_scalings
+from backpass.sgs.optimizers import normalizes_gradients
+from backpass.sgs.scaling import check_k, check_scalings, fixed_scalings
+from backpass.sgs.updates import UpdateScaler
 
 __all__ = ["SpatialGradientScaling"]
 
@@ -42,7 +43,7 @@ class SpatialGradientScaling:
         warmup: first epoch that measures, counted from 0. 1 in the paper.
         every: epochs between later measurements: 5 for CIFAR-100 and ImageNet in the paper, 30 for its 600-epoch runs.
         include: restrict the convolutions: glob patterns on module names, or ``(name, module) -> bool``.
-        drop_near_equal: leave pairs out that hold a zero or share a bin (the paper's ImageNet recipes).
+        drop_near_equal: remove pairs that hold a zero or share a bin (the paper's ImageNet recipes).
         apply: ``"gradient"`` scales gradients; ``"update"`` scales what the optimizer adds to the weights (the paper's
             Adagrad*), through :meth:`scaled_update` or :meth:`attach`.
         process_group: the processes that measure together; default: all, where ``torch.distributed`` is in use. All of
@@ -79,14 +80,10 @@ class SpatialGradientScaling:
         process_group: ProcessGroup = None,
         scaling: Tensor | Mapping[str, Tensor] | None = None,
     ) -> None:
-        _check_choice("measure", measure, tuple(MEASURES))
+        check_measure(measure, drop_near_equal)
         _check_choice("apply", apply, ("gradient", "update"))
         if warmup < 0 or every < 1:
             raise InputError(f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}")
-        if drop_near_equal and measure != "mutual_information":
-            raise InputError(
-                "drop_near_equal chooses among pairs of a histogram; it needs measure='mutual_information'"
-            )
         self.k = check_k(k)
         self.measure: str = measure
         self.warmup = warmup
@@ -99,14 +96,17 @@ class SpatialGradientScaling:
         self.scalings: dict[str, Tensor] = {
             name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
         }
-        self._factors: dict[str, tuple[Tensor, int, Tensor]] = {}
         self.fixed = scaling is not None
         if scaling is not None:
-            self._fix(scaling)
-        self._scaled: dict[str, tuple[weakref.ref[Tensor], int]] = {}
+            fixed = fixed_scalings(scaling, self.scalings)
+            self._layers = {name: layer for name, layer in self._layers.items() if name in fixed}
+            self.scalings = {name: self.scalings[name] for name in self._layers}
+            self._set(fixed)
+        self._gradients = GradientScaler()
         self._attachments = Attachments()
-        self._updating = False
+        self._updates = UpdateScaler()
         self._warned: set[str] = set()
+        self._warned_of_optimizer = False
 
     def __repr__(self) -> str:
         return (
@@ -165,35 +165,10 @@ class SpatialGradientScaling:
                 f"{what} {', '.join(fresh)}; the scaling there stays as it was", BackpassWarning, stacklevel=3
             )
 
-    def _fix(self, scaling: Tensor | Mapping[str, Tensor]) -> None:
-        """Take a fixed scaling and leave the convolutions without one alone."""
-        given = (
-            {name: scaling for name, own in self.scalings.items() if own.shape == scaling.shape}
-            if isinstance(scaling, Tensor)
-            else dict(scaling)
-        )
-        if not given or not given.keys() <= self.scalings.keys():
-            raise InputError(
-                f"expected a scaling of the shape of some kernel, or one for some of {sorted(self.scalings)}, got "
-                + (f"shape {tuple(scaling.shape)}" if isinstance(scaling, Tensor) else f"{sorted(given)}")
-            )
-        for name, values in given.items():
-            if values.shape != self.scalings[name].shape or not bool((values.isfinite() & (values > 0)).all()):
-                raise InputError(
-                    f"expected the scaling of {name} to be finite, above 0 and of shape "
-                    f"{tuple(self.scalings[name].shape)}, got {values.tolist()}"
-                )
-        self._layers = {name: layer for name, layer in self._layers.items() if name in given}
-        self.scalings = {name: self.scalings[name] for name in self._layers}
-        self._set(given)
-
     def _set(self, scalings: Mapping[str, Tensor]) -> None:
-        """Write scalings, and the factors made of them, in place: captured graphs and held references see them."""
+        """Write scalings in place, so that captured graphs and held references see them."""
         for name, scaling in scalings.items():
-            own = self.scalings[name].copy_(scaling)
-            if name in self._factors:
-                factor = self._factors[name][2].copy_(own)
-                self._factors[name] = own, own._version, factor
+            self.scalings[name].copy_(scaling)
 
     # Applying
 
@@ -202,84 +177,32 @@ class SpatialGradientScaling:
 
         Once per optimizer step, on accumulated gradients; before or after unscaling of AMP, since it is linear; before
         clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped. Where a CUDA graph
-        writes the gradients, capture this call with the backward pass: a replay changes them unseen.
+        writes the gradients, capture this call with the backward pass: a replay is not noticed otherwise.
 
         Raises:
             StateError: the gradients are the ones this scaled before, untouched since; or ``apply="update"``.
         """
         if self.apply == "update":
             raise StateError("apply='update' scales the update, not the gradient; use `with sgs.scaled_update():`")
-        self._scale_gradients(self._layers)
-
-    @torch.no_grad()
-    def _scale_gradients(self, layers: Mapping[str, ConvLayer]) -> None:
-        gradients = {
-            name: local_part(grad, name) for name, layer in layers.items() if (grad := layer.parameter.grad) is not None
-        }
-        fresh = {name: grad for name, grad in gradients.items() if not self._is_scaled(name, grad)}
-        if gradients and not fresh:
-            raise StateError(
-                "these gradients are scaled already; call scale_gradients() once per step, after backward(), and clear "
-                "the gradients with optimizer.zero_grad() after each step"
-            )
-        for name, grad in fresh.items():
-            grad.mul_(self._factor(name, grad))
-        # Only now, since gradients that are views of one buffer count their changes together.
-        self._scaled.update({name: (weakref.ref(grad), grad._version) for name, grad in fresh.items()})
-
-    def _is_scaled(self, name: str, grad: Tensor) -> bool:
-        if name not in self._scaled:
-            return False
-        last, version = self._scaled[name]
-        return last() is grad and version == grad._version
-
-    def _factor(self, name: str, like: Tensor) -> Tensor:
-        """Return the scaling laid out for ``(C_out, C_in, *kernel)``; the explicit C_in axis multiplies faster."""
-        scaling = self.scalings[name] = self.scalings[name].to(like.device)
-        source, version, factor = self._factors.get(name, (None, 0, scaling))
-        if source is not scaling or version != scaling._version:
-            factor = scaling.expand(1, like.shape[1], *scaling.shape).clone(memory_format=torch.contiguous_format)
-            self._factors[name] = scaling, scaling._version, factor
-        return factor
+        self._gradients.scale(self._layers, self._placed_scalings())
 
     @contextmanager
     def scaled_update(self) -> Iterator[None]:
-        """Scale what the code inside adds to the kernels: ``W_new = W_old + G * (W_stepped - W_old)``.
+        """Scale what optimizers add to the kernels in the code inside.
 
-        For ``apply="update"``: ``with sgs.scaled_update(): optimizer.step()``. Holds one copy of the kernels meanwhile.
+        For ``apply="update"``: ``with sgs.scaled_update(): optimizer.step()``. A kernel becomes
+        ``W_old + G * (W_stepped - W_old)``. Decoupled weight decay (AdamW, Adafactor, ``decoupled_weight_decay=True``
+        of Adam, NAdam and RAdam) is not scaled: the kernel becomes ``W - lr * weight_decay * W - G * rest``, with
+        ``rest`` the rest of the update. A decay that the optimizer adds to the gradient (L2, as in SGD and Adam) is
+        part of the update and is scaled with it. Holds one copy of the kernels meanwhile.
 
         Raises:
             StateError: ``apply="gradient"``, or inside another ``scaled_update()``.
         """
-        before = self._kernels()
-        self._updating = True
-        try:
-            yield
-        finally:
-            self._updating = False
-        self._scale_update(before)
-
-    def _kernels(self) -> dict[str, Tensor]:
         if self.apply == "gradient":
             raise StateError("apply='gradient' scales gradients, not updates; use scale_gradients() or apply='update'")
-        if self._updating:
-            raise StateError(
-                "scaled_update() is running already, and scaling inside it would count twice; step inside one "
-                "scaled_update(), or in an attached optimizer without it"
-            )
-        return {name: kernel.clone() for name, kernel in self._local_kernels().items()}
-
-    def _local_kernels(self) -> dict[str, Tensor]:
-        kernels = {name: layer.parameter for name, layer in self._layers.items()}
-        return {name: local_part(p.detach(), name) for name, p in kernels.items() if p.requires_grad}
-
-    @torch.no_grad()
-    def _scale_update(self, before: Mapping[str, Tensor]) -> None:
-        kernels = self._local_kernels()
-        for name, old in before.items():
-            kernel = kernels[name]
-            dtype = torch.promote_types(kernel.dtype, torch.float32)
-            kernel.copy_(torch.lerp(old.to(dtype), kernel.to(dtype), self._factor(name, kernel).to(dtype)))
+        with self._updates.around(self._layers, self._placed_scalings()):
+            yield
 
     def attach(self, optimizer: Optimizer) -> Attachment:
         """Scale at every ``optimizer.step()`` from now on, without a call in the loop.
@@ -295,31 +218,58 @@ class SpatialGradientScaling:
                 closure: its gradients come after the hook. Call ``scale_gradients()`` at its end instead.
 
         Warns:
-            NoEffectWarning: the optimizer holds none of the kernels yet.
+            NoEffectWarning: the optimizer holds none of the kernels yet, or see :meth:`check_optimizer`.
         """
-        before: dict[str, Tensor] = {}
 
-        def pre(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self.apply == "update":
-                before.update(self._kernels())
+                self._updates.begin(self._held_by(stepping))
                 return
             refuse_closure(args, kwargs, "scale_gradients()")
-            self._scale_gradients(self._held_by(stepping))
+            self._gradients.scale(self._held_by(stepping), self._placed_scalings())
 
-        def post() -> None:
-            self._scale_update(before)
-            before.clear()
+        def after_step(stepped: Optimizer) -> None:
+            self._updates.end(stepped, self._placed_scalings())
 
         has_effect = bool(self._held_by(optimizer))
-        return self._attachments.add(optimizer, pre, post if self.apply == "update" else None, has_effect=has_effect)
+        attachment = self._attachments.add(
+            optimizer, before_step, after_step if self.apply == "update" else None, has_effect=has_effect
+        )
+        self.check_optimizer(optimizer)
+        return attachment
+
+    def check_optimizer(self, optimizer: Optimizer) -> None:
+        """Warn, once, if the optimizer cancels what ``apply="gradient"`` does.
+
+        Adam and its relatives divide each element of the gradient by its own size
+        (:func:`backpass.sgs.optimizers.normalizes_gradients`), so that a scaling that stays the same for many steps has
+        no effect on the update. Call it in a loop that does not use :meth:`attach`, which calls it.
+
+        Warns:
+            NoEffectWarning: ``apply="gradient"`` and such an optimizer.
+        """
+        if self.apply == "gradient" and not self._warned_of_optimizer and normalizes_gradients(optimizer):
+            self._warned_of_optimizer = True
+            warnings.warn(
+                f"{type(optimizer).__name__} divides each element of the gradient by its own size, which cancels a "
+                "scaling of the gradient; pass apply='update' to scale the update instead",
+                NoEffectWarning,
+                stacklevel=3,
+            )
+
+    def remove(self) -> None:
+        """Detach from every optimizer; the next step uses plain gradients."""
+        self._attachments.remove()
+
+    def _placed_scalings(self) -> dict[str, Tensor]:
+        """Return the scalings, on the devices where the kernels are now."""
+        for name, layer in self._layers.items():
+            self.scalings[name] = self.scalings[name].to(layer.parameter.device)
+        return self.scalings
 
     def _held_by(self, optimizer: Optimizer) -> dict[str, ConvLayer]:
         held = held_by(optimizer)
         return {name: layer for name, layer in self._layers.items() if id(layer.parameter) in held}
-
-    def remove(self) -> None:
-        """Detach from every optimizer; gradients are plain from the next step on."""
-        self._attachments.remove()
 
     # State
 
@@ -334,10 +284,11 @@ class SpatialGradientScaling:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the scalings of :meth:`state_dict`; the settings must be the same.
+        """Load the scalings of :meth:`state_dict`, made with the same settings on the same layers.
 
         Raises:
-            InputError: other layers, shapes or settings; nothing is loaded then.
+            InputError: other settings or layers, or a scaling that is not finite, not above 0 or of another shape;
+                nothing is loaded then.
         """
         settings = ("k", "measure", "drop_near_equal", "apply")
         if absent := {"scalings", *settings} - state.keys():
@@ -353,12 +304,7 @@ class SpatialGradientScaling:
             raise InputError(
                 f"expected the scalings of this model: missing {sorted(missing)}, unknown {sorted(unknown)}"
             )
-        for name, scaling in scalings.items():
-            if scaling.shape != self.scalings[name].shape:
-                raise InputError(
-                    f"expected the scaling of {name} to have shape {tuple(self.scalings[name].shape)}, "
-                    f"got {tuple(scaling.shape)}"
-                )
+        check_scalings(scalings, self.scalings)
         self._set(scalings)
 
 

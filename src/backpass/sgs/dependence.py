@@ -1,9 +1,9 @@
-"""How much a pixel of a feature map says about its neighbour: the dependence S at each kernel tap.
+"""The dependence S of a pixel and its neighbour at each kernel tap, accumulated over the maps of a layer.
 
-The second stage of SGS. Two measures of dependence, each an accumulator that sees the maps of a layer twice (ranges
-first, then statistics) and never keeps one, so that memory does not grow with the number of batches:
+Each measure sees every map twice (ranges, then statistics) and keeps none, so memory does not grow with the number of
+batches:
 
-- :class:`MutualInformation`, the paper's measure;
+- :class:`MutualInformation`, the paper's measure; ``near_equal`` holds its variant without near-equal pairs;
 - :class:`Autocorrelation`, the simpler measure that the paper compares it with.
 """
 
@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from backpass.errors import InputError
+from backpass.sgs.fast_counting import joint_histograms
 from backpass.sgs.histogram import (
     Offset,
     Zeros,
     canonical,
     framed_shape,
     half_offsets,
-    joint_histograms,
     number_of_bins,
     number_of_pairs,
     pixel_pairs,
@@ -29,14 +28,11 @@ from backpass.sgs.histogram import (
 )
 
 __all__ = [
-    "MEASURES",
     "Autocorrelation",
     "Dependence",
     "MutualInformation",
-    "autocorrelation",
     "correlation_of_moments",
     "entropy",
-    "mutual_information",
     "normalized_mutual_information",
 ]
 
@@ -57,7 +53,7 @@ def entropy(counts: Tensor) -> Tensor:
 
 
 def normalized_mutual_information(joint: Tensor) -> Tensor:
-    """Return the mutual information of each joint histogram as a share of its joint entropy.
+    """Return the mutual information of each joint histogram divided by its joint entropy.
 
     ``S = (H(P) + H(Q) - H(P, Q)) / H(P, Q)``: 0 for independent pixels, 1 where each determines the other. This is
     scikit-image's ``normalized_mutual_information`` minus 1.
@@ -66,7 +62,8 @@ def normalized_mutual_information(joint: Tensor) -> Tensor:
         joint: counts ``(C, B, B)``.
 
     Returns:
-        float64 ``(C,)`` in ``[0, 1]``; NaN where it is undefined: ``H(P, Q) = 0``, as for a constant channel.
+        float64 ``(C,)`` in ``[0, 1]``; NaN where it is undefined, ``H(P, Q) = 0``: a constant channel, or
+        one without pairs.
     """
     h_joint = entropy(joint.flatten(-2))
     shared = entropy(joint.sum(-1)) + entropy(joint.sum(-2)) - h_joint
@@ -91,33 +88,29 @@ def correlation_of_moments(pairs: int, moments: Tensor) -> Tensor:
 
 
 class Dependence(ABC):
-    """The dependence of neighbouring pixels in the input of one convolution, gathered map by map.
+    """The dependence of neighbouring pixels in the input of one convolution, accumulated map by map.
 
     Call :meth:`observe` on every map, :meth:`start_counting` once, :meth:`count` on every map again, then
-    :meth:`result`. Between the two passes ``low``, ``high`` and ``pairs``, and after the second ``totals``, may be
-    reduced over processes: minimum, maximum, sum and sum.
+    :meth:`result`. To measure over several processes, reduce ``minima``, ``maxima`` and ``sums`` between the two
+    passes, and sum up ``totals`` after the second (``distributed``).
 
     Attributes:
         low: float32 ``(C,)``, smallest value of each channel so far; ``+inf`` before the first map.
         high: float32 ``(C,)``, largest value; ``-inf`` before the first map.
         pairs: int64 ``(D,)``, pixel pairs of one channel for each of the ``D`` measured displacements.
+        minima: what the first pass lowers, float32: ``low``, and more in subclasses.
+        maxima: what it raises, float32: ``high``.
+        sums: what it adds to, int64: ``pairs``.
         totals: what :meth:`count` adds to, one tensor for each displacement.
     """
 
-    def __init__(
-        self,
-        kernel_size: Sequence[int],
-        channels: int,
-        *,
-        drop_near_equal: bool = False,
-        device: torch.device | None = None,
-    ) -> None:
+    def __init__(self, kernel_size: Sequence[int], channels: int, *, device: torch.device | None = None) -> None:
         self.kernel_size = tuple(kernel_size)
         self.offsets: list[Offset] = half_offsets(self.kernel_size)
-        self.drop_near_equal = drop_near_equal
         self.low = torch.full((channels,), torch.inf, device=device)
         self.high = torch.full((channels,), -torch.inf, device=device)
         self.pairs = torch.zeros(len(self.offsets), dtype=torch.int64, device=device)
+        self.minima, self.maxima, self.sums = [self.low], [self.high], [self.pairs]
         self.totals: list[Tensor] = []
 
     def observe(self, feature_map: Tensor, dilation: Sequence[int], zeros: Zeros | None = None) -> None:
@@ -134,8 +127,9 @@ class Dependence(ABC):
         if zeros is not None and any(map(any, zeros)):
             low, high = low.clamp(max=0), high.clamp(min=0)
             shape = framed_shape(shape, zeros)
-        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        pairs = [number_of_pairs(shape, displacement) for displacement in self._displacements(dilation)]
+        self.low.copy_(torch.minimum(self.low, low))
+        self.high.copy_(torch.maximum(self.high, high))
+        pairs = [number_of_pairs(shape, displacement) for displacement in self.displacements(dilation)]
         self.pairs += torch.tensor(pairs).to(self.pairs.device)
 
     @property
@@ -167,7 +161,8 @@ class Dependence(ABC):
         taps = [measured[canonical(o)] if any(o) else centre for o in tap_offsets(self.kernel_size)]
         return torch.stack(taps, dim=1).view(-1, *self.kernel_size)
 
-    def _displacements(self, dilation: Sequence[int]) -> list[Offset]:
+    def displacements(self, dilation: Sequence[int]) -> list[Offset]:
+        """Return the measured displacements in pixels, one for each offset."""
         return [tuple(o * d for o, d in zip(offset, dilation, strict=True)) for offset in self.offsets]
 
 
@@ -187,12 +182,11 @@ class MutualInformation(Dependence):
         """Add the joint histograms of one map."""
         joints = joint_histograms(
             feature_map,
-            self._displacements(dilation),
+            self.displacements(dilation),
             self.low,
             self.high,
             self.bins,
             zeros=zeros,
-            drop_near_equal=self.drop_near_equal,
         )
         for total, joint in zip(self.totals, joints, strict=True):
             total += joint
@@ -219,107 +213,10 @@ class Autocorrelation(Dependence):
         shape = (1, -1, *[1] * (feature_map.ndim - 2))
         centred = feature_map.double() - ((self.low.double() + self.high.double()) / 2).view(shape)
         axes = [axis for axis in range(feature_map.ndim) if axis != 1]
-        for total, displacement in zip(self.totals, self._displacements(dilation), strict=True):
+        for total, displacement in zip(self.totals, self.displacements(dilation), strict=True):
             p, q = pixel_pairs(centred, displacement)
             total += torch.stack([x.sum(axes) for x in (p, q, p * p, q * q, p * q)])
 
     def _per_displacement(self) -> list[Tensor]:
         pairs = self.pairs.tolist()
         return [correlation_of_moments(n, moments) for n, moments in zip(pairs, self.totals, strict=True)]
-
-
-MEASURES: dict[str, type[Dependence]] = {
-    "mutual_information": MutualInformation,
-    "autocorrelation": Autocorrelation,
-}
-
-
-def mutual_information(
-    feature_map: Tensor,
-    kernel_size: Sequence[int],
-    *,
-    padding: Sequence[int] | int = 0,
-    dilation: Sequence[int] | int = 1,
-    drop_near_equal: bool = False,
-) -> Tensor:
-    """Return how much each pixel shares with its neighbour at every tap of a kernel, channel by channel.
-
-    For the tap at offset ``o`` from the centre ``(k - 1) // 2``, pixels P and their neighbours Q at ``o * dilation``
-    are counted in ``B = 1 + ceil(log2 n)`` bins of equal width between the channel's minimum and maximum, ``n`` the
-    number of pairs, and ``S = (H(P) + H(Q) - H(P, Q)) / H(P, Q)``. A ratio, so without unit.
-
-    Args:
-        feature_map: ``(N, C, *spatial)``, any floating dtype (measured in float32), finite.
-        kernel_size: taps on each spatial axis.
-        padding: zeros added on both sides of each axis before measuring, as the convolution would.
-        dilation: pixels between taps.
-        drop_near_equal: leave out pairs with a zero on either side and pairs that share a bin.
-
-    Returns:
-        float64 ``(C, *kernel_size)``, 1 at the centre, NaN where S is undefined (a constant channel).
-
-    Raises:
-        InputError: the map is empty, not finite, not floating, or it, the padding or the dilation does not fit the
-            kernel's number of axes.
-
-    Source: SGS paper, section 3.2 and the published estimator, which this reproduces where that one is defined.
-
-    >>> ramp = torch.arange(6.0).expand(1, 1, 6, 6)
-    >>> mutual_information(ramp, (1, 3)).round(decimals=3)
-    tensor([[[1., 1., 1.]]], dtype=torch.float64)
-    """
-    return _measure(MutualInformation, feature_map, kernel_size, padding, dilation, drop_near_equal)
-
-
-def autocorrelation(
-    feature_map: Tensor,
-    kernel_size: Sequence[int],
-    *,
-    padding: Sequence[int] | int = 0,
-    dilation: Sequence[int] | int = 1,
-) -> Tensor:
-    """Return Pearson's correlation of a map with itself displaced to every tap of a kernel, channel by channel.
-
-    Same pairs, arguments, shapes and errors as :func:`mutual_information`.
-
-    Returns:
-        float64 ``(C, *kernel_size)`` in ``[-1, 1]``, 1 at the centre, NaN where a side of the pairs is constant.
-
-    >>> stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(1, 1, 8, 8)
-    >>> autocorrelation(stripes, (1, 3)).round(decimals=3)
-    tensor([[[-1.,  1., -1.]]], dtype=torch.float64)
-    """
-    return _measure(Autocorrelation, feature_map, kernel_size, padding, dilation, False)
-
-
-def _measure(
-    measure: type[Dependence],
-    feature_map: Tensor,
-    kernel_size: Sequence[int],
-    padding: Sequence[int] | int,
-    dilation: Sequence[int] | int,
-    drop_near_equal: bool,
-) -> Tensor:
-    axes = len(kernel_size)
-    if feature_map.ndim != axes + 2 or not feature_map.is_floating_point() or feature_map.numel() == 0:
-        raise InputError(
-            f"expected a non-empty floating point map (N, C) with {axes} spatial axes for kernel size "
-            f"{tuple(kernel_size)}, got shape {tuple(feature_map.shape)} of {feature_map.dtype}"
-        )
-    pads, steps = _per_axis("padding", padding, axes), _per_axis("dilation", dilation, axes)
-    zeros = [(pad, pad) for pad in pads]
-    values = feature_map.detach().float()
-    dependence = measure(kernel_size, values.shape[1], drop_near_equal=drop_near_equal, device=values.device)
-    dependence.observe(values, steps, zeros)
-    if not dependence.finite:
-        raise InputError("expected finite values in the feature map, got NaN or infinity")
-    dependence.start_counting()
-    dependence.count(values, steps, zeros)
-    return dependence.result()
-
-
-def _per_axis(name: str, value: Sequence[int] | int, axes: int) -> list[int]:
-    values = [value] * axes if isinstance(value, int) else list(value)
-    if len(values) != axes:
-        raise InputError(f"expected {name} to be one number or {axes}, one for each spatial axis, got {value!r}")
-    return values

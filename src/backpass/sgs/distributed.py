@@ -36,22 +36,24 @@ def several_processes(group: ProcessGroup = None) -> bool:
 
 
 def reduce_ranges(dependences: Sequence[Dependence], group: ProcessGroup = None) -> None:
-    """Give every process the smallest minimum, the largest maximum and the sum of the pairs of all processes.
+    """Give every process the smallest minima, the largest maxima and the sums of all processes.
 
-    Two collectives for all layers together: floats (maxima and negated minima) and int64 pairs.
+    Two collectives for all layers together: floats (maxima and negated minima) and int64 sums.
     """
     if not several_processes(group):
         return
-    ranges = torch.cat([part for d in dependences for part in (-d.low, d.high)])
+    minima = [low for d in dependences for low in d.minima]
+    maxima = [high for d in dependences for high in d.maxima]
+    sums = [number for d in dependences for number in d.sums]
+    ranges = _flat([*(-low for low in minima), *maxima])
     ranges = ranges.nan_to_num(torch.inf, torch.inf, -torch.inf)  # a maximum may lose NaN; infinity says as much
     dist.all_reduce(ranges, dist.ReduceOp.MAX, group)
-    pairs = torch.cat([d.pairs for d in dependences])
-    dist.all_reduce(pairs, dist.ReduceOp.SUM, group)
-    sizes = [(d.low.numel(), d.pairs.numel()) for d in dependences]
-    by_layer = torch.split(ranges, [2 * channels for channels, _ in sizes])
-    for d, both, own in zip(dependences, by_layer, torch.split(pairs, [n for _, n in sizes]), strict=True):
-        negated_low, high = both.chunk(2)
-        d.low, d.high, d.pairs = -negated_low, high.clone(), own.clone()
+    total = _flat(sums)
+    dist.all_reduce(total, dist.ReduceOp.SUM, group)
+    _unflatten(ranges, [*minima, *maxima])
+    _unflatten(total, sums)
+    for low in minima:
+        low.neg_()
 
 
 def reduce_totals(dependences: Sequence[Dependence], group: ProcessGroup = None) -> None:
@@ -62,13 +64,22 @@ def reduce_totals(dependences: Sequence[Dependence], group: ProcessGroup = None)
     if not several_processes(group) or not dependences:
         return
     totals = [total for d in dependences for total in d.totals]
-    flat = torch.cat([total.flatten() for total in totals])
+    flat = _flat(totals)
     largest = max(int(d.pairs.max()) for d in dependences)
     if not flat.is_floating_point() and largest <= _INT32_MAX:
         flat = flat.int()
     dist.all_reduce(flat, dist.ReduceOp.SUM, group)
-    for total, summed in zip(totals, torch.split(flat, [t.numel() for t in totals]), strict=True):
-        total.copy_(summed.view_as(total))
+    _unflatten(flat, totals)
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _unflatten(flat: Tensor, into: Sequence[Tensor]) -> None:
+    """Write a flattened sequence of tensors back into the tensors."""
+    for tensor, part in zip(into, torch.split(flat, [tensor.numel() for tensor in into]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 @contextmanager

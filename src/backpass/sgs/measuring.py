@@ -8,13 +8,20 @@ from torch import Tensor, nn
 
 from backpass.batches import Forward, describe, forward_on
 from backpass.errors import InputError
-from backpass.sgs.dependence import MEASURES
+from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
 from backpass.sgs.distributed import ProcessGroup, failing_together, reduce_ranges, reduce_totals
-from backpass.sgs.feature_maps import ConvLayer, FeatureMap, evaluating, scalable_convs, unwrap
+from backpass.sgs.feature_maps import FeatureMap, evaluating
+from backpass.sgs.layers import ConvLayer, scalable_convs, unwrap
+from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from backpass.sgs.passes import Passes
 from backpass.sgs.scaling import scaling_from_dependence
 
-__all__ = ["Measurement", "measure_scalings"]
+__all__ = ["MEASURES", "Measurement", "check_measure", "measure_scalings"]
+
+MEASURES: dict[str, type[Dependence]] = {
+    "mutual_information": MutualInformation,
+    "autocorrelation": Autocorrelation,
+}
 
 
 @dataclass(frozen=True)
@@ -59,17 +66,21 @@ def measure_scalings(
         layers: what to measure; default: :func:`backpass.sgs.scalable_convs` of the model.
         k: strength of the transform, :func:`backpass.sgs.k_transform`.
         measure: ``"mutual_information"`` or ``"autocorrelation"``.
-        drop_near_equal: leave out pairs that hold a zero or share a bin.
+        drop_near_equal: remove pairs that hold a zero or share a bin
+            (:class:`backpass.sgs.near_equal.MutualInformationWithoutNearEqual`); a channel without any other pair then
+            counts as 0 in the mean over channels.
         forward: runs the model on a batch of any other form; default: ``model(input)`` on the model's device.
         process_group: the processes that measure together, each on batches of its own and as many as it likes; default:
             all, where ``torch.distributed`` is in use. Ranges and counts are all-reduced, feature maps never sent, and
             every process returns the same scalings, bit for bit: those of the union of the batches.
 
     Raises:
-        InputError: a tensor in place of the batches, no batch, an empty or non-tensor batch, or a batch that the model
-            cannot run on.
+        InputError: an unknown measure, a tensor instead of batches, no batch, an empty or non-tensor batch, or a
+            batch that the model cannot run on.
         StateError: another process failed.
     """
+    check_measure(measure, drop_near_equal)
+    kind = MutualInformationWithoutNearEqual if drop_near_equal else MEASURES[measure]
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
     device = next(iter(layers.values())).parameter.device
@@ -77,10 +88,7 @@ def measure_scalings(
         batches = _collected(batches, model)
     run = forward_on(model, device) if forward is None else forward
     dependences = {
-        name: MEASURES[measure](
-            layer.kernel_size, layer.channels, drop_near_equal=drop_near_equal, device=layer.parameter.device
-        )
-        for name, layer in layers.items()
+        name: kind(layer.kernel_size, layer.channels, device=layer.parameter.device) for name, layer in layers.items()
     }
 
     def observe(feature_map: FeatureMap) -> None:
@@ -103,8 +111,22 @@ def measure_scalings(
             dependence.start_counting()
     passes.second(count)
     reduce_totals(list(measurable.values()), process_group)
-    scalings = {name: scaling_from_dependence(d.result(), k) for name, d in measurable.items()}
+    scalings = {
+        name: scaling_from_dependence(d.result(), k, undefined_as_zero=drop_near_equal)
+        for name, d in measurable.items()
+    }
     return Measurement(scalings, unreached, not_finite)
+
+
+def check_measure(measure: str, drop_near_equal: bool) -> None:
+    """Raise :class:`InputError` unless there is such a measure and, with ``drop_near_equal``, it has bins."""
+    if measure not in MEASURES:
+        raise InputError(f"expected measure to be one of {', '.join(map(repr, MEASURES))}, got {measure!r}")
+    if drop_near_equal and measure != "mutual_information":
+        raise InputError(
+            f"expected measure='mutual_information' with drop_near_equal, got {measure!r}, which has no bins; "
+            "leave drop_near_equal out"
+        )
 
 
 def _collected(batches: Iterable[Any], model: nn.Module) -> Sequence[Any]:

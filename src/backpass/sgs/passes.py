@@ -10,8 +10,9 @@ from torch import nn
 from backpass.batches import Forward, describe
 from backpass.errors import InputError
 from backpass.sgs.distributed import ProcessGroup, failing_together, is_sharded, largest_of_processes, reshard
-from backpass.sgs.feature_maps import ConvLayer, FeatureMap, FeatureMapVisitor, capture_feature_maps, evaluating
+from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor, capture_feature_maps, evaluating
 from backpass.sgs.held_maps import HeldMaps, JoinedMaps
+from backpass.sgs.layers import ConvLayer
 
 __all__ = ["Passes"]
 

@@ -4,7 +4,7 @@ The third stage of SGS: pure functions on small tensors of the kernel's spatial 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,10 @@ from backpass.errors import InputError
 __all__ = [
     "alpha_beta_scaling",
     "check_k",
+    "check_scalings",
+    "fixed_scalings",
     "k_transform",
+    "laid_out",
     "normalize",
     "scaling_from_branches",
     "scaling_from_dependence",
@@ -72,23 +75,28 @@ def normalize(g: Tensor) -> Tensor:
     return positive / positive.mean()
 
 
-def scaling_from_dependence(s: Tensor, k: float) -> Tensor:
+def scaling_from_dependence(s: Tensor, k: float, *, undefined_as_zero: bool = False) -> Tensor:
     """Return the mean-1 scaling of a layer from the dependence of its channels.
 
-    The k transform of each channel, then the mean over the channels where S is defined, then division by the mean over
-    taps. All ones where some tap is defined in no channel: a layer whose input holds no signal is left alone.
+    The k transform of each channel, then the mean over channels, then division by the mean over taps.
 
     Args:
         s: ``(C, *kernel_size)``, NaN where undefined.
         k: see :func:`k_transform`.
+        undefined_as_zero: count an undefined S as 0 in the mean over channels, as the published estimator does where
+            it removes near-equal pairs. Default: the mean is over the channels where S is defined.
 
     Returns:
-        float32 tensor of shape ``kernel_size``.
+        float32 tensor of shape ``kernel_size``. All ones where a tap is defined in no channel, or, with
+        ``undefined_as_zero``, where no tap but the centre is defined in any: the layer's input holds no signal.
     """
-    mean = k_transform(s.double(), k).nanmean(0)
-    if bool(mean.isnan().any()):
-        return torch.ones_like(mean, dtype=torch.float32)
-    return normalize(mean).float()
+    g = k_transform(s.double(), k)
+    undefined_taps = g.isnan().all(0)
+    if undefined_as_zero and int(undefined_taps.sum()) < undefined_taps.numel() - 1:
+        return normalize(g.nan_to_num(0.0).mean(0)).float()
+    if bool(undefined_taps.any()):
+        return torch.ones_like(undefined_taps, dtype=torch.float32)
+    return normalize(g.nanmean(0)).float()
 
 
 def scaling_from_branches(branches: Sequence[str], kernel_size: Sequence[int] | None = None) -> Tensor:
@@ -128,21 +136,71 @@ def scaling_from_branches(branches: Sequence[str], kernel_size: Sequence[int] | 
 
 
 def alpha_beta_scaling(alpha: float, beta: float) -> Tensor:
-    """Return the mean-1 scaling of a 3x3 kernel with centre 1, edge taps ``alpha`` and corner taps ``beta``.
+    """Return the mean-1 scaling of a 3x3 kernel with centre 1, edges ``1 / alpha`` and corners ``1 / beta``.
 
-    The two-parameter family that the SGS paper searches by hand (Figure 7); ``alpha = beta = 1`` is plain training.
+    All multiplied by ``9 / (1 + 4 / alpha + 4 / beta)``, so that the mean is 1 (SGS paper, Figure 7). The paper
+    searches this family by hand; ``alpha = beta = 1`` is plain training, and larger values weaken edges and corners.
+
+    Returns:
+        float32 tensor of shape ``(3, 3)``.
 
     Raises:
         InputError: a parameter is not a finite number above 0.
 
-    >>> alpha_beta_scaling(0.5, 0.25)
-    tensor([[0.5625, 1.1250, 0.5625],
-            [1.1250, 2.2500, 1.1250],
-            [0.5625, 1.1250, 0.5625]])
+    >>> alpha_beta_scaling(5, 10)
+    tensor([[0.4091, 0.8182, 0.4091],
+            [0.8182, 4.0909, 0.8182],
+            [0.4091, 0.8182, 0.4091]])
     """
     if not (alpha > 0 and beta > 0 and math.isfinite(alpha + beta)):
         raise InputError(f"expected alpha and beta to be finite numbers > 0, got {alpha!r} and {beta!r}")
-    return normalize(torch.tensor([[beta, alpha, beta], [alpha, 1.0, alpha], [beta, alpha, beta]]))
+    edge, corner = 1 / alpha, 1 / beta
+    return normalize(torch.tensor([[corner, edge, corner], [edge, 1.0, edge], [corner, edge, corner]]))
+
+
+def check_scalings(scalings: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise :class:`InputError` unless each scaling is finite, above 0 and of the shape of the one it replaces."""
+    for name, values in scalings.items():
+        shape = own[name].shape
+        if not isinstance(values, Tensor) or values.shape != shape:
+            received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise InputError(
+                f"expected the scaling of {name} to have shape {tuple(shape)}, got {received}; pass one number for "
+                "each tap of the kernel"
+            )
+        if not bool((values.isfinite() & (values > 0)).all()):
+            raise InputError(
+                f"expected the scaling of {name} to be finite and above 0, got {values.tolist()}; measure it again, or "
+                "normalize() one without negative numbers"
+            )
+
+
+def fixed_scalings(scaling: Tensor | Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a fixed scaling by parameter name: a tensor for all kernels of its shape, or a mapping as it is.
+
+    Raises:
+        InputError: it fits no kernel, names an unknown one, or fails :func:`check_scalings`.
+    """
+    if isinstance(scaling, Tensor):
+        given = {name: scaling for name, ones in own.items() if ones.shape == scaling.shape}
+        received = f"shape {tuple(scaling.shape)}"
+    else:
+        given, received = dict(scaling), str(sorted(scaling))
+    if not given or not given.keys() <= own.keys():
+        raise InputError(
+            f"expected a scaling of the shape of some kernel, or one for some of {sorted(own)}, got {received}"
+        )
+    check_scalings(given, own)
+    return given
+
+
+def laid_out(scaling: Tensor, like: Tensor) -> Tensor:
+    """Return the scaling in the form in which it multiplies a tensor ``(C_out, C_in, *kernel)`` fastest.
+
+    That is ``(1, C_in, *kernel)``, contiguous: with rows that long the product runs in vector instructions.
+    """
+    rows = scaling.to(like.device).expand(1, like.shape[1], *scaling.shape)
+    return rows.clone(memory_format=torch.contiguous_format)
 
 
 def _parse_size(branch: str) -> tuple[int, ...]:

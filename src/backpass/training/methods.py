@@ -37,6 +37,7 @@ class Sgs(Method):
             apply=s.apply,
             scaling=s.fixed_scaling(),
         )
+        self.sgs.check_optimizer(context.optimizer)
 
     def start_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
         """Measure the scalings if they are due; fixed ones never are."""

@@ -1,0 +1,141 @@
+"""Which convolutions SGS scales."""
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from backpass.errors import InputError, StateError
+from backpass.selection import Include, select
+
+__all__ = ["ConvLayer", "scalable_convs", "unwrap"]
+
+_WRAPPER_SEGMENTS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """One convolution kernel that SGS scales.
+
+    Attributes:
+        name: qualified name of the kernel parameter, without the prefixes of wrappers.
+        modules: the modules that convolve with this kernel; more than one where it is shared.
+        kernel_size: taps on each spatial axis.
+        owner: the module that holds the parameter (a parametrisation's list for parametrised kernels).
+        key: its name in the owner.
+    """
+
+    name: str
+    modules: tuple[_ConvNd, ...]
+    kernel_size: tuple[int, ...]
+    owner: nn.Module
+    key: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The kernel parameter as it is now; wrappers such as FSDP2 replace the object."""
+        parameter: nn.Parameter = getattr(self.owner, self.key)
+        return parameter
+
+    @property
+    def channels(self) -> int:
+        """Channels of the feature map that the kernel sees.
+
+        Raises:
+            StateError: a lazy convolution has not been told yet, by a first batch.
+        """
+        channels = int(self.modules[0].in_channels)
+        if channels == 0:
+            raise StateError(
+                f"{self.name} belongs to a lazy convolution that has seen no batch; run one batch through the model "
+                "before measuring"
+            )
+        return channels
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
+    while True:
+        if isinstance(model, DistributedDataParallel | DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str, ConvLayer]:
+    """Return the convolutions that SGS applies to, keyed by qualified parameter name, in module order.
+
+    ``Conv1d``, ``Conv2d``, ``Conv3d`` and their subclasses with some kernel axis longer than 1. A kernel shared by
+    several modules appears once. For a parametrised kernel (weight norm, spectral norm) the entry is the underlying
+    parameter that has the kernel's shape.
+
+    Args:
+        model: any module; wrappers are looked through.
+        include: keep only these: glob patterns on module names such as ``["layer1.*"]``, or a function
+            ``(module name, module) -> bool``.
+
+    Raises:
+        InputError: a model under flat-parameter FSDP1, a pattern that matches no convolution, no convolution left to
+            scale, modules that share a kernel and see different numbers of channels, or a kernel made from a
+            parameter without its taps.
+    """
+    _refuse_flat_parameters(model)
+    convs: dict[str, _ConvNd] = {}
+    for path, module in unwrap(model).named_modules():
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
+            convs[".".join(part for part in path.split(".") if part not in _WRAPPER_SEGMENTS)] = module
+    wanted = select(include, convs)
+    layers: dict[int, ConvLayer] = {}
+    for prefix, module in convs.items():
+        if prefix not in wanted:
+            continue
+        owner, key, suffix = _kernel_parameter(module)
+        parameter = getattr(owner, key)
+        if id(parameter) in layers:
+            first = layers[id(parameter)]
+            channels = first.modules[0].in_channels
+            if module.in_channels != channels:
+                raise InputError(
+                    f"{prefix} shares {first.name} but sees {module.in_channels} channels, not {channels}; "
+                    "leave one of them out with include=..."
+                )
+            layers[id(parameter)] = replace(first, modules=(*first.modules, module))
+            continue
+        name = f"{prefix}.{suffix}" if prefix else suffix
+        kernel_size = tuple(module.kernel_size)
+        if not nn.parameter.is_lazy(parameter) and tuple(parameter.shape[2:]) != kernel_size:
+            raise InputError(
+                f"{name} has shape {tuple(parameter.shape)}, but the kernel made from it has the taps {kernel_size}, "
+                f"so nothing can be scaled tap by tap; leave {prefix or 'this layer'} out with include=..."
+            )
+        layers[id(parameter)] = ConvLayer(name, (module,), kernel_size, owner, key)
+    if not layers:
+        raise InputError(
+            f"found no convolution to scale in {type(unwrap(model)).__name__}: expected at least one Conv1d, Conv2d "
+            f"or Conv3d with a kernel axis longer than 1" + (f" that include={include!r} selects" if include else "")
+        )
+    return {layer.name: layer for layer in layers.values()}
+
+
+def _refuse_flat_parameters(model: nn.Module) -> None:
+    # By name, since importing FSDP1 for the check would cost every user its import.
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise InputError(
+            "FullyShardedDataParallel (FSDP1) flattens kernels, so their taps cannot be told apart; use FSDP2, "
+            "torch.distributed.fsdp.fully_shard"
+        )
+
+
+def _kernel_parameter(conv: nn.Module) -> tuple[nn.Module, str, str]:
+    """Return owner, key and qualified suffix of the parameter that has the kernel's shape."""
+    parametrizations = getattr(conv, "parametrizations", None)
+    if parametrizations is not None and "weight" in parametrizations:
+        originals = parametrizations["weight"]
+        key = "original" if hasattr(originals, "original") else "original1"
+        return originals, key, f"parametrizations.weight.{key}"
+    older_forms = ("weight_v", "weight_orig")  # torch.nn.utils: weight_norm; spectral_norm and prune
+    key = next((key for key in older_forms if key in conv._parameters), "weight")
+    return conv, key, key

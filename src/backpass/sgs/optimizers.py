@@ -1,0 +1,58 @@
+"""What SGS has to know of an optimizer: whether it normalises gradients, and what it does for weight decay."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["decay_factor", "normalizes_gradients"]
+
+# By name, so that one pattern serves torch's classes, their subclasses and third-party ones.
+_NORMALIZING = re.compile("adam|adagrad|adadelta|adafactor|adabelief|adahessian|rmsprop|rprop|lamb|lion|yogi", re.I)
+_DECOUPLED = re.compile("adamw|adafactor", re.I)
+
+
+def normalizes_gradients(optimizer: Optimizer) -> bool:
+    """Return whether the optimizer divides each element of the gradient by a measure of its own size.
+
+    Under such an optimizer a constant scaling of the gradient cancels: Adam, AdamW, NAdam, RAdam, Adamax, Adadelta,
+    Adagrad, RMSprop, Adafactor and others alike. Recognised by the names of the optimizer's class and its base classes,
+    so that third-party classes such as ``FusedAdam`` or ``PagedLion`` count as well. One whose name says nothing of it
+    is not recognised. Wrappers that hold the optimizer as ``optimizer`` are looked through.
+
+    >>> import torch
+    >>> parameters = [torch.nn.Parameter(torch.ones(1))]
+    >>> [normalizes_gradients(kind(parameters)) for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop)]
+    [False, True, True]
+    """
+    return _is_called(optimizer, _NORMALIZING)
+
+
+def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tensor:
+    """Return what one step's decoupled weight decay multiplies the parameters of ``group`` with.
+
+    ``1 - lr * weight_decay`` where the decay is decoupled from the gradient: in groups with ``decoupled_weight_decay``
+    (Adam, NAdam, RAdam), and under AdamW and Adafactor, recognised by the names of the optimizer's class and its base
+    classes. Otherwise 1: a decay that the optimizer adds to the gradient is part of the rest of its update.
+
+    >>> import torch
+    >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))], lr=0.5, weight_decay=0.1)
+    >>> decay_factor(optimizer, optimizer.param_groups[0])
+    0.95
+    """
+    weight_decay = group.get("weight_decay", 0)
+    if not (group.get("decoupled_weight_decay") or _is_called(optimizer, _DECOUPLED)):
+        return 1.0
+    # A GradScaler lets fused optimizers skip a step themselves, and tells them to by this attribute.
+    overflow: Tensor | None = getattr(optimizer, "found_inf", None)
+    taken = 1 if overflow is None else (overflow == 0).to(overflow.dtype)
+    factor: float | Tensor = 1 - group["lr"] * weight_decay * taken
+    return factor
+
+
+def _is_called(optimizer: Optimizer, name: re.Pattern[str]) -> bool:
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return any(name.search(kind.__name__) for kind in type(optimizer).__mro__)

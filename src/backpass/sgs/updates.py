@@ -1,0 +1,102 @@
+"""Scaling updates: what an optimizer adds to the kernels, apart from decoupled weight decay."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from backpass.errors import StateError
+from backpass.sgs.distributed import local_part
+from backpass.sgs.layers import ConvLayer
+from backpass.sgs.optimizers import decay_factor
+from backpass.sgs.scaling import laid_out
+
+__all__ = ["UpdateScaler"]
+
+
+class UpdateScaler:
+    """Scales updates: of the steps in a context (:meth:`around`), or of one step (:meth:`begin`, :meth:`end`).
+
+    Scaling in a context inside another would count twice, so it is refused.
+    """
+
+    def __init__(self) -> None:
+        self._update: _Update | None = None
+        self._in_context = False
+
+    @contextmanager
+    def around(self, layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> Iterator[None]:
+        """Scale what optimizers add to the kernels of ``layers`` in the code inside; after an exception, nothing.
+
+        Raises:
+            StateError: inside another such context.
+        """
+        update = self._new(layers)
+        self._in_context = True
+        hook = register_optimizer_step_post_hook(lambda optimizer, *_: update.decay(optimizer))
+        try:
+            yield
+        finally:
+            self._in_context = False
+            hook.remove()
+        update.scale(scalings)
+
+    def begin(self, layers: Mapping[str, ConvLayer]) -> None:
+        """Start the update of the step that an optimizer is about to make on the kernels of ``layers``."""
+        self._update = self._new(layers)
+
+    def end(self, optimizer: Optimizer, scalings: Mapping[str, Tensor]) -> None:
+        """Scale the update of the step that ``optimizer`` has made."""
+        update, self._update = self._update, None
+        if update is not None:
+            update.decay(optimizer)
+            update.scale(scalings)
+
+    def _new(self, layers: Mapping[str, ConvLayer]) -> "_Update":
+        if self._in_context:
+            raise StateError(
+                "scaled_update() is running already, and scaling inside it would count twice; step inside one "
+                "scaled_update(), or in an attached optimizer without it"
+            )
+        return _Update(layers)
+
+
+class _Update:
+    """One update of some kernels, from before the optimizer's step until it is scaled.
+
+    With ``w`` a kernel before the step, ``d`` what decoupled weight decay multiplies it with
+    (:func:`backpass.sgs.optimizers.decay_factor`, 1 without) and ``v`` the kernel after the step, the kernel becomes
+    ``d * w + G * (v - d * w)``. Holds one copy of the kernels.
+    """
+
+    def __init__(self, layers: Mapping[str, ConvLayer]) -> None:
+        self._layers = {name: layer for name, layer in layers.items() if layer.parameter.requires_grad}
+        self._start = {name: _kernel(layer).clone() for name, layer in self._layers.items()}
+
+    def decay(self, optimizer: Optimizer) -> None:
+        """Decay the kernels before the step as the optimizer, which has just made it, has decayed them in it."""
+        factors = {
+            id(parameter): decay_factor(optimizer, group)
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+            if parameter.grad is not None  # the others are not decayed either
+        }
+        for name, layer in self._layers.items():
+            factor = factors.get(id(layer.parameter), 1.0)
+            if isinstance(factor, Tensor) or factor != 1:
+                self._start[name].mul_(factor)
+
+    @torch.no_grad()
+    def scale(self, scalings: Mapping[str, Tensor]) -> None:
+        """Write the scaled update to the kernels."""
+        for name, layer in self._layers.items():
+            kernel, start = _kernel(layer), self._start[name]
+            dtype = torch.promote_types(kernel.dtype, torch.float32)
+            kernel.copy_(torch.lerp(start.to(dtype), kernel.to(dtype), laid_out(scalings[name], kernel).to(dtype)))
+
+
+def _kernel(layer: ConvLayer) -> Tensor:
+    return local_part(layer.parameter.detach(), layer.name)
