@@ -130,3 +130,16 @@ def test_the_plain_form_needs_eval_mode_and_a_place_for_the_bias() -> None:
         to_plain(grown)
     with_bias = randomise(nn.Sequential(DyRepBlock(nn.Conv2d(3, 3, 3)))).eval()
     torch.testing.assert_close(to_plain(with_bias)(X), with_bias(X), rtol=1e-4, atol=1e-4)
+
+
+def test_a_checkpoint_of_a_block_with_two_names_loads_into_every_form() -> None:
+    def tied() -> nn.Module:
+        conv, norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        return nn.Sequential(conv, norm, nn.ReLU(), conv, norm)
+
+    model = randomise(reparameterize(tied(), "acb"), seed=3).eval()
+    for target in (reparameterize(tied(), "acb"), tied(), fuse(reparameterize(tied(), "acb").eval())):
+        load_state_dict(target, model.state_dict(), blocks=block_map(model))
+        same(target, model)
+        assert target[3] is target[0]
+    load_state_dict(reparameterize(tied(), "acb"), model.state_dict())

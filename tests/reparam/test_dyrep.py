@@ -283,3 +283,33 @@ def test_all_processes_grow_the_same_branches(tmp_path: Path) -> None:
     for process in processes:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors.decode()
+
+
+@pytest.mark.parametrize(
+    ("tie", "kept"),
+    [
+        (lambda m: m.conv1.register_forward_hook(lambda *_: None), "conv1"),
+        (lambda m: setattr(m.shortcut[0], "weight", m.conv2.weight), "conv2"),
+        (lambda m: setattr(m, "layers", [m.conv2]), "conv2"),
+    ],
+)
+def test_convolutions_that_something_else_is_tied_to_do_not_grow(tie, kept: str) -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    tie(model)
+    assert set(DyRep(model, sgd(model))._convs) == {"conv1", "conv2"} - {kept}
+
+
+def test_convolutions_whose_weight_the_forward_pass_reads_do_not_grow() -> None:
+    class Reading(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.conv1.weight.square().mean()
+
+    model = Reading()
+    optimizer = sgd(model)
+    dyrep = DyRep(model, optimizer, metric="snip")
+    for step in range(2):
+        backward(model, optimizer, step)
+        dyrep.record()
+        assert dyrep.adjust([batch(9)]).grown.startswith("conv2")
+    assert type(model.conv1) is nn.Conv2d

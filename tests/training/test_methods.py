@@ -28,6 +28,53 @@ def test_other_names_are_refused(name, text):
         check_method(name)
 
 
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("dyrep+acb", "dyrep and acb"), ("acb+dbb", "acb and dbb"), ("repvgg+pgt+acb", "repvgg and acb")],
+)
+def test_two_methods_that_alter_the_structure_are_refused(name, parts):
+    with pytest.raises(InputError) as refused:
+        check_method(name)
+    assert str(refused.value) == (
+        "expected at most one method that alters the structure of the model (acb, repvgg, dbb, dbb_dyrep, dyrep), got "
+        f"{name!r} with {parts}; train them in separate runs"
+    )
+
+
+@pytest.mark.parametrize("name", ["sgs+dyrep", "dyrep+sgs", "pgt+dyrep+sgs"])
+def test_sgs_does_not_go_with_dyrep(name):
+    with pytest.raises(InputError, match=r"got '.*': dyrep replaces kernels .* use sgs with fixed branches"):
+        check_method(name)
+
+
+@pytest.mark.parametrize("name", ["sgs+acb", "sgs+dbb_dyrep", "pgt+dyrep", "dyrep+agc", "sgs+pgt+agc+repvgg"])
+def test_one_structure_goes_with_the_others(name):
+    assert check_method(name) == name.split("+")
+
+
+@pytest.mark.parametrize(
+    ("block", "scaled"),
+    [
+        ("acb", {"kxk.conv": (3, 3), "kx1.conv": (3, 1), "1xk.conv": (1, 3)}),
+        ("repvgg", {"kxk.conv": (3, 3)}),
+        ("dbb", {"kxk.conv": (3, 3), "1x1_kxk.conv": (3, 3)}),
+        ("dbb_dyrep", {"kxk.conv": (3, 3), "1x1_kxk.conv": (3, 3)}),
+    ],
+)
+def test_sgs_scales_the_kernel_of_each_branch_by_its_own_input(block, scaled, recipe):
+    model = convert(f"sgs+{block}", recipe, create_model("digits_net", num_classes=3))
+    context = Context(recipe, model, Classification(3), torch.optim.SGD(model.parameters(), lr=0.1))
+    sgs = build_methods(f"sgs+{block}", context)["sgs"]
+    sgs.start_epoch(1, lambda n: [torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))])
+    own = {name: s for name, s in sgs.sgs.scalings.items() if name.startswith("conv2.")}
+    assert {
+        name.removeprefix("conv2.branches.").removesuffix(".weight"): tuple(s.shape) for name, s in own.items()
+    } == scaled
+    for scaling in own.values():
+        assert scaling.mean().item() == pytest.approx(1.0)
+        assert scaling.flatten()[scaling.numel() // 2] > scaling.flatten()[0]
+
+
 def context_for(recipe, task=None) -> Context:
     model = create_model("digits_net", num_classes=3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -12,7 +12,6 @@ Where the normalisation is timm's ``BatchNormAct2d``, the ``nn.Identity`` is an 
 ``act``.
 """
 
-import copy
 import math
 from collections.abc import Mapping
 from typing import Any, cast
@@ -26,7 +25,7 @@ from backpass.reparam.convert import block_kind
 from backpass.reparam.fusion import fuse
 from backpass.reparam.geometry import BatchNorm
 from backpass.reparam.norm_act import is_remainder, normalisation, rejoin
-from backpass.reparam.surgery import install, outermost_blocks, replace
+from backpass.reparam.surgery import copied, install, outermost_blocks, replace
 
 __all__ = ["BlockMap", "block_map", "load_state_dict", "restore_blocks", "to_plain"]
 
@@ -69,7 +68,7 @@ def restore_blocks(model: nn.Module, blocks: BlockMap, *, inplace: bool = False)
         InputError: a name in ``blocks`` is not a convolution of ``model``, or has no normalisation where the block
             took one over.
     """
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     for name, record in blocks.items():
         conv = _submodule(model, name)
         if type(conv) is not nn.Conv2d:
@@ -106,7 +105,7 @@ def to_plain(model: nn.Module) -> nn.Module:
         conv = cast(nn.Conv2d, fused.get_submodule(name))
         bias = cast(nn.Parameter, conv.bias)
         if block.absorbed:
-            norm = copy.deepcopy(block.main.norm)
+            norm = copied(block.main.norm)
             _neutralise(norm, bias)
             rest = fused.get_submodule(places[id(block.absorbed[0])])
             replace(fused, rest, rejoin(norm, rest))
@@ -135,7 +134,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
     Raises:
         InputError: the forms do not go together; the message names the first place and the next step.
     """
-    ours = outermost_blocks(model)
+    ours = outermost_blocks(model, all_names=True)
     theirs = {key[: key.index(_MARK)].rstrip(".") for key in state_dict if _MARK in key}
     theirs = {name for name in theirs if not any(name.startswith(f"{outer}.") for outer in theirs)}
     if missing := [name for name in ours if name not in theirs]:

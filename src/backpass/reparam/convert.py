@@ -1,6 +1,5 @@
 """From a plain model to one with branched blocks."""
 
-import copy
 import inspect
 import warnings
 from collections import defaultdict
@@ -17,9 +16,10 @@ from backpass.reparam.block import unsuitable_norm
 from backpass.reparam.dbb import DiverseBranchBlock, DyRepBlock
 from backpass.reparam.geometry import BatchNorm, ConvGeometry
 from backpass.reparam.norm_act import normalisation
+from backpass.reparam.obstacles import obstacles
 from backpass.reparam.pairs import Probe, find_pairs
 from backpass.reparam.repvgg import RepVGGBlock
-from backpass.reparam.surgery import install
+from backpass.reparam.surgery import copied, install
 from backpass.selection import Include, select
 
 __all__ = ["BLOCKS", "Conversion", "block_kind", "plan_conversion", "reparameterize"]
@@ -75,15 +75,17 @@ def plan_conversion(
         3
     """
     kind = block_kind(name)
-    pairs, unpaired = find_pairs(model, probe)
+    pairs, unpaired, _ = find_pairs(model, probe)
     convs = {n: cast(nn.Conv2d, m) for n, m in model.named_modules() if n in pairs or n in unpaired}
-    wanted = select(include, convs)
+    wanted, fixed = select(include, convs), obstacles(model)
     converted, skipped = {}, {}
     for conv_name, conv in convs.items():
         reason = None if conv_name in wanted else "it is not included"
-        reason = reason or _unsuitable(kind, conv) or unpaired.get(conv_name)
-        if not reason and (flaw := unsuitable_norm(normalisation(model.get_submodule(pairs[conv_name])))):
-            reason = f"its normalisation does not fit: {flaw}"
+        reason = reason or _unsuitable(kind, conv) or fixed.get(conv) or unpaired.get(conv_name)
+        if not reason:
+            norm = model.get_submodule(pairs[conv_name])
+            flaw = unsuitable_norm(normalisation(norm)) or fixed.get(norm)
+            reason = flaw and f"its normalisation does not fit: {flaw}"
         if reason:
             skipped[conv_name] = reason
         else:
@@ -138,7 +140,7 @@ def reparameterize(
     if not plan.converted:
         reasons = f":\n{plan}" if plan.skipped else "; it has no nn.Conv2d outside of blocks."
         warnings.warn(f"{name} converts no layer of {type(model).__name__}{reasons}", NoEffectWarning, stacklevel=2)
-    model = model if inplace else copy.deepcopy(model)
+    model = model if inplace else copied(model)
     for conv_name, norm_name in plan.converted.items():
         conv, place = model.get_submodule(conv_name), model.get_submodule(norm_name)
         norm = cast(BatchNorm, normalisation(place))

@@ -116,23 +116,23 @@ class DyRep:
                 f"DyRep changes the modules of the network itself, got it wrapped in {type(model).__name__}; make "
                 "DyRep first, wrap afterwards, and wrap again after each adjustment."
             )
-        if not eligible_convs(model):
+        self.model = model
+        self._followed, _, self._read = find_pairs(model, probe)
+        self._records: dict[str, Tensor]
+        self._restart_records()
+        if not self._convs:
             raise InputError(
                 f"{type(model).__name__} has no convolution that can grow: expected an nn.Conv2d with a square odd "
-                "kernel above 1 and zero padding."
+                "kernel above 1 and zero padding, without hooks or shared parameters, whose weight no other code reads"
             )
-        self.model = model
         self.every = every
         self.until = until
         self.metric = metric
         self.recalibration_batches = recalibration_batches
-        self._followed = set(find_pairs(model, probe)[0])
         self._groups = ParameterGroups(model, optimizer, group_of)
         self._generator = torch.Generator().manual_seed(seed)
         self._device = next(model.parameters()).device
         self._dtype = torch.float32 if self._device.type == "mps" else torch.float64
-        self._records: dict[str, Tensor]
-        self._restart_records()
 
     def due(self, epoch: int) -> bool:
         """Return whether epoch ``epoch`` (the first is 0) ends with :meth:`adjust`."""
@@ -218,7 +218,7 @@ class DyRep:
         self._generator.set_state(state["generator"].cpu())
 
     def _restart_records(self) -> None:
-        self._convs = eligible_convs(self.model)
+        self._convs = {name: conv for name, conv in eligible_convs(self.model).items() if name not in self._read}
         self._records = {}
 
     def _mean_scores(self) -> dict[str, float]:

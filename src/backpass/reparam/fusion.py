@@ -1,6 +1,5 @@
 """From a model with branched blocks to the plain one of the same function."""
 
-import copy
 from typing import Any, cast
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from backpass.errors import StateError
 from backpass.reparam.block import ReparamBlock
 from backpass.reparam.pairs import Probe, call, tensors
-from backpass.reparam.surgery import outermost_blocks, replace
+from backpass.reparam.surgery import copied, outermost_blocks, replace
 
 __all__ = ["fuse"]
 
@@ -37,7 +36,7 @@ def fuse(model: nn.Module, *, inplace: bool = False, probe: Probe | None = None)
     _require_eval(model, blocks)
     expected = None if probe is None else list(tensors(call(model, probe)))
     if not inplace:
-        model = copy.deepcopy(model)
+        model = copied(model)
         blocks = outermost_blocks(model)
     convs = {name: block.to_conv() for name, block in blocks.items()}
     for name, block in blocks.items():
@@ -72,7 +71,7 @@ def _check_block(name: str, block: ReparamBlock, conv: nn.Conv2d) -> None:
     spans = zip(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True)
     size = [max(d * (k - 1), p) + s + 1 for k, s, p, d in spans]
     x = torch.randn(1, geometry.in_channels, *size, generator=torch.Generator().manual_seed(0)).double()
-    wide_block, wide_conv = (copy.deepcopy(module).cpu().double() for module in (block, conv))
+    wide_block, wide_conv = (copied(module).cpu().double() for module in (block, conv))
     difference = (wide_block(x) - wide_conv(x)).abs()
     for parameter in wide_conv.parameters():
         parameter.abs_()

@@ -106,8 +106,10 @@ class LayerFactory:
         device, dtype = conv.weight.device, conv.weight.dtype
         if norm is None:
             return cls(ConvGeometry.of(conv), _norms(nn.BatchNorm2d, device=device, dtype=dtype), device, dtype)
-        gamma = norm.weight
-        norms = _norms(type(norm), eps=norm.eps, momentum=norm.momentum, device=gamma.device, dtype=gamma.dtype)
+        arguments = {"eps": norm.eps, "momentum": norm.momentum, "device": norm.weight.device}
+        if isinstance(norm, nn.SyncBatchNorm):
+            arguments["process_group"] = norm.process_group
+        norms = _norms(type(norm), **arguments, dtype=norm.weight.dtype)
         return cls(ConvGeometry.of(conv), norms, device, dtype)
 
     def conv(self, *, bias: bool = False, **changes: Any) -> nn.Conv2d:

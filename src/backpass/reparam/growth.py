@@ -15,6 +15,7 @@ from backpass.errors import InputError
 from backpass.reparam.block import MAIN, ReparamBlock
 from backpass.reparam.dbb import DYREP_BRANCHES, DyRepBlock
 from backpass.reparam.geometry import BatchNorm, ConvGeometry
+from backpass.reparam.obstacles import obstacles
 from backpass.reparam.surgery import replace
 
 __all__ = [
@@ -77,16 +78,18 @@ def eligible_convs(model: nn.Module) -> dict[str, nn.Conv2d]:
     """Return the convolutions that may grow, by qualified name.
 
     Plain ``nn.Conv2d`` with a square odd kernel above 1 and zero padding, inside at most one block: the 7x7 stem,
-    depthwise convolutions and the k x k convolutions of a block among them.
+    depthwise convolutions and the k x k convolutions of a block among them. Convolutions with hooks or with shared
+    parameters may not (:func:`~backpass.reparam.obstacles.obstacles`).
     """
     convs: dict[str, nn.Conv2d] = {}
+    fixed = obstacles(model)
     seen: set[nn.Module] = set()
 
     def visit(module: nn.Module, name: str, depth: int) -> None:
         if module in seen:
             return
         seen.add(module)
-        if name and type(module) is nn.Conv2d and depth < MAX_DEPTH and _can_grow(module):
+        if name and type(module) is nn.Conv2d and depth < MAX_DEPTH and module not in fixed and _can_grow(module):
             convs[name] = module
         depth += isinstance(module, ReparamBlock)
         for key, child in module.named_children():

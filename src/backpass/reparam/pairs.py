@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,24 +13,44 @@ from torch.overrides import TorchFunctionMode
 from backpass.errors import InputError
 from backpass.reparam.block import ReparamBlock
 
-__all__ = ["Probe", "call", "find_pairs", "tensors"]
+__all__ = ["Pairs", "Probe", "call", "find_pairs", "tensors"]
 
 Probe = Tensor | Sequence[Any] | Mapping[str, Any]
 """An input of a model: one tensor, positional arguments, or keyword arguments."""
 
 _OUTPUT = "the output of the model"
 
+_LAYERS = (nn.Conv2d, nn.modules.batchnorm._BatchNorm)
+"""The layers of a pair."""
+
+
+class Pairs(NamedTuple):
+    """What :func:`find_pairs` found; convolutions and normalisations by qualified name.
+
+    Attributes:
+        pairs: the batch normalisation that belongs to each convolution.
+        unpaired: why each other convolution has none.
+        read: the convolutions of which other code in the forward pass reads a tensor, such as ``self.conv.weight``.
+    """
+
+    pairs: dict[str, str]
+    unpaired: dict[str, str]
+    read: set[str]
+
 
 @dataclass
 class _Flow:
-    """Who uses each convolution's output, call by call, and what each normalisation is fed."""
+    """Who uses each convolution's output, call by call, what each normalisation is fed, and whose tensors are read."""
 
     users: dict[str, list[set[str]]] = field(default_factory=dict)
     feeds: dict[str, set[str]] = field(default_factory=dict)
+    reads: dict[str, set[str]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     def pair_or_reason(self, conv: str) -> tuple[str | None, str]:
         """Return the normalisation that belongs to ``conv``, or ``None`` and the reason."""
+        if conv in self.reads:
+            return None, f"the forward pass reads its {_listed(self.reads[conv])}, which a block does not have"
         if conv not in self.users:
             if self.failures:
                 return None, f"the forward pass could not be traced ({self.failures[0]}); pass probe=<an input>"
@@ -43,25 +63,28 @@ class _Flow:
         if self.feeds[used[0]] != {conv}:
             others = ", ".join(sorted(self.feeds[used[0]] - {conv}))
             return None, f"its batch normalisation {used[0]} also normalises {others}"
+        if used[0] in self.reads:
+            return None, f"the forward pass reads {_listed(self.reads[used[0]])} of its batch normalisation {used[0]}"
         return used[0], ""
 
 
-def find_pairs(model: nn.Module, probe: Probe | None = None) -> tuple[dict[str, str], dict[str, str]]:
+def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     """Return which batch normalisation each convolution belongs to, and why the others belong to none.
 
     A pair is certain: in every call the normalisation's input is the convolution's output, which has no other
-    use. Without a probe the forward pass is traced symbolically (``torch.fx``) in train and in eval mode;
-    where that fails, each submodule is traced by itself and neighbours in an ``nn.Sequential`` count. With
-    a probe the model runs once on it, in eval mode and without gradients, and every use of every
-    convolution's output is seen. Layers inside a :class:`~backpass.reparam.block.ReparamBlock` do not count.
+    use, and no other code reads a parameter or buffer of the two, such as ``self.conv.weight``. Without a probe the
+    forward pass is traced symbolically (``torch.fx``) in train and in eval mode; where that fails, each submodule is
+    traced by itself and neighbours in an ``nn.Sequential`` count. With a probe the model runs once on it, in eval mode
+    and without gradients, and every use of every convolution's output is seen. Layers inside a
+    :class:`~backpass.reparam.block.ReparamBlock` do not count.
 
     Args:
         model: any module; it comes back as it was.
         probe: an input of the model, for models whose forward pass cannot be traced.
 
     Returns:
-        ``{convolution: normalisation}`` and ``{convolution: reason}``, qualified names of ``nn.Conv2d``
-        modules (subclasses included) in the order of ``model.named_modules()``.
+        The pairs, and a reason for each other ``nn.Conv2d`` (subclasses included), in the order of
+        ``model.named_modules()``.
     """
     names = _names(model)
     flow = _Flow()
@@ -79,7 +102,8 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> tuple[dict[str, 
                 reasons[name] = reason
             else:
                 pairs[name] = norm
-    return pairs, reasons
+    read = {name for module, name in names.items() if isinstance(module, nn.Conv2d) and name in flow.reads}
+    return Pairs(pairs, reasons, read)
 
 
 def call(model: nn.Module, probe: Probe) -> Any:
@@ -135,18 +159,37 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
             module.training = was
 
 
+_LAYERS = (nn.Conv2d, nn.modules.batchnorm._BatchNorm)
+"""The layers of a pair."""
+
+
 class _Tracer(fx.Tracer):
-    """Traces down to convolutions, normalisations and blocks, whatever package they come from."""
+    """Traces down to convolutions, normalisations and blocks, and records whose tensors are read on the way."""
+
+    def __init__(self, names: dict[nn.Module, str], flow: _Flow) -> None:
+        super().__init__()
+        layers = [module for module in names if isinstance(module, _LAYERS)]
+        self.owners = {id(t): names[layer] for layer in layers for t in _tensors_of(layer).values()}
+        self.flow = flow
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        leaves = (nn.Conv2d, nn.modules.batchnorm._BatchNorm, ReparamBlock)
-        return isinstance(m, leaves) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (*_LAYERS, ReparamBlock)) or super().is_leaf_module(m, module_qualified_name)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if id(attr_val) in self.owners:
+            self.flow.reads.setdefault(self.owners[id(attr_val)], set()).add(attr)
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def _tensors_of(layer: nn.Module) -> dict[str, Tensor]:
+    own = layer._parameters | layer._buffers
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
 
 
 def _trace(module: nn.Module, names: dict[nn.Module, str], flow: _Flow) -> None:
     """Record in ``flow`` what tracing ``module`` shows, or else what its parts show."""
     try:
-        graph = _Tracer().trace(module)
+        graph = _Tracer(names, flow).trace(module)
     except Exception as error:  # the model's own code runs on stand-ins and may fail in any way
         flow.failures.append(f"{type(module).__name__}: {error}".splitlines()[0])
         if type(module).forward is nn.Sequential.forward:
@@ -184,28 +227,26 @@ class _Watch(TorchFunctionMode):
     def __init__(self, names: dict[nn.Module, str], flow: _Flow) -> None:
         super().__init__()
         self.names, self.flow = names, flow
-        self.inside: str | None = None
+        self.running: list[str] = []
         self.outputs: list[tuple[Tensor, str, set[str]]] = []
 
     def hook(self, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
         """Watch ``module``, a convolution or a normalisation."""
         name = self.names[module]
 
-        def made(_: nn.Module, __: Any, output: Tensor) -> None:
-            users: set[str] = set()
-            self.flow.users.setdefault(name, []).append(users)
-            self.outputs.append((output, name, users))
-
         def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
-            self.inside = name
-            fed = {conv for output, conv, _ in self.outputs if any(output is arg for arg in args)}
-            self.flow.feeds.setdefault(name, set()).update(fed or {"another tensor"})
+            self.running.append(name)
+            if not isinstance(module, nn.Conv2d):
+                fed = {conv for output, conv, _ in self.outputs if any(output is arg for arg in args)}
+                self.flow.feeds.setdefault(name, set()).update(fed or {"another tensor"})
 
-        def leave(_: nn.Module, __: Any, ___: Any) -> None:
-            self.inside = None
+        def leave(_: nn.Module, __: Any, output: Tensor) -> None:
+            self.running.pop()
+            if isinstance(module, nn.Conv2d):
+                users: set[str] = set()
+                self.flow.users.setdefault(name, []).append(users)
+                self.outputs.append((output, name, users))
 
-        if isinstance(module, nn.Conv2d):
-            return [module.register_forward_hook(made)]
         return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
     def used(self, nested: Any, user: str) -> None:
@@ -219,19 +260,41 @@ class _Watch(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        self.used([args, kwargs], self.inside or str(getattr(func, "__name__", func)))
+        self.used([args, kwargs], self.running[-1] if self.running else str(getattr(func, "__name__", func)))
         return func(*args, **kwargs)
+
+
+@contextmanager
+def _recorded_reads(watch: _Watch) -> Iterator[None]:
+    """Record whose tensors are read, except by the layer that runs at that time."""
+    original = nn.Module.__getattr__
+
+    def recorded(module: nn.Module, attribute: str) -> Any:
+        name = watch.names.get(module) if isinstance(module, _LAYERS) else None
+        if name is not None and name not in watch.running[-1:] and attribute in _tensors_of(module):
+            watch.flow.reads.setdefault(name, set()).add(attribute)
+        return original(module, attribute)
+
+    nn.Module.__getattr__ = recorded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__getattr__ = original  # type: ignore[method-assign]
 
 
 def _run(model: nn.Module, probe: Probe, names: dict[nn.Module, str], flow: _Flow) -> None:
     """Record in ``flow`` what happens when ``model`` runs on ``probe``."""
     watch = _Watch(names, flow)
-    watched = [m for m in names if isinstance(m, nn.Conv2d | nn.modules.batchnorm._BatchNorm)]
+    watched = [module for module in names if isinstance(module, _LAYERS)]
     handles = [handle for module in watched for handle in watch.hook(module)]
     try:
-        with _mode(model, training=False), torch.no_grad(), watch:
+        with _mode(model, training=False), torch.no_grad(), _recorded_reads(watch), watch:
             output = call(model, probe)
         watch.used(output, _OUTPUT)
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _listed(attributes: set[str]) -> str:
+    return " and ".join(sorted(attributes))

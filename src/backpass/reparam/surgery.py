@@ -1,17 +1,28 @@
 """Finding and exchanging modules in a module tree."""
 
+import copy
+from typing import TypeVar
+
 from torch import nn
 
 from backpass.reparam.block import ReparamBlock
 from backpass.reparam.norm_act import remainder
 
-__all__ = ["install", "outermost_blocks", "replace"]
+__all__ = ["copied", "install", "outermost_blocks", "replace"]
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
-def outermost_blocks(model: nn.Module) -> dict[str, ReparamBlock]:
-    """Return the blocks of ``model`` that lie in no other block, by qualified name."""
+def copied(module: ModuleT) -> ModuleT:
+    """Return a deep copy of ``module`` that shares the process groups of its normalisations, which have no copies."""
+    groups = [m.process_group for m in module.modules() if isinstance(m, nn.SyncBatchNorm)]
+    return copy.deepcopy(module, memo={id(group): group for group in groups if group is not None})
+
+
+def outermost_blocks(model: nn.Module, *, all_names: bool = False) -> dict[str, ReparamBlock]:
+    """Return the blocks of ``model`` that lie in no other block, by qualified name: the first, or all that each has."""
     blocks: dict[str, ReparamBlock] = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=not all_names):
         inside = any(name.startswith(f"{outer}." if outer else "") for outer in blocks)
         if isinstance(module, ReparamBlock) and not inside:
             blocks[name] = module

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -52,6 +52,9 @@ class Method:
     Args:
         context: what the method works on.
     """
+
+    alters_structure: ClassVar[bool] = False
+    """Whether the method adds or removes layers; at most one such method works on a model."""
 
     @classmethod
     def convert(cls, model: nn.Module, recipe: Recipe) -> nn.Module:

@@ -102,6 +102,7 @@ class Agc(Method):
 class Branched(Method):
     """Training with branched blocks from the start; the subclass names the block."""
 
+    alters_structure = True
     block: ClassVar[str]
 
     @classmethod
@@ -151,6 +152,8 @@ class DbbDyRep(Branched):
 
 class Dynamic(Method):
     """DyRep: blocks that grow and shrink during training."""
+
+    alters_structure = True
 
     @classmethod
     def deploy(cls, model: nn.Module) -> nn.Module:
@@ -205,15 +208,24 @@ METHODS: dict[str, type[Method]] = {
 
 
 def list_methods() -> list[str]:
-    """Return the methods' names: ``plain``, the single ones, and the pairs in common use (any ``a+b`` is accepted)."""
+    """Return the methods' names: ``plain``, the single ones, and the pairs in common use.
+
+    :func:`check_method` states which other combinations ``a+b`` are accepted.
+    """
     return ["plain", *METHODS, "sgs+pgt", "sgs+agc", "pgt+agc"]
 
 
 def check_method(name: str) -> list[str]:
     """Return the parts of a method's name; ``plain`` has none.
 
+    Any parts joined by ``+`` are a method, with two exceptions. At most one part alters the structure of the model
+    (``acb``, ``repvgg``, ``dbb``, ``dbb_dyrep``, ``dyrep``). And ``sgs`` does not go with ``dyrep``, which replaces
+    kernels during training: SGS would no longer scale those that have grown. With ``acb``, ``repvgg``, ``dbb`` and
+    ``dbb_dyrep``, SGS scales the kernel of each branch by what the input of that branch shares, which is not the
+    same as scaling the kernel that the branches amount to.
+
     Raises:
-        InputError: an unknown or repeated part.
+        InputError: an unknown or repeated part, or parts that do not go together.
 
     >>> check_method("sgs+pgt"), check_method("plain")
     (['sgs', 'pgt'], [])
@@ -226,6 +238,18 @@ def check_method(name: str) -> list[str]:
         raise InputError(
             f"expected a method such as {', '.join(list_methods())}, got {name!r}"
             + (f": unknown {', '.join(map(repr, unknown))}" if unknown else ": a part is repeated")
+        )
+    structural = [part for part in parts if METHODS[part].alters_structure]
+    if len(structural) > 1:
+        every = ", ".join(method for method, kind in METHODS.items() if kind.alters_structure)
+        raise InputError(
+            f"expected at most one method that alters the structure of the model ({every}), got {name!r} with "
+            f"{' and '.join(structural)}; train them in separate runs"
+        )
+    if {"sgs", "dyrep"} <= set(parts):
+        raise InputError(
+            f"expected sgs with kernels that stay in the model, got {name!r}: dyrep replaces kernels by branches as it "
+            "grows, which sgs would leave unscaled; use sgs with fixed branches (sgs+dbb_dyrep), or either alone"
         )
     return parts
 
