@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from backpass.experiments import read_records
 from keep import kept
 from tools import environment_of
 
@@ -186,7 +187,7 @@ class Session:
         if call(self.command(probe, folder, epochs=2), limit) != 0:
             return
         seconds = time.monotonic() - start
-        last = [result.history[-1] for result in read_results(folder)]
+        last = [result.history[-1] for result in read_records(folder)]
         epoch = statistics.median(sum(v for k, v in record.items() if k.endswith("_seconds")) for record in last)
         around = max(0.0, seconds - 2 * epoch)
         # SGS and the checkpoints take a little more than this plain epoch.

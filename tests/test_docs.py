@@ -42,3 +42,19 @@ def test_snippets_are_found_with_their_line_numbers() -> None:
 @pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_readme_has_a_snippet(path: Path) -> None:
     assert list(snippets(path.read_text(encoding="utf-8")))
+
+
+def test_the_readme_shows_the_published_numbers_as_stored() -> None:
+    """The lines ``| subject | baseline | method | table: label |`` of the README against the tables."""
+    pytest.importorskip("pydantic")
+    from backpass.experiments import get_table
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| .* \| ([^|]+) \| ([^|]+) \| ([a-z0-9-]+): ([^|]+) \|$", text, re.MULTILINE)
+    assert len(lines) == 6
+    for baseline, method, name, label in lines:
+        entries = {entry.key: entry for entry in get_table(name).entries}
+        (entry,) = [e for e in entries.values() if e.label == label and e.baseline is not None]
+        for text, published in ((baseline, entries[entry.baseline].published), (method, entry.published)):
+            value, _, std = text.partition(" ± ")
+            assert (float(value), float(std) if std else None) == (published.value, published.std)
