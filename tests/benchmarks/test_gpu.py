@@ -1,4 +1,4 @@
-"""The script for the GPU runs from end to end in small on the CPU, skips what is done, and goes on where it was cut."""
+"""The script for the GPU runs from end to end in small on the CPU, skips what is done, and resumes where it was cut."""
 
 import argparse
 import json
@@ -9,13 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-STUDIES = (
-    "accuracy-vgg16",
-    "accuracy-vgg11",
-    "accuracy-vgg11-autocorrelation",
-    "accuracy-vgg11-branches",
-    "search-k-vgg11",
-)
 
 
 def run(folder: Path, *options: str) -> list[str]:
@@ -32,29 +25,23 @@ def test_every_stage_leaves_its_file_and_is_skipped_the_second_time(tmp_path):
     lines = run(tmp_path)
     assert [line for line in lines if " done after " not in line] == []
     files = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "results").iterdir()}
-    expected = {f"{name}-cpu" for name in ("tests", "cost", "throughput", "epochs", *STUDIES)}
-    assert files.keys() == expected
+    assert files.keys() == {f"{name}-cpu" for name in ("tests", "cost", "throughput", "rates")}
     assert files["tests-cpu"]["tests"] == files["tests-cpu"]["passed"] + len(files["tests-cpu"]["skipped"]) > 0
     ratios = files["cost-cpu"]["results"][0]["methods"]["sgs"]
     assert len(ratios["step_ratios"]) == len(ratios["run_ratios"]) == 2
     assert len(files["throughput-cpu"]["results"][0]["ratios"]) == 2
-    for name in STUDIES:
-        study = files[f"{name}-cpu"]
-        assert study["complete"]
-        assert len(study["runs"]) == sum(row["n"] for row in study["table"]["rows"])
-        assert all(len(result["history"]) == files["epochs-cpu"]["epochs"] for result in study["runs"])
-    settings = {name: files[f"{name}-cpu"]["runs"][0]["run"]["recipe"]["sgs"] for name in STUDIES}
-    assert settings["accuracy-vgg11-autocorrelation"]["measure"] == "autocorrelation"
-    assert settings["accuracy-vgg11-branches"]["branches"] == ["3x3", "1x3", "3x1"]
-    assert len(files["search-k-vgg11-cpu"]["table"]["rows"]) == 3
+    rates = files["rates-cpu"]
+    assert rates["complete"]
+    assert len(rates["records"]) == len(rates["study"]["entries"]) == 8
+    assert {record["data"]["split"] for record in rates["records"]} == {"validation"}
+    assert {record["run"]["recipe"]["optimizer"]["lr"] for record in rates["records"]} == {0.0125, 0.025}
 
-    study = tmp_path / "results" / "search-k-vgg11-cpu.json"
-    study.write_text(json.dumps(files["search-k-vgg11-cpu"] | {"complete": False}))
+    study = tmp_path / "results" / "rates-cpu.json"
+    study.write_text(json.dumps(rates | {"complete": False}))
     lines = run(tmp_path)
     assert [line for line in lines if "done already" not in line] == [lines[-1]]
-    assert lines[-1].startswith("== search-k-vgg11: done after")
-    again = json.loads(study.read_text())
-    assert again == files["search-k-vgg11-cpu"]  # from the run folders: nothing was trained anew
+    assert lines[-1].startswith("== rates: done after")
+    assert json.loads(study.read_text()) == rates  # from the run folders: nothing was trained again
 
 
 @pytest.mark.parametrize(("status", "complete"), [(0, True), (1, True), (2, False), (None, False)])
@@ -70,7 +57,7 @@ def test_tests_that_were_cut_short_are_run_again(status, complete, benchmark_mod
     monkeypatch.setattr(gpu, "call", call)
     session.run_tests(60)
     assert json.loads((tmp_path / "tests-cpu.json").read_text())["passed"] == 1
-    assert session.is_complete("tests-cpu.json") is complete
+    assert session.is_complete("tests") is complete
 
 
 def test_an_interrupted_call_leaves_no_process(benchmark_module, monkeypatch):
@@ -93,7 +80,7 @@ def test_an_interrupted_call_leaves_no_process(benchmark_module, monkeypatch):
 @pytest.mark.slow
 def test_nothing_begins_without_time(tmp_path):
     lines = run(tmp_path, "--minutes", "0")
-    assert len(lines) == 9
+    assert len(lines) == 4
     assert all("not begun" in line for line in lines)
     assert not list((tmp_path / "results").iterdir())
 
