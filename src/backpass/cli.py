@@ -30,6 +30,7 @@ from backpass.experiments.worker import GRACE, HEARTBEAT, default_processes, whe
 from backpass.models import list_models
 from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
+from backpass.training.processes import is_main
 from backpass.training.recipe import Recipe, Run, Runtime
 
 __all__ = ["Compare", "List", "Report", "Reproduce", "Search", "Train", "Worker", "run"]
@@ -68,7 +69,8 @@ class Train:
             progress.start_study(1)
             task = Run(self.settings, self.method, self.seed)
             result = execute(task, data, folder, runtime=self.runtime, progress=progress)
-        _show(plan_of([result]), [result], folder, as_json=self.json)
+        if is_main():
+            _show(plan_of([result]), [result], folder, as_json=self.json)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,19 @@
 import json
+import os
+import shutil
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from backpass.errors import InputError
+from backpass.errors import InputError, StateError
 from backpass.experiments.recipes import RECIPES
+from backpass.experiments.results import read_result
 from backpass.experiments.runs import Progress, execute, load_data
 from backpass.models import create_model
+from backpass.training import lock
 from backpass.training.recipe import DataSettings, Run, Runtime
 
 CPU = Runtime(device="cpu")
@@ -27,6 +32,10 @@ class Log(Progress):
         self.events.append((result.method, result.seed))
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
@@ -40,6 +49,8 @@ def test_a_run_folder_holds_everything(executed):
         "environment.json",
         "metrics.jsonl",
         "checkpoint.pt",
+        "checkpoint.previous.pt",
+        ".lock",
         "model.safetensors",
         "result.json",
     }
@@ -67,8 +78,100 @@ def test_a_finished_run_is_read_and_not_run_again(executed):
 
 def test_a_folder_of_another_run_is_refused(executed):
     folder, _ = executed
-    with pytest.raises(InputError, match="holds the result of another run"):
+    before = contents(folder)
+    expected = (
+        "belongs to another run: method: expected 'plain', received 'sgs\\+pgt'; seed: expected 0, received 1; "
+        "choose another folder or remove this one$"
+    )
+    with pytest.raises(InputError, match=expected):
         execute(Run(TINY, "plain", 0), load_data(TINY.data), folder, runtime=CPU)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("kept", ["config.json", "checkpoint.pt"])
+def test_a_refused_run_changes_nothing_in_the_folder_of_an_unfinished_one(kept, executed, tmp_path):
+    folder, _ = executed
+    for name in (kept, "environment.json"):
+        shutil.copy(folder / name, tmp_path / name)
+    (tmp_path / ".lock").touch()
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"another run: recipe.epochs: expected 3, received 2; choose another folder"):
+        execute(replace(RUN, recipe=replace(TINY, epochs=3)), load_data(TINY.data), tmp_path, runtime=CPU)
+    assert contents(tmp_path) == before
+
+
+def test_a_setting_that_an_older_run_lacks_has_its_default(executed, tmp_path):
+    folder, result = executed
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    content = json.loads((tmp_path / "result.json").read_text())
+    del content["run"]["recipe"]["model_args"]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    assert execute(RUN, load_data(TINY.data), tmp_path, runtime=CPU).history == result.history
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE", 0.0)
+    data = load_data(TINY.data)
+    other = Run(TINY, "plain", 5)
+    refused = []
+
+    class Second(Progress):
+        def step(self, epoch, step, steps):
+            if not refused:
+                for run in (RUN, other):
+                    before = contents(tmp_path)
+                    with pytest.raises(StateError, match="free, got one in which another process trains; wait for it"):
+                        execute(run, data, tmp_path, runtime=CPU)
+                    refused.append(contents(tmp_path) == before)
+
+    result = execute(RUN, data, tmp_path, runtime=CPU, progress=Second())
+    assert refused == [True, True]
+    assert read_result(tmp_path / "result.json") == result
+
+
+def test_a_process_that_loses_the_folder_stops_before_it_writes(tmp_path):
+    """As a suspended worker does whose run another worker has taken over."""
+    data = load_data(TINY.data)
+    results = []
+
+    class TakenOver(Progress):
+        def step(self, epoch, step, steps):
+            if not results:
+                results.append(execute(RUN, data, tmp_path, runtime=CPU, check=lambda: None))
+
+    with pytest.raises(StateError, match="got another one that has taken the run over; this one stops"):
+        execute(RUN, data, tmp_path, runtime=CPU, progress=TakenOver())
+    assert read_result(tmp_path / "result.json") == results[0]
+
+
+def train_until_killed(folder):
+    class Kill(Progress):
+        def step(self, epoch, step, steps):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    execute(RUN, load_data(TINY.data), folder, runtime=CPU, progress=Kill())
+
+
+def test_a_killed_process_leaves_neither_a_lock_nor_temporary_files(processes, tmp_path):
+    process = processes.Process(target=train_until_killed, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    left = [tmp_path / f".{name}.{'0' * 32}" for name in ("checkpoint.pt", "metrics.jsonl")]
+    for path in left:
+        path.write_bytes(b"half")
+    own = tmp_path / ".notes"
+    own.touch()
+    execute(RUN, load_data(TINY.data), tmp_path, runtime=CPU)
+    assert not any(path.exists() for path in left)
+    assert own.exists()
+
+
+def test_all_files_have_the_mode_of_new_files(executed, tmp_path):
+    folder, _ = executed
+    (tmp_path / "new").touch()
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir() if path.name != ".lock"}
+    assert set(modes.values()) == {(tmp_path / "new").stat().st_mode}
 
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(executed, tmp_path):

@@ -1,5 +1,6 @@
 """Running a plan: its cells go into one queue, workers take them, and the results come back in order."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -70,9 +71,15 @@ def run_study(
         grace: seconds without one until a cell is taken over.
 
     Raises:
-        InputError: the plan has no cell, a run folder belongs to another run, or the storage cannot be opened.
+        InputError: several ranks call this together, the plan has no cell, a run folder belongs to another run, or the
+            storage cannot be opened.
         StateError: a worker process ended with an error, and left cells that wait or run.
     """
+    if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise InputError(
+            f"expected a study to be started by one process, got {ranks} ranks of torchrun or accelerate launch; start "
+            f"it without them, with {ranks} workers (processes={ranks}, --processes {ranks})"
+        )
     progress = progress or Progress()
     cells = plan.cells()
     if not cells:
