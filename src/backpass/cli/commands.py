@@ -12,7 +12,7 @@ from backpass.cli.output import new_name, print_json, show
 from backpass.errors import StateError
 from backpass.experiments import RECIPES, list_tables, read_records, read_study
 from backpass.experiments import train as train_run
-from backpass.experiments.progress import progress_bars
+from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.reporting.report import study_of
 from backpass.experiments.running import describe_failures
 from backpass.experiments.scheduling.processes import default_processes, work_in_processes
@@ -23,6 +23,7 @@ from backpass.experiments.tables import TABLES
 from backpass.models import list_models
 from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
+from backpass.training.processes import is_main
 from backpass.training.recipe import Recipe, Runtime
 
 __all__ = ["List", "Report", "Train", "Worker"]
@@ -59,8 +60,9 @@ class Train:
             record = train_run(
                 self.settings, folder, method=self.method, seed=self.seed, runtime=self.runtime, progress=progress
             )
-        study, records = study_of([record])
-        show(study, records, folder, as_json=self.json)
+        if is_main():
+            study, records = study_of([record])
+            show(study, records, folder, as_json=self.json)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from backpass.experiments import (
     search_study,
     table_study,
 )
-from backpass.experiments.progress import progress_bars
+from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.reporting.planned import planned_runs, planned_table
 from backpass.experiments.scheduling.processes import default_processes
 from backpass.experiments.scheduling.termination import when_terminated

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from backpass.experiments.comparison import compare_study
+from backpass.experiments.progress import Progress
 from backpass.experiments.record import Record
 from backpass.experiments.reproduction import Reduction, table_study
-from backpass.experiments.run import Progress, execute, load_data
+from backpass.experiments.run import execute, load_data
 from backpass.experiments.running import StudyResult, run_study
 from backpass.experiments.search import VALIDATION, search_study
 from backpass.experiments.tables import get_table

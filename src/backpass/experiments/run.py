@@ -1,49 +1,30 @@
-"""One run in its folder: trained, continued from its checkpoint, or read."""
+"""One run in its folder: trained, resumed from its checkpoint, or read."""
 
-import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
-from backpass.errors import InputError
-from backpass.experiments.environment import environment
-from backpass.experiments.record import RECORD_FILE, Cost, EvaluatedData, Record, TrainedModel, read_record
-from backpass.experiments.serialization import to_json
+from torch import nn
+
+from backpass.experiments.environment import Environment, environment
+from backpass.experiments.progress import Progress
+from backpass.experiments.record import Cost, EvaluatedData, Record, TrainedModel
+from backpass.experiments.run_folder import RunFolder
 from backpass.models import count_macs, count_parameters
-from backpass.training.checkpoint import atomic_write, save_weights
+from backpass.training.checkpoint import save_weights
 from backpass.training.datasets import load_dataset
 from backpass.training.images import ImageData
 from backpass.training.methods import deploy
 from backpass.training.outcome import EpochRecord, Outcome
+from backpass.training.processes import is_main, join, on_main, process_count
 from backpass.training.recipe import DataSettings, Run, Runtime
 from backpass.training.trainer import Trainer
 
-__all__ = ["Progress", "execute", "load_data"]
-
-
-class Progress:
-    """What a study tells its audience; every hook does nothing unless overridden."""
-
-    def start_study(self, runs: int) -> None:
-        """``runs`` runs are about to start."""
-
-    def start_run(self, run: Run) -> None:
-        """One run starts."""
-
-    def step(self, epoch: int, step: int, steps: int) -> None:
-        """Step ``step`` of ``steps`` of epoch ``epoch`` is done."""
-
-    def end_epoch(self, record: EpochRecord) -> None:
-        """One epoch is over."""
-
-    def end_run(self, result: Record) -> None:
-        """One run is over, now or in an earlier, interrupted study."""
-
-    def fail_run(self, run: Run, error: str) -> None:
-        """One run raised an error."""
+__all__ = ["execute", "load_data"]
 
 
 def load_data(settings: DataSettings) -> ImageData:
-    """Return the images that the settings ask for."""
+    """Return the images that the settings describe."""
     return load_dataset(
         settings.name,
         root=settings.root,
@@ -63,57 +44,92 @@ def execute(
     runtime: Runtime,
     entry: str = "",
     progress: Progress | None = None,
-    check: Callable[[], None] = lambda: None,
+    check: Callable[[], None] | None = None,
 ) -> Record:
-    """Return the result of one run, trained now, continued from its checkpoint, or read if it is complete.
+    """Return the record of one run: train it, resume it from its checkpoint, or read the record if it is complete.
 
-    The folder holds ``config.json``, ``environment.json``, ``metrics.jsonl`` (one line per epoch), ``checkpoint.pt``,
-    ``model.safetensors`` (the trained plain weights) and, at the end, ``result.json``.
+    The folder holds ``config.json``, ``environment.json``, ``metrics.jsonl`` (one line for each epoch),
+    ``checkpoint.pt`` and the one before it, ``checkpoint.previous.pt``, ``model.safetensors`` (the trained plain
+    weights) and, at the end, ``result.json``. Its ``.lock`` is held while the run is trained. Several processes,
+    started by ``torchrun`` or ``accelerate launch``, train the run together and return the same record; the main one
+    alone reads and writes the folder, and calls ``progress`` and ``check``.
 
     Args:
         run: recipe, method and seed.
         data: the images of the recipe.
         folder: the run folder; made if missing.
-        runtime: how it is computed.
-        entry: key of the entry that the run belongs to.
-        progress: is told of steps, epochs and the end.
-        check: called after every step and before checkpoint, weights and result are written; raises to abandon the run.
+        runtime: how the run is computed.
+        entry: key of the entry of a study that the run belongs to.
+        progress: receives steps, epochs and the end.
+        check: called after every step and before checkpoint, weights and record are written; raises to abandon the run.
+            Who passes it has claimed the run, so that a process that still holds the folder, such as a suspended one,
+            loses it.
 
     Raises:
-        InputError: the folder belongs to another run.
+        InputError: the folder belongs to another run; nothing in it has changed then.
+        StateError: another process trains in the folder.
     """
-    progress = progress or Progress()
+    join(runtime)
+    progress = progress if progress is not None and is_main() else Progress()
     progress.start_run(run)
-    finished = folder / RECORD_FILE
-    if finished.is_file():
-        result = read_record(finished)
-        if result.run != run:
-            raise InputError(f"{folder} holds the result of another run; choose another folder or remove it")
-        progress.end_run(result)
-        return result
-    folder.mkdir(parents=True, exist_ok=True)
-    found = environment(runtime)
-    atomic_write(folder / "config.json", to_json(run).encode())
-    atomic_write(folder / "environment.json", to_json(found).encode())
+    with ExitStack() as stack:
+        files = RunFolder(folder, run, check if is_main() else None)
+        record = on_main(lambda: files.read() or files.open(stack))
+        if record is None:
+            record = _train(run, data, files, runtime, entry, progress)
+    progress.end_run(record)
+    return record
+
+
+def _train(run: Run, data: ImageData, files: RunFolder, runtime: Runtime, entry: str, progress: Progress) -> Record:
+    """Train the run until its end and write its files."""
 
     def end_step(epoch: int, step: int, steps: int) -> None:
-        check()
+        files.check_step()
         progress.step(epoch, step, steps)
 
-    def write_metrics() -> None:
-        lines = "".join(json.dumps(record) + "\n" for record in trainer.history)
-        atomic_write(folder / "metrics.jsonl", lines.encode())
-
     def end_epoch(record: EpochRecord) -> None:
-        write_metrics()
+        on_main(lambda: files.write_metrics(trainer.history))
         progress.end_epoch(record)
 
-    trainer = Trainer(run, data, runtime=runtime, folder=folder, on_step=end_step, on_epoch=end_epoch, on_save=check)
+    trainer = Trainer(
+        run,
+        data,
+        runtime=runtime,
+        folder=files.path,
+        on_step=end_step,
+        on_epoch=end_epoch,
+        on_save=files.check_write,
+    )
     trainer.resume()
+    where = environment(runtime)
+
+    def write_settings() -> None:
+        files.write_settings("config.json", run)
+        files.write_settings("environment.json", where)
+
+    on_main(write_settings)  # After the checkpoint has been compared with the run.
     outcome = trainer.fit()
-    deployed, image = deploy(run.method, trainer.model.eval()), (data.channels, *data.image_size)
+
+    def write_end() -> Record:
+        deployed = deploy(run.method, trainer.model.eval())
+        record = _record(run, entry, data, trainer, deployed, outcome, where)
+        files.check_write()
+        files.write_metrics(trainer.history)  # A run that was killed after its last checkpoint has no epoch left.
+        save_weights(files.path / "model.safetensors", deployed.state_dict())
+        files.check_write()
+        files.write_record(record)
+        return record
+
+    return on_main(write_end)
+
+
+def _record(
+    run: Run, entry: str, data: ImageData, trainer: Trainer, deployed: nn.Module, outcome: Outcome, where: Environment
+) -> Record:
+    image = (data.channels, *data.image_size)
     held_out = data.test if data.validation is None else data.validation
-    record = Record(
+    return Record(
         run=run,
         entry=entry,
         data=EvaluatedData(
@@ -130,17 +146,10 @@ def execute(
             deployed_macs=count_macs(deployed, image),
         ),
         history=outcome.history,
-        cost=_cost(outcome, gpus=trainer.accelerator.num_processes if trainer.accelerator.device.type == "cuda" else 0),
+        cost=_cost(outcome, gpus=process_count() if trainer.accelerator.device.type == "cuda" else 0),
         scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
-        environment=found,
+        environment=where,
     )
-    check()
-    write_metrics()  # A run that was killed after its last checkpoint had no more epoch to write them in.
-    save_weights(folder / "model.safetensors", deployed.state_dict())
-    check()
-    record.write(finished)
-    progress.end_run(record)
-    return record
 
 
 def _cost(outcome: Outcome, gpus: int) -> Cost:

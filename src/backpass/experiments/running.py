@@ -1,13 +1,15 @@
 """Running a study: its runs go into one queue, workers take them, and the records are read from the run folders."""
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from backpass.errors import InputError, StateError
+from backpass.experiments.progress import Progress
 from backpass.experiments.record import RECORD_FILE, Record, read_record
-from backpass.experiments.run import Progress, load_data
+from backpass.experiments.run import load_data
 from backpass.experiments.scheduling.processes import work_in_processes
 from backpass.experiments.scheduling.queue import Queue, RunState
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
@@ -70,9 +72,15 @@ def run_study(
         grace: seconds without one until a run is taken over.
 
     Raises:
-        InputError: the study has no run, a run folder belongs to another run, or the storage cannot be opened.
+        InputError: several ranks call this together, the study has no run, a run folder belongs to another run, or the
+            storage cannot be opened.
         StateError: a worker process ended with an error, and left runs that wait or run.
     """
+    if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise InputError(
+            f"expected a study to be started by one process, got {ranks} ranks of torchrun or accelerate launch; start "
+            f"it without them, with {ranks} workers (processes={ranks}, --processes {ranks})"
+        )
     progress = progress or Progress()
     runs = study.runs()
     if not runs:

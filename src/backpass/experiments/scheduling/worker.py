@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TypeVar
 
 from backpass.errors import BackpassError
-from backpass.experiments.run import Progress, execute, load_data
+from backpass.experiments.progress import Progress
+from backpass.experiments.run import execute, load_data
 from backpass.experiments.scheduling.queue import Claim, LostRunError, Queue
 from backpass.experiments.scheduling.storage import STORAGE_ERRORS
 from backpass.experiments.scheduling.termination import when_terminated

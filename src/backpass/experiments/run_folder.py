@@ -1,0 +1,87 @@
+"""The folder of one run: who may write in it, and its files."""
+
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from backpass.experiments.record import RECORD_FILE, Record, read_record
+from backpass.experiments.serialization import from_json, to_json
+from backpass.training.checkpoint import atomic_write, remove_temporaries
+from backpass.training.comparison import check_run
+from backpass.training.lock import FolderLock, lock_folder
+from backpass.training.outcome import EpochRecord
+from backpass.training.recipe import Run
+
+__all__ = ["RunFolder"]
+
+
+class RunFolder:
+    """The files of one run, in the hands of the main process.
+
+    Args:
+        path: the folder; made when it is opened.
+        run: the run that it has to belong to.
+        check: raises to abandon the run; who passes it has claimed the run and takes the folder over.
+    """
+
+    def __init__(self, path: Path, run: Run, check: Callable[[], None] | None) -> None:
+        self.path, self._run, self._check = path, run, check
+        self._lock: FolderLock | None = None
+
+    def read(self) -> Record | None:
+        """Return the record if the run is complete.
+
+        Raises:
+            InputError: it belongs to another run, or cannot be read.
+        """
+        path = self.path / RECORD_FILE
+        if not path.is_file():
+            return None
+        record = read_record(path)
+        self._compare(record.run)
+        return record
+
+    def open(self, stack: ExitStack) -> Record | None:
+        """Lock the folder until the stack is closed, and return the record if another process has written it.
+
+        Raises:
+            InputError: the folder belongs to another run; nothing in it has changed then.
+            StateError: another process trains in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = stack.enter_context(lock_folder(self.path, take_over=self._check is not None))
+        if record := self.read():
+            return record
+        config = self.path / "config.json"
+        if config.is_file():
+            self._compare(from_json(Run, config.read_bytes(), str(config)))
+        remove_temporaries(self.path)
+        return None
+
+    def _compare(self, stored: Run) -> None:
+        check_run(self._run.as_dict(), stored.as_dict(), str(self.path), "choose another folder or remove this one")
+
+    def check_step(self) -> None:
+        """Raise if the run is no longer this process's to train."""
+        if self._check is not None:
+            self._check()
+
+    def check_write(self) -> None:
+        """Raise if the folder is no longer this process's to write in."""
+        self.check_step()
+        if self._lock is not None:
+            self._lock.check()
+
+    def write_settings(self, name: str, settings: Any) -> None:
+        """Write one file of settings."""
+        atomic_write(self.path / name, to_json(settings).encode())
+
+    def write_metrics(self, history: list[EpochRecord]) -> None:
+        """Write the records of all epochs so far, one a line."""
+        atomic_write(self.path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in history).encode())
+
+    def write_record(self, record: Record) -> None:
+        """Write the record, which ends the run."""
+        record.write(self.path / RECORD_FILE)
