@@ -5,85 +5,11 @@ import sys
 import pytest
 import torch
 from timm.utils.agc import adaptive_clip_grad as timm_adaptive_clip_grad
-from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch import nn
 
 from backpass.agc import AdaptiveGradientClipping, adaptive_clip_grad_, unitwise_norm
 from backpass.errors import InputError, NoEffectWarning, StateError
-
-
-def net() -> nn.Sequential:
-    """Two convolutions and two linear layers; the last is the head."""
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(24, 5), nn.Linear(5, 3)
-    )
-
-
-def backward(model: nn.Module, scale: float = 100.0) -> dict[str, Tensor]:
-    """Give the net large gradients and return copies of them."""
-    (scale * model(torch.randn(2, 3, 6, 6)).square().sum()).backward()
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-
-def parameter(values: object, gradient: object) -> nn.Parameter:
-    tensor = nn.Parameter(torch.tensor(values, dtype=torch.float64))
-    tensor.grad = torch.tensor(gradient, dtype=torch.float64)
-    return tensor
-
-
-# Units
-
-
-@pytest.mark.parametrize(
-    ("shape", "norm_shape"),
-    [
-        ((), ()),
-        ((7,), (1,)),
-        ((7, 1, 1, 1), (1, 1, 1, 1)),
-        ((1, 1), (1, 1)),
-        ((7, 4), (7, 1)),
-        ((7, 4, 3), (7, 1, 1)),
-        ((7, 4, 3, 2), (7, 1, 1, 1)),
-        ((7, 1, 3, 3), (7, 1, 1, 1)),
-        ((7, 4, 3, 2, 2), (7, 1, 1, 1, 1)),
-    ],
-    ids=str,
-)
-def test_units_of_each_shape(shape, norm_shape):
-    tensor = torch.randn(shape, dtype=torch.float64)
-    norm = unitwise_norm(tensor)
-    assert norm.shape == norm_shape
-    units = tensor.flatten(1) if norm.numel() > 1 else tensor.reshape(1, -1)
-    want = [math.sqrt(sum(value**2 for value in unit.tolist())) for unit in units]
-    torch.testing.assert_close(norm.flatten(), torch.tensor(want, dtype=torch.float64))
-
-
-def test_pythagorean_norms_are_exact():
-    assert unitwise_norm(torch.tensor([[[3.0, 4.0]], [[7.0, 24.0]]])).flatten().tolist() == [5.0, 25.0]
-    assert unitwise_norm(torch.tensor(-2.0)).item() == 2.0
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_units_of_a_transposed_convolution_are_its_output_channels(groups):
-    layer = nn.ConvTranspose2d(4, 6, 3, groups=groups, bias=False).double()
-    norm = unitwise_norm(layer.weight.detach(), transposed_groups=groups).expand_as(layer.weight)
-    for channel in range(6):
-        # The weights of an output channel are those that its output depends on.
-        layer.zero_grad()
-        layer(torch.ones(1, 4, 2, 2, dtype=torch.float64))[:, channel].sum().backward()
-        own = layer.weight.grad != 0
-        assert own.sum() == 4 // groups * 9
-        assert torch.allclose(norm[own], layer.weight[own].norm())
-
-
-def test_norms_of_half_precision_are_taken_in_float32():
-    tensor = torch.full((4, 100), 100.0, dtype=torch.float16)  # the squares overflow float16
-    norm = unitwise_norm(tensor)
-    assert norm.dtype == torch.float32
-    assert norm.flatten().tolist() == [1000.0] * 4
-
-
-# Clipping
+from reference.agc_cases import backward, net, parameter
 
 
 def test_hand_case():
@@ -162,22 +88,6 @@ def test_a_zero_gradient_stays_zero():
     assert shares["0"] == 0
 
 
-def test_gains_are_one_unit():
-    gain = parameter([[[[1.0]]], [[[0.0]]]], [[[[3.0]]], [[[4.0]]]])
-    adaptive_clip_grad_([gain], clip_factor=0.5, head=None)
-    torch.testing.assert_close(gain.grad.flatten(), torch.tensor([0.3, 0.4], dtype=torch.float64))
-
-
-def test_transposed_convolutions_of_a_model_are_clipped_by_output_channel():
-    model = nn.Sequential(nn.ConvTranspose1d(2, 2, 1, groups=1, bias=False)).double()
-    weight = model[0].weight  # (in, out, taps): column j belongs to output channel j
-    weight.data.copy_(torch.tensor([[3.0, 0.6], [4.0, 0.8]]).unsqueeze(-1))
-    weight.grad = torch.tensor([[6.0, 6.0], [8.0, 8.0]], dtype=torch.float64).unsqueeze(-1)
-    adaptive_clip_grad_(model, clip_factor=1.0)
-    want = torch.tensor([[3.0, 0.6], [4.0, 0.8]], dtype=torch.float64)
-    torch.testing.assert_close(weight.grad.squeeze(-1), want)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
     weight = nn.Parameter(torch.full((2, 64), 0.5, dtype=dtype))
@@ -194,68 +104,6 @@ def test_parameters_without_gradient_are_skipped():
     shares = adaptive_clip_grad_(model)
     assert model[0].weight.grad is None
     assert list(shares) == ["0.bias", "2.weight", "2.bias", "4.weight", "4.bias", "5.bias"]
-
-
-def test_a_shared_parameter_is_clipped_once():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
-    model[1].weight = model[0].weight
-    model(torch.ones(1, 2)).sum().backward()
-    assert list(adaptive_clip_grad_(model)) == ["0.weight", "0.bias", "1.bias", "2.bias"]
-
-
-def test_names_come_with_pairs():
-    model = net()
-    backward(model)
-    assert list(adaptive_clip_grad_(model.named_parameters(), head=None)) == [n for n, _ in model.named_parameters()]
-
-
-# The head
-
-
-def test_weights_of_the_head_are_untouched_and_its_bias_is_not():
-    model = net()
-    plain = backward(model)
-    shares = adaptive_clip_grad_(model)
-    assert torch.equal(model[5].weight.grad, plain["5.weight"])
-    assert "5.weight" not in shares
-    for name, p in model.named_parameters():
-        if name != "5.weight":
-            assert shares[name] > 0
-            assert not torch.equal(p.grad, plain[name])
-
-
-def test_the_head_can_be_named_or_none():
-    model = net()
-    plain = backward(model)
-    assert "4.weight" not in (shares := adaptive_clip_grad_(model, head="4"))
-    assert "5.weight" in shares
-    assert torch.equal(model[4].weight.grad, plain["4.weight"])
-    assert not torch.equal(model[5].weight.grad, plain["5.weight"])
-    assert "4.weight" in adaptive_clip_grad_(model, head=None)
-
-
-def test_the_head_is_found_by_module_not_by_position():
-    class Reversed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-            self.stem = nn.Conv2d(3, 4, 1)
-
-        def forward(self, x):
-            return self.fc(self.stem(x).mean((2, 3)))
-
-    model = Reversed()
-    backward(model)
-    assert list(adaptive_clip_grad_(model)) == ["fc.bias", "stem.weight", "stem.bias"]
-
-
-def test_a_parametrized_head_is_left_alone():
-    model = nn.Sequential(nn.Linear(3, 4), parametrizations.weight_norm(nn.Linear(4, 2)))
-    model(torch.randn(2, 3)).sum().backward()
-    assert list(adaptive_clip_grad_(model)) == ["0.weight", "0.bias", "1.bias"]
-
-
-# The object
 
 
 def test_object_is_the_function():
@@ -314,8 +162,6 @@ def test_closures_are_refused():
         optimizer.step(closure=lambda: torch.tensor(0.0))
 
 
-# Sharded parameters
-
 SHARDED = """
 import sys, torch, torch.distributed as dist
 from torch import nn
@@ -363,10 +209,7 @@ def test_sharded_parameters_are_clipped_like_whole_ones(tmp_path):
     for rank in ranks:
         output, _ = rank.communicate(timeout=120)
         assert rank.returncode == 0
-        assert "the gradient of 1.weight is not finite (1 of 5 parameters are affected)" in output
-
-
-# The errors
+        assert "got NaN or infinity in 1.weight (1 of 5 parameters are affected)" in output
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -376,7 +219,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_nothing_changes(bad):
     model[2].weight.grad[0, 0, 0, 0] = bad
     model[4].bias.grad[0] = bad
     plain = {name: p.grad.clone() for name, p in model.named_parameters()}
-    with pytest.raises(StateError, match=r"the gradient of 2\.weight is not finite \(2 of 7 parameters are affected\)"):
+    with pytest.raises(StateError, match=r"got NaN or infinity in 2\.weight \(2 of 7 parameters are affected\)"):
         adaptive_clip_grad_(model)
     for name, p in model.named_parameters():
         assert torch.equal(p.grad.nan_to_num(), plain[name].nan_to_num())
@@ -394,25 +237,14 @@ def test_a_gradient_that_is_not_finite_stays_so_for_a_scaler_to_see(bad):
 @pytest.mark.parametrize("option", ["clip_factor", "eps"])
 def test_options_out_of_range(option, value):
     for call in (adaptive_clip_grad_, AdaptiveGradientClipping):
-        with pytest.raises(InputError, match=rf"{option} must be a finite number above 0, got {value}"):
+        with pytest.raises(InputError, match=rf"expected {option} to be a finite number above 0, got {value}"):
             call(net(), **{option: value})
-
-
-def test_a_head_that_is_not_there():
-    with pytest.raises(InputError) as error:
-        AdaptiveGradientClipping(net(), head="fc")
-    assert "head='fc' is no module of Sequential; its linear layers are '4', '5'" in str(error.value)
-
-
-def test_parameters_have_no_head():
-    with pytest.raises(InputError, match=r"head='auto' is looked up in a module, got list; .* head=None"):
-        adaptive_clip_grad_(list(net().parameters()))
 
 
 def test_sparse_gradients_are_refused():
     model = nn.Embedding(4, 2, sparse=True)
     model(torch.tensor([1])).sum().backward()
-    with pytest.raises(InputError, match=r"weight has a sparse gradient of shape \(4, 2\).*sparse=False"):
+    with pytest.raises(InputError, match=r"got a sparse one of shape \(4, 2\) in weight.*sparse=False"):
         adaptive_clip_grad_(model)
 
 

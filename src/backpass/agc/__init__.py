@@ -1,5 +1,6 @@
-"""Adaptive gradient clipping (AGC): bound each unit's gradient by a share of the unit's own norm."""
+"""Adaptive gradient clipping (AGC): bound each unit's gradient by a fraction of the unit's own norm."""
 
-from backpass.agc.clipping import AdaptiveGradientClipping, adaptive_clip_grad_, unitwise_norm
+from backpass.agc.clipping import AdaptiveGradientClipping, adaptive_clip_grad_
+from backpass.agc.unitwise import unitwise_norm
 
 __all__ = ["AdaptiveGradientClipping", "adaptive_clip_grad_", "unitwise_norm"]

@@ -1,14 +1,20 @@
 """Structural re-parameterisation: branches during training, one convolution afterwards."""
 
-from backpass.reparam.acb import ACBlock
-from backpass.reparam.block import ReparamBlock
-from backpass.reparam.checkpoint import block_map, load_state_dict, restore_blocks, to_plain
-from backpass.reparam.convert import BLOCKS, Conversion, plan_conversion, reparameterize
-from backpass.reparam.dbb import DiverseBranchBlock, DyRepBlock
-from backpass.reparam.dyrep import Adjustment, DyRep
-from backpass.reparam.equivalence import branch_scales, equivalent_scaling
-from backpass.reparam.fusion import fuse
-from backpass.reparam.repvgg import RepVGGBlock, custom_l2, custom_l2_kernels, custom_l2_loss
+from backpass.reparam.blocks.acb import ACBlock
+from backpass.reparam.blocks.block import ReparamBlock
+from backpass.reparam.blocks.custom_l2 import custom_l2, custom_l2_kernels, custom_l2_loss
+from backpass.reparam.blocks.dbb import DiverseBranchBlock
+from backpass.reparam.blocks.dbb_dyrep import DyRepBlock
+from backpass.reparam.blocks.equivalent_scaling import branch_scales, equivalent_scaling
+from backpass.reparam.blocks.registry import BLOCKS
+from backpass.reparam.blocks.repvgg import RepVGGBlock
+from backpass.reparam.conversion.block_map import block_map, restore_blocks
+from backpass.reparam.conversion.fusion import fuse
+from backpass.reparam.conversion.plain_form import to_plain
+from backpass.reparam.conversion.plan import Conversion, plan_conversion
+from backpass.reparam.conversion.reparameterize import reparameterize
+from backpass.reparam.conversion.state_dicts import load_state_dict
+from backpass.reparam.dyrep.dyrep import Adjustment, DyRep
 
 __all__ = [
     "BLOCKS",

@@ -1,0 +1,85 @@
+"""The parameters that adaptive gradient clipping clips: all but the weights of the head."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from backpass.errors import InputError
+
+__all__ = ["ClippedParameter", "Parameters", "clipped_parameters"]
+
+Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+"""Parameters, or (name, parameter) pairs as of ``named_parameters()``."""
+
+
+@dataclass(frozen=True)
+class ClippedParameter:
+    """A parameter, and what its units depend on.
+
+    Attributes:
+        name: qualified name, or its position where parameters came without names.
+        tensor: the parameter.
+        transposed_groups: the groups of the transposed convolution that it belongs to; ``None``: to no such layer.
+    """
+
+    name: str
+    tensor: Tensor
+    transposed_groups: int | None = None
+
+
+def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None) -> list[ClippedParameter]:
+    """Return every parameter but the weights of the head, each once, in order.
+
+    Raises:
+        InputError: ``head`` is no module of the model, or is given with bare parameters.
+    """
+    if isinstance(model_or_params, nn.Module):
+        excluded = _head_weights(model_or_params, head)
+        groups = _transposed_groups(model_or_params)
+        return [
+            ClippedParameter(name, tensor, groups.get(id(tensor)))
+            for name, tensor in model_or_params.named_parameters()
+            if id(tensor) not in excluded
+        ]
+    if head is not None:
+        raise InputError(
+            f"expected a module, in which head={head!r} is looked up, got {type(model_or_params).__name__}; pass the "
+            "model, or head=None to clip every parameter given"
+        )
+    items: Iterable[Tensor | tuple[str, Tensor]] = model_or_params
+    if isinstance(model_or_params, Tensor):
+        items = [model_or_params]
+    return [
+        ClippedParameter(str(position), item) if isinstance(item, Tensor) else ClippedParameter(*item)
+        for position, item in enumerate(items)
+    ]
+
+
+def _head_weights(model: nn.Module, head: str | None) -> set[int]:
+    if head is None:
+        return set()
+    modules = dict(model.named_modules())
+    linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if head == "auto":
+        if not linears:
+            return set()
+        head = linears[-1]
+    if head not in modules:
+        raise InputError(
+            f"expected head to be a module of {type(model).__name__}, whose linear layers are "
+            f"{', '.join(map(repr, linears)) or 'none'}, got {head!r}; name a module as model.named_modules() does, or "
+            "pass None"
+        )
+    return {id(tensor) for name, tensor in modules[head].named_parameters() if name != "bias"}
+
+
+def _transposed_groups(model: nn.Module) -> dict[int, int]:
+    return {
+        id(tensor): module.groups
+        for module in model.modules()
+        if isinstance(module, _ConvTransposeNd)
+        for tensor in module.parameters()
+        if tensor.ndim > 1
+    }

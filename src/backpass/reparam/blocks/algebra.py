@@ -1,0 +1,159 @@
+"""The linear algebra that turns a branched block into one convolution (rules T1 to T6).
+
+Every function maps kernels of shape ``(C_out, C_in/groups, k_h, k_w)`` and biases of shape ``(C_out,)`` to
+kernels and biases, keeps dtype and device, and is differentiable. Rules T1 to T6 are the transforms of
+Ding et al., "Diverse Branch Block", CVPR 2021, section 3.2, here for rectangular kernels as well.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from backpass.errors import InputError
+
+__all__ = [
+    "KernelBias",
+    "average_kernel",
+    "chain_pointwise",
+    "embed_kernel",
+    "fold_batch_norm",
+    "identity_kernel",
+    "sum_parallel",
+]
+
+KernelBias = tuple[Tensor, Tensor]
+
+
+def fold_batch_norm(
+    kernel: Tensor, bias: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float
+) -> KernelBias:
+    """Return the convolution that equals a convolution followed by batch normalisation in eval mode (T1).
+
+    With ``s = gamma / sqrt(var + eps)``: kernel ``W * s`` (per output channel), bias
+    ``beta + (bias - mean) * s``.
+
+    Args:
+        kernel: shape ``(C_out, C_in/groups, k_h, k_w)``.
+        bias: the convolution's bias, shape ``(C_out,)``; zeros where it has none.
+        mean: running mean, shape ``(C_out,)``.
+        var: running variance, shape ``(C_out,)``.
+        gamma: weight of the normalisation, shape ``(C_out,)``.
+        beta: bias of the normalisation, shape ``(C_out,)``.
+        eps: the normalisation's epsilon.
+
+    >>> one = torch.ones(1)
+    >>> kernel, bias = fold_batch_norm(torch.full((1, 1, 1, 1), 4.0), one, 3 * one, 4 * one, one, 5 * one, 0.0)
+    >>> kernel.item(), bias.item()
+    (2.0, 4.0)
+    """
+    scale = gamma / torch.sqrt(var + eps)
+    return kernel * scale[:, None, None, None], beta + (bias - mean) * scale
+
+
+def sum_parallel(branches: Iterable[KernelBias]) -> KernelBias:
+    """Return the convolution that equals the sum of parallel convolutions of one kernel shape (T2).
+
+    Raises:
+        InputError: there is no branch, or the kernels' shapes differ (bring them to one shape with
+            :func:`embed_kernel`).
+    """
+    pairs = list(branches)
+    shapes = sorted({tuple(kernel.shape) for kernel, _ in pairs})
+    if len(shapes) != 1:
+        raise InputError(
+            f"expected parallel branches with kernels of one shape, got {shapes}; embed the smaller with embed_kernel"
+        )
+    return torch.stack([kernel for kernel, _ in pairs]).sum(0), torch.stack([bias for _, bias in pairs]).sum(0)
+
+
+def chain_pointwise(kernel1: Tensor, bias1: Tensor, kernel2: Tensor, bias2: Tensor, groups: int = 1) -> KernelBias:
+    """Return the convolution that equals a 1x1 convolution followed by a k x k one (T3; T4 for groups).
+
+    ``K[o, i] = sum_m K2[o, m] * K1[m, i]`` and ``b[o] = b2[o] + sum_{m,h,w} K2[o, m, h, w] * b1[m]``, group by
+    group. With zero padding this holds only if the padding is applied between the two and filled with
+    ``bias1``, which is what :class:`backpass.reparam.blocks.branches.BatchNormAndPad` does.
+
+    Args:
+        kernel1: shape ``(C_mid, C_in/groups, 1, 1)``.
+        bias1: shape ``(C_mid,)``.
+        kernel2: shape ``(C_out, C_mid/groups, k_h, k_w)``.
+        bias2: shape ``(C_out,)``.
+        groups: the groups of both convolutions.
+
+    Returns:
+        Kernel ``(C_out, C_in/groups, k_h, k_w)`` and bias ``(C_out,)``.
+
+    Raises:
+        InputError: the first kernel is not 1x1, or the channels do not chain.
+    """
+    mid, in_per_group, *size1 = kernel1.shape
+    out, mid_per_group, *size2 = kernel2.shape
+    if size1 != [1, 1]:
+        raise InputError(f"expected the first kernel of a chain to be 1x1, got {size1[0]}x{size1[1]}; exchange the two")
+    if mid != mid_per_group * groups or out % groups:
+        raise InputError(
+            f"expected a second kernel that takes the {mid} channels of the first, got shapes {tuple(kernel1.shape)} "
+            f"and {tuple(kernel2.shape)} with groups={groups}; check the channels and the groups"
+        )
+    k1 = kernel1.reshape(groups, mid_per_group, in_per_group)
+    k2 = kernel2.reshape(groups, out // groups, mid_per_group, *size2)
+    kernel = torch.einsum("gomhw,gmi->goihw", k2, k1).reshape(out, in_per_group, *size2)
+    bias = torch.einsum("gomhw,gm->go", k2, bias1.reshape(groups, mid_per_group)).reshape(out)
+    return kernel, bias2 + bias
+
+
+def average_kernel(
+    channels: int,
+    kernel_size: tuple[int, int],
+    groups: int = 1,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return the kernel of average pooling written as a convolution (T5); its bias is zero.
+
+    ``K[c, c mod (channels/groups)] = 1 / (k_h * k_w)`` at every tap, zero elsewhere; shape
+    ``(channels, channels/groups, k_h, k_w)``. It is exact where the pooling counts padded zeros.
+    """
+    pick = _channel_identity(channels, groups, dtype, device)
+    taps = torch.full(kernel_size, 1.0 / (kernel_size[0] * kernel_size[1]), dtype=dtype, device=device)
+    return pick[:, :, None, None] * taps
+
+
+def identity_kernel(
+    channels: int,
+    kernel_size: tuple[int, int],
+    groups: int = 1,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return the kernel of the identity: one at the centre of ``K[c, c mod (channels/groups)]``, else zero."""
+    pick = _channel_identity(channels, groups, dtype, device)
+    return embed_kernel(pick[:, :, None, None], kernel_size)
+
+
+def embed_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
+    """Return ``kernel`` zero-padded around its centre to ``kernel_size`` (T6).
+
+    >>> embed_kernel(torch.ones(1, 1, 3, 1), (3, 5))[0, 0].tolist()
+    [[0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0, 0.0]]
+
+    Raises:
+        InputError: an axis would shrink, or grow by an odd number of taps, which has no centre.
+    """
+    rows, columns = (big - small for big, small in zip(kernel_size, kernel.shape[-2:], strict=True))
+    if min(rows, columns) < 0 or rows % 2 or columns % 2:
+        raise InputError(
+            "expected each axis to grow by an even number of taps, got a kernel of "
+            f"{kernel.shape[-2]}x{kernel.shape[-1]} for {kernel_size[0]}x{kernel_size[1]}, where it has no centred "
+            "position; choose another size"
+        )
+    return torch.nn.functional.pad(kernel, (columns // 2, columns // 2, rows // 2, rows // 2))
+
+
+def _channel_identity(channels: int, groups: int, dtype: torch.dtype | None, device: torch.device | None) -> Tensor:
+    if groups < 1 or channels % groups:
+        raise InputError(f"expected channels to be a multiple of groups, got channels={channels} and groups={groups}")
+    return torch.eye(channels // groups, dtype=dtype, device=device).repeat(groups, 1)

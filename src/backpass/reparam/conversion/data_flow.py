@@ -1,0 +1,59 @@
+"""Where the output of each convolution goes in a forward pass, and which normalisation it therefore belongs to."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+__all__ = ["LAYERS", "OUTPUT", "DataFlow", "own_tensors"]
+
+LAYERS = (nn.Conv2d, nn.modules.batchnorm._BatchNorm)
+"""The layers that are watched."""
+
+OUTPUT = "the output of the model"
+
+
+@dataclass
+class DataFlow:
+    """Where the outputs of a model's convolutions go; layers by qualified name.
+
+    Attributes:
+        users: for each convolution and each of its calls, what uses its output.
+        feeds: what each batch normalisation is given.
+        reads: the parameters and buffers of each layer that other code reads.
+        failures: what could not be traced, and why.
+    """
+
+    users: dict[str, list[set[str]]] = field(default_factory=dict)
+    feeds: dict[str, set[str]] = field(default_factory=dict)
+    reads: dict[str, set[str]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def pair_or_reason(self, conv: str) -> tuple[str | None, str]:
+        """Return the normalisation that belongs to ``conv``, or ``None`` and the reason."""
+        if conv in self.reads:
+            return None, f"the forward pass reads its {_listed(self.reads[conv])}, which a block does not have"
+        if conv not in self.users:
+            if self.failures:
+                return None, f"the forward pass could not be traced ({self.failures[0]}); pass probe=<an input>"
+            return None, "the forward pass never calls it"
+        used = sorted(set().union(*self.users[conv]))
+        if len(used) != 1 or not all(self.users[conv]):
+            return None, f"its output goes to {', '.join(used) or 'nothing'}, not to one batch normalisation"
+        if used[0] not in self.feeds:
+            return None, f"its output goes to {used[0]}, not to a batch normalisation"
+        if self.feeds[used[0]] != {conv}:
+            others = ", ".join(sorted(self.feeds[used[0]] - {conv}))
+            return None, f"its batch normalisation {used[0]} also normalises {others}"
+        if used[0] in self.reads:
+            return None, f"the forward pass reads {_listed(self.reads[used[0]])} of its batch normalisation {used[0]}"
+        return used[0], ""
+
+
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers that ``module`` itself holds, by attribute."""
+    own = module._parameters | module._buffers
+    return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def _listed(attributes: set[str]) -> str:
+    return " and ".join(sorted(attributes))

@@ -1,0 +1,90 @@
+"""The data flow of a model as one run on a probe shows it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from backpass.modes import eval_mode
+from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, own_tensors
+from backpass.reparam.conversion.probe import Probe, call, tensors
+
+__all__ = ["run"]
+
+
+def run(model: nn.Module, probe: Probe, names: dict[nn.Module, str], flow: DataFlow) -> None:
+    """Record in ``flow`` what happens when ``model`` runs on ``probe``."""
+    watch = _Watch(names, flow)
+    watched = [module for module in names if isinstance(module, LAYERS)]
+    handles = [handle for module in watched for handle in watch.hook(module)]
+    try:
+        with eval_mode(model), torch.no_grad(), _recorded_reads(watch), watch:
+            output = call(model, probe)
+        watch.used(output, OUTPUT)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Watch(TorchFunctionMode):
+    """Attributes every use of a convolution's output to the normalisation or function that makes it."""
+
+    def __init__(self, names: dict[nn.Module, str], flow: DataFlow) -> None:
+        super().__init__()
+        self.names, self.flow = names, flow
+        self.running: list[str] = []
+        self.outputs: list[tuple[Tensor, str, set[str]]] = []
+
+    def hook(self, module: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
+        """Watch ``module``, a convolution or a normalisation."""
+        name = self.names[module]
+
+        def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+            self.running.append(name)
+            if not isinstance(module, nn.Conv2d):
+                fed = {conv for output, conv, _ in self.outputs if any(output is arg for arg in args)}
+                self.flow.feeds.setdefault(name, set()).update(fed or {"another tensor"})
+
+        def leave(_: nn.Module, __: Any, output: Tensor) -> None:
+            self.running.pop()
+            if isinstance(module, nn.Conv2d):
+                users: set[str] = set()
+                self.flow.users.setdefault(name, []).append(users)
+                self.outputs.append((output, name, users))
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def used(self, nested: Any, user: str) -> None:
+        """Record that ``user`` uses the tensors in ``nested``."""
+        ids = {id(tensor) for tensor in tensors(nested)}
+        for output, _, users in self.outputs:
+            if id(output) in ids:
+                users.add(user)
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        self.used([args, kwargs], self.running[-1] if self.running else str(getattr(func, "__name__", func)))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _recorded_reads(watch: _Watch) -> Iterator[None]:
+    """Record whose tensors are read, except by the layer that runs at that time."""
+    original = nn.Module.__getattr__
+
+    def recorded(module: nn.Module, attribute: str) -> Any:
+        name = watch.names.get(module) if isinstance(module, LAYERS) else None
+        if name is not None and name not in watch.running[-1:] and attribute in own_tensors(module):
+            watch.flow.reads.setdefault(name, set()).add(attribute)
+        return original(module, attribute)
+
+    nn.Module.__getattr__ = recorded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__getattr__ = original  # type: ignore[method-assign]

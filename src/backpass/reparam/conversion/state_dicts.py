@@ -1,0 +1,79 @@
+"""State dicts across the forms of a model: plain, in training with blocks, and fused.
+
+============  ==========================================  =====================================
+form          convolution ``c``                           its normalisation ``n``
+============  ==========================================  =====================================
+plain         ``nn.Conv2d``                               ``nn.BatchNorm2d``
+training      a block; keys ``c.branches.NAME...``        ``nn.Identity`` (inside the block)
+fused         ``nn.Conv2d`` with bias                     ``nn.Identity`` (inside the kernel)
+============  ==========================================  =====================================
+
+Where the normalisation is timm's ``BatchNormAct2d``, the ``nn.Identity`` is an ``nn.Sequential`` of its ``drop`` and
+``act``.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from backpass.errors import InputError
+from backpass.reparam.blocks.block import MAIN
+from backpass.reparam.conversion.batch_norm_act import is_remainder
+from backpass.reparam.conversion.block_map import BlockMap, restore_blocks, submodule
+from backpass.reparam.conversion.fusion import fuse
+from backpass.reparam.conversion.module_replacement import outermost_blocks
+from backpass.reparam.conversion.plain_form import to_plain
+
+__all__ = ["load_state_dict"]
+
+_MARK = f"branches.{MAIN}."
+
+
+def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, blocks: BlockMap | None = None) -> None:
+    """Load ``state_dict``, strict, whether it and ``model`` are plain, in training form or fused.
+
+    A checkpoint of the form of ``model`` loads directly. A training checkpoint loads into a plain or a fused model
+    through ``blocks``: the training form is rebuilt, loaded and turned into the form of ``model``. A plain or fused
+    checkpoint does not load into a training form, since it has no branches.
+
+    Args:
+        model: the network that is to have the checkpoint's function.
+        state_dict: the checkpoint.
+        blocks: the :func:`block_map` of the model that the checkpoint is from; needed if only the checkpoint is in
+            training form.
+
+    Raises:
+        InputError: the forms do not go together; the message names the first layer and the next step.
+    """
+    ours = outermost_blocks(model, all_names=True)
+    theirs = {key[: key.index(_MARK)].rstrip(".") for key in state_dict if _MARK in key}
+    theirs = {name for name in theirs if not any(name.startswith(f"{outer}.") for outer in theirs)}
+    if missing := [name for name in ours if name not in theirs]:
+        raise InputError(
+            f"expected a {ours[missing[0]].name} block at {missing[0]!r}, got a checkpoint with a plain convolution "
+            f"({len(missing)} such layers): branches cannot be recovered from their sum; load it into the plain model "
+            "and call reparameterize afterwards, or into fuse(model.eval()) if the checkpoint is fused"
+        )
+    if extra := sorted(theirs - set(ours)):
+        if blocks is None:
+            raise InputError(
+                f"expected a plain convolution at {extra[0]!r}, got a checkpoint with a block ({len(extra)} such "
+                "layers); pass blocks=block_map(the model that was saved), or call reparameterize on this model first"
+            )
+        state_dict = _converted(model, state_dict, blocks)
+    model.load_state_dict(state_dict)
+
+
+def _converted(model: nn.Module, state_dict: Mapping[str, Tensor], blocks: BlockMap) -> dict[str, Any]:
+    """Return a training checkpoint in the plain or fused form that ``model`` has."""
+    if outermost_blocks(model):
+        raise InputError(
+            "expected a model with all of the checkpoint's blocks or with none, got one with some; start from the "
+            "plain model"
+        )
+    twin = restore_blocks(model, blocks).eval()
+    twin.load_state_dict(state_dict)
+    absorbed = [record["absorbed"] for record in blocks.values() if record["absorbed"] is not None]
+    plain = any(not is_remainder(submodule(model, name)) for name in absorbed)
+    return (to_plain(twin) if plain else fuse(twin)).state_dict()

@@ -1,0 +1,70 @@
+"""The data flow of a model as symbolic tracing (``torch.fx``) shows it."""
+
+from itertools import pairwise
+from typing import Any, cast
+
+from torch import fx, nn
+
+from backpass.reparam.blocks.block import ReparamBlock
+from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, own_tensors
+
+__all__ = ["trace"]
+
+
+def trace(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow) -> None:
+    """Record in ``flow`` what tracing ``module`` shows, or else what tracing its parts shows.
+
+    Args:
+        module: the model, or a part of it.
+        names: the name of each module whose layers count.
+        flow: is added to.
+    """
+    try:
+        graph = _Tracer(names, flow).trace(module)
+    except Exception as error:  # the model's own code runs on stand-ins and may fail in any way
+        flow.failures.append(f"{type(module).__name__}: {error}".splitlines()[0])
+        if type(module).forward is nn.Sequential.forward:
+            _neighbours(list(module.children()), names, flow)
+        for child in module.children():
+            if child in names and not isinstance(child, nn.Conv2d | ReparamBlock):
+                trace(child, names, flow)
+        return
+    nodes = [node for node in graph.nodes if node.op == "call_module"]
+    leaf = {node: module.get_submodule(cast(str, node.target)) for node in nodes}
+
+    def label(node: fx.Node) -> str:
+        if node.op == "output":
+            return OUTPUT
+        return names[leaf[node]] if node in leaf else str(getattr(node.target, "__name__", node.target))
+
+    for node in nodes:
+        if isinstance(leaf[node], nn.Conv2d):
+            flow.users.setdefault(names[leaf[node]], []).append({label(user) for user in node.users})
+        elif isinstance(leaf[node], nn.modules.batchnorm._BatchNorm):
+            flow.feeds.setdefault(names[leaf[node]], set()).update(label(arg) for arg in node.all_input_nodes)
+
+
+def _neighbours(children: list[nn.Module], names: dict[nn.Module, str], flow: DataFlow) -> None:
+    for module, following in pairwise(children):
+        if isinstance(module, nn.Conv2d):
+            flow.users.setdefault(names[module], []).append({names[following]})
+        if isinstance(following, nn.modules.batchnorm._BatchNorm):
+            flow.feeds.setdefault(names[following], set()).add(names[module])
+
+
+class _Tracer(fx.Tracer):
+    """Traces down to convolutions, normalisations and blocks, and records whose tensors are read on the way."""
+
+    def __init__(self, names: dict[nn.Module, str], flow: DataFlow) -> None:
+        super().__init__()
+        layers = [module for module in names if isinstance(module, LAYERS)]
+        self.owners = {id(t): names[layer] for layer in layers for t in own_tensors(layer).values()}
+        self.flow = flow
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, (*LAYERS, ReparamBlock)) or super().is_leaf_module(m, module_qualified_name)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if id(attr_val) in self.owners:
+            self.flow.reads.setdefault(self.owners[id(attr_val)], set()).add(attr)
+        return super().getattr(attr, attr_val, parameter_proxy_cache)

@@ -1,0 +1,264 @@
+"""DyRep: branches are added during training where they help most, and removed where they do not.
+
+Huang et al., "DyRep: Bootstrapping Training with Dynamic Re-parameterization", CVPR 2022.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn, optim
+
+from backpass.errors import BackpassWarning, InputError, StateError
+from backpass.reparam.blocks.batch_norm import BatchNorm
+from backpass.reparam.blocks.block import ReparamBlock
+from backpass.reparam.blocks.dbb_dyrep import DyRepBlock
+from backpass.reparam.conversion.block_map import block_map, restore_blocks
+from backpass.reparam.conversion.conv_norm_pairs import find_pairs
+from backpass.reparam.conversion.module_replacement import replace
+from backpass.reparam.conversion.probe import Probe
+from backpass.reparam.dyrep.growth import eligible_convs, grow, untouched_rng
+from backpass.reparam.dyrep.parameter_groups import GroupOf, ParameterGroups
+from backpass.reparam.dyrep.pruning import branch_weights, prune, weak_branches
+from backpass.reparam.dyrep.recalibration import recalibrate
+from backpass.reparam.dyrep.scores import METRICS, conv_score
+
+__all__ = ["Adjustment", "DyRep"]
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """What one :meth:`DyRep.adjust` did.
+
+    Attributes:
+        scores: the mean score of each convolution since the last adjustment, largest first.
+        grown: the convolution that became a block; ``None`` if none could.
+        cut: the branches cut from each block, by the block's name.
+    """
+
+    scores: Mapping[str, float]
+    grown: str | None
+    cut: Mapping[str, list[str]]
+
+
+class DyRep:
+    """Grows the convolution with the largest score into a block every few epochs, and prunes all blocks.
+
+    ::
+
+        dyrep = DyRep(model, optimizer)                 # before DistributedDataParallel and torch.compile
+        for epoch in range(epochs):
+            for x, y in loader:
+                criterion(model(x), y).backward()       # then unscale and clip
+                dyrep.record()
+                optimizer.step(); optimizer.zero_grad()
+            if dyrep.due(epoch):
+                dyrep.adjust(batches)                   # then wrap again, rebuild averages of the weights
+        fuse(model.eval())
+
+    The optimizer's group dicts stay the same objects, so schedulers continue to work; surviving parameters keep
+    their momentum and new ones start without. After an adjustment there are new parameters: create
+    ``DistributedDataParallel`` wrappers, compiled graphs, moving averages of the weights and every object that holds
+    kernels, such as a :class:`~backpass.SpatialGradientScaling`, again. All processes draw the same branches from one
+    seed and average scores and statistics, so they stay equal.
+
+    Convolutions that something else is attached to do not grow: those with hooks or shared parameters, and those whose
+    weight the forward pass reads (:func:`~backpass.reparam.reparameterize` lists the cases).
+
+    Args:
+        model: the plain network, not a wrapper around it.
+        optimizer: holds the model's parameters.
+        every: epochs between adjustments; 15 on CIFAR and 5 on ImageNet in the published settings.
+        until: epoch from which on the structure stays; 500 of 600 on CIFAR, 100 of 120 on ImageNet.
+        metric: ``"synflow"`` (the paper's), ``"snip"``, ``"grad_norm"`` or ``"random"``. In networks with batch
+            normalisation ``synflow`` is an effect of its epsilon, see
+            :func:`~backpass.reparam.dyrep.scores.conv_score`; ``snip`` is the one that does not vanish.
+        recalibration_batches: batches that set the statistics of a new block's normalisations.
+        group_of: which parameter group a new parameter enters, from its name and itself. Default: the one that holds
+            the parameters of its kind (1-D ones and biases, or kernels).
+        seed: of the new branches and of the random metric.
+        probe: an input of the model, if its forward pass cannot be traced: used to know which convolutions a
+            normalisation follows.
+
+    Raises:
+        InputError: an argument out of range, a wrapped model, no convolution that can grow, or an optimizer that does
+            not hold the parameters of ``model`` or spreads each kind over several groups.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: optim.Optimizer,
+        *,
+        every: int = 15,
+        until: int = 500,
+        metric: str = "synflow",
+        recalibration_batches: int = 20,
+        group_of: GroupOf | None = None,
+        seed: int = 0,
+        probe: Probe | None = None,
+    ) -> None:
+        if metric not in METRICS:
+            raise InputError(f"expected metric to be one of {', '.join(METRICS)}, got {metric!r}")
+        if every < 1 or until < 0 or recalibration_batches < 1:
+            raise InputError(
+                "expected every and recalibration_batches to be at least 1 and until at least 0, got "
+                f"every={every}, recalibration_batches={recalibration_batches}, until={until}"
+            )
+        if isinstance(model, nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+            raise InputError(
+                "expected the network itself, whose modules DyRep changes, got it wrapped in "
+                f"{type(model).__name__}; make DyRep first, wrap afterwards, and wrap again after each adjustment"
+            )
+        self.model = model
+        self._followed, _, self._read = find_pairs(model, probe)
+        self._records: dict[str, Tensor]
+        self._restart_records()
+        if not self._convs:
+            raise InputError(
+                "expected an nn.Conv2d that can grow, with a square odd kernel above 1, zero padding, no hooks, no "
+                f"shared parameters and a weight that no other code reads, got {type(model).__name__} without one"
+            )
+        self.every = every
+        self.until = until
+        self.metric = metric
+        self.recalibration_batches = recalibration_batches
+        self._groups = ParameterGroups(model, optimizer, group_of)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._device = next(model.parameters()).device
+        self._dtype = torch.float32 if self._device.type == "mps" else torch.float64
+
+    def due(self, epoch: int) -> bool:
+        """Return whether epoch ``epoch`` (the first is 0) ends with :meth:`adjust`."""
+        return (epoch + 1) % self.every == 0 and epoch < self.until
+
+    @torch.no_grad()
+    def record(self) -> None:
+        """Add this step's scores; call after backward, with unscaled and clipped gradients, before the step.
+
+        Nothing waits for the device. A score that is not finite (a step that a loss scaler will skip) does not
+        count, nor does a convolution without a gradient.
+        """
+        if self.metric == "random":
+            drawn = torch.rand(len(self._convs), generator=self._generator, dtype=torch.float64)
+            scores = dict(zip(self._convs, drawn, strict=True))
+        else:
+            scores = {
+                name: conv_score(conv.weight, conv.weight.grad, self.metric)
+                for name, conv in self._convs.items()
+                if conv.weight.grad is not None
+            }
+        for name, score in scores.items():
+            score = score.to(self._dtype)
+            finite = score.isfinite()
+            step = torch.stack([torch.where(finite, score, 0.0), finite.to(score.dtype)])
+            self._records[name] = self._records[name] + step if name in self._records else step
+
+    @torch.no_grad()
+    def adjust(self, batches: Iterable[Any], forward: Callable[[Any], object] | None = None) -> Adjustment:
+        """Grow the convolution with the largest mean score, prune all blocks, and return what was done.
+
+        In eval mode the model computes the same as before. Gradients of replaced parameters are gone: call after
+        ``zero_grad``. All processes must call it together.
+
+        Args:
+            batches: training batches, augmented as in training: input tensors, or tuples that start with one.
+                ``recalibration_batches`` of them set the statistics of the new block's normalisations.
+            forward: runs the model on a batch of any other form. Default: ``model(input)``, on its device.
+
+        Raises:
+            StateError: nothing was recorded since the last adjustment.
+            InputError: no batch, or one that cannot be run; the convolution is then restored.
+        """
+        scores = self._mean_scores()
+        if self._convs and not scores:
+            raise StateError(
+                "expected scores since the last adjustment, got none; call record() after each backward pass"
+            )
+        grown = next(iter(scores), None)
+        if grown is not None:
+            self._grow(grown, batches, forward)
+        cut = self._prune()
+        self._groups.update()
+        self._restart_records()
+        return Adjustment(scores, grown, cut)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the structure, the scores so far and the generator; loads with ``weights_only=True``."""
+        return {
+            "blocks": block_map(self.model),
+            "records": dict(self._records),
+            "metric": self.metric,
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Rebuild the structure in the plain model and load the scores and the generator.
+
+        Load it before the state dicts of model and optimizer, which need the structure.
+
+        Raises:
+            StateError: the model has blocks already.
+            InputError: the state is of another network or another metric.
+        """
+        if block_map(self.model):
+            raise StateError("expected a plain model, got one with blocks; load DyRep's state into the plain model")
+        if state["metric"] != self.metric:
+            raise InputError(
+                f"expected a state recorded with metric={self.metric!r}, got one with {state['metric']!r}; make DyRep "
+                "with the metric of the state"
+            )
+        with untouched_rng(self._device):
+            restore_blocks(self.model, state["blocks"], inplace=True)
+        self._groups.update()
+        self._restart_records()
+        device = torch.device("cpu") if self.metric == "random" else self._device
+        self._records = {name: record.to(device, copy=True) for name, record in state["records"].items()}
+        self._generator.set_state(state["generator"].cpu())
+
+    def _restart_records(self) -> None:
+        self._convs = {name: conv for name, conv in eligible_convs(self.model).items() if name not in self._read}
+        self._records = {}
+
+    def _mean_scores(self) -> dict[str, float]:
+        """Return the scores averaged over steps and processes, largest first; ties in module order."""
+        if not self._convs:
+            return {}
+        empty = torch.zeros(2, dtype=self._dtype)
+        table = torch.stack([self._records.get(name, empty).to(self._device) for name in self._convs])
+        if dist.is_initialized():
+            dist.all_reduce(table)
+        means = {name: total / count for name, (total, count) in zip(self._convs, table.tolist(), strict=True) if count}
+        return dict(sorted(means.items(), key=lambda item: item[1], reverse=True))
+
+    def _grow(self, name: str, batches: Iterable[Any], forward: Callable[[Any], object] | None) -> None:
+        conv = self._convs[name]
+        nested = any(isinstance(m, ReparamBlock) and name.startswith(f"{n}.") for n, m in self.model.named_modules())
+        if not nested and name not in self._followed:
+            warnings.warn(
+                f"DyRep grows {name}, which no batch normalisation follows directly: its output in train mode changes "
+                "now, since the new branches normalise with the statistics of each batch.",
+                BackpassWarning,
+                stacklevel=3,
+            )
+
+        def measure(block: ReparamBlock) -> None:
+            norms = [cast(BatchNorm, m) for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+            recalibrate(self.model, norms, batches, limit=self.recalibration_batches, forward=forward)
+
+        try:
+            grow(self.model, name, generator=self._generator, recalibrate=measure)
+        except Exception:
+            replace(self.model, self.model.get_submodule(name), conv)
+            raise
+
+    def _prune(self) -> dict[str, list[str]]:
+        cut: dict[str, list[str]] = {}
+        for name, block in [(n, m) for n, m in self.model.named_modules() if isinstance(m, DyRepBlock)]:
+            if weak := weak_branches(branch_weights(block)):
+                cut[name] = weak
+                prune(self.model, block, weak)
+        return cut

@@ -1,0 +1,87 @@
+"""The parameter groups of an optimizer while its model gains and loses parameters."""
+
+from collections.abc import Callable
+
+from torch import nn, optim
+
+from backpass.errors import InputError
+
+__all__ = ["GroupOf", "ParameterGroups"]
+
+GroupOf = Callable[[str, nn.Parameter], int]
+"""The index of the parameter group that a new parameter belongs to, from its name and itself."""
+
+
+class ParameterGroups:
+    """Keeps the groups of ``optimizer`` equal to the parameters of ``model``.
+
+    The group dicts stay the same objects, since schedulers hold them. Within a group the parameters are sorted by
+    name, since an optimizer's state dict knows them by position. A parameter keeps its group and its state;
+    the state of one that has left the model is deleted. Parameters that were never the model's stay, last.
+
+    Args:
+        model: the module whose parameters change.
+        optimizer: holds its parameters, in one group or in several.
+        group_of: which group a new parameter enters. Default: the group that already holds all parameters of its
+            kind, where biases and other 1-D parameters are one kind and kernels the other.
+
+    Raises:
+        InputError: a parameter of the model that needs a gradient is in no group; or the parameters of one kind
+            are in several groups, and ``group_of`` is not given.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: optim.Optimizer, group_of: GroupOf | None = None) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self._known = {id(parameter): parameter for parameter in model.parameters()}
+        index = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in index]
+        if missing:
+            raise InputError(
+                f"expected an optimizer of all parameters that need a gradient, got one without {missing[0]} "
+                f"({len(missing)} such parameters); build it from the parameters of this very model, before any wrapper"
+            )
+        self._group_of = group_of or self._by_kind(index)
+        self.update()
+
+    def update(self) -> None:
+        """Make the groups those of the model's present parameters."""
+        groups = self.optimizer.param_groups
+        index = {id(p): i for i, group in enumerate(groups) for p in group["params"]}
+        members: list[list[tuple[str, nn.Parameter]]] = [[] for _ in groups]
+        present = dict(sorted(self.model.named_parameters()))
+        for name, parameter in present.items():
+            if id(parameter) in index:
+                members[index[id(parameter)]].append((name, parameter))
+            elif id(parameter) not in self._known:
+                members[self._group_of(name, parameter)].append((name, parameter))
+        kept = {id(parameter) for parameter in present.values()}
+        for group, ours in zip(groups, members, strict=True):
+            others = [p for p in group["params"] if id(p) not in kept and id(p) not in self._known]
+            for parameter in group["params"]:
+                if id(parameter) in self._known and id(parameter) not in kept:
+                    self.optimizer.state.pop(parameter, None)
+            if "param_names" in group:
+                names = dict(zip(map(id, group["params"]), group["param_names"], strict=True))
+                group["param_names"] = [name for name, _ in ours] + [names[id(p)] for p in others]
+            group["params"] = [parameter for _, parameter in ours] + others
+        self._known = {id(parameter): parameter for parameter in present.values()}
+
+    def _by_kind(self, index: dict[int, int]) -> GroupOf:
+        kinds: dict[bool, set[int]] = {True: set(), False: set()}
+        for parameter in self.model.parameters():
+            if id(parameter) in index:
+                kinds[parameter.ndim <= 1].add(index[id(parameter)])
+        if any(len(found) > 1 for found in kinds.values()):
+            raise InputError(
+                "expected one parameter group with all kernels and one with all 1-D parameters, got kernels in the "
+                f"groups {sorted(kinds[False])} and 1-D parameters in {sorted(kinds[True])}, so that a new parameter "
+                "has no obvious group; pass group_of, a function (name, parameter) -> index"
+            )
+        single = {flat: min(found) for flat, found in kinds.items() if found}
+
+        def group_of(name: str, parameter: nn.Parameter) -> int:
+            flat = parameter.ndim <= 1
+            return single.get(flat, single[not flat])
+
+        return group_of

@@ -1,0 +1,67 @@
+"""Measuring the running statistics of some batch normalisations again, on a few batches."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from backpass.batches import Forward, forward_on
+from backpass.errors import InputError
+from backpass.modes import eval_mode
+from backpass.reparam.blocks.batch_norm import BatchNorm
+
+__all__ = ["recalibrate"]
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module,
+    norms: Sequence[BatchNorm],
+    batches: Iterable[Any],
+    *,
+    limit: int = 20,
+    forward: Forward | None = None,
+) -> None:
+    """Set the running statistics of ``norms`` to their plain averages over ``batches``, and over all processes.
+
+    The model runs in eval mode without gradients, with ``norms`` alone in train mode; modes and momenta are restored,
+    also after an error.
+
+    Args:
+        model: contains ``norms``.
+        norms: batch normalisations that keep running statistics.
+        batches: input tensors, or tuples that start with one, such as ``(input, target)``.
+        limit: number of batches to take, 20 in DyRep's published settings.
+        forward: runs the model on a batch of any other form. Default: ``model(input)``, on the model's device.
+
+    Raises:
+        InputError: there is no batch, a batch does not start with a tensor, or no batch reaches a normalisation.
+    """
+    momenta = [norm.momentum for norm in norms]
+    device = next(model.parameters()).device
+    run = forward_on(model, device) if forward is None else forward
+    try:
+        with eval_mode(model):
+            for norm in norms:
+                norm.train()
+                norm.reset_running_stats()
+                norm.momentum = None
+            for batch in islice(batches, limit):
+                run(batch)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    unreached = sum(not bool(norm.num_batches_tracked) for norm in norms)
+    if unreached:
+        raise InputError(
+            f"expected batches that reach all {len(norms)} normalisations to recalibrate, got some that reach "
+            f"{len(norms) - unreached}; pass at least one batch on which the model uses all of them"
+        )
+    if dist.is_initialized():
+        for norm in norms:
+            for statistic in (cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)):
+                dist.all_reduce(statistic)
+                statistic.div_(dist.get_world_size())

@@ -1,0 +1,143 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from backpass.reparam import ACBlock
+from backpass.reparam.conversion.conv_norm_pairs import find_pairs
+from reference.reparam_cases import Residual, Untraceable, images
+
+
+class Wired(nn.Module):
+    """Two convolutions and two normalisations of one width, wired by a function."""
+
+    def __init__(self, wiring: Callable[["Wired", Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.n, self.m = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.act = nn.ReLU()
+        self.wiring = wiring
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wiring(self, x)
+
+
+PROBES = [None, images(2, 3, 8, 8)]
+RESIDUAL = {"conv1": "bn1", "conv2": "bn2", "shortcut.0": "shortcut.1"}
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_pairs_follow_the_data_and_not_the_order_of_the_modules(probe: Tensor | None) -> None:
+    crossed = Wired(lambda s, x: s.n(s.b(s.act(s.m(s.a(x))))))
+    assert find_pairs(crossed, probe) == ({"a": "m", "b": "n"}, {}, set())
+    assert find_pairs(Residual(), probe) == (RESIDUAL, {}, set())
+
+
+@pytest.mark.parametrize(
+    ("wiring", "traced", "probed"),
+    [
+        (lambda s, x: s.n(s.a(x).mul(2)), "goes to mul, not to a batch", "goes to mul, not to a batch"),
+        (lambda s, x: s.n(s.act(s.a(x))), "goes to act, not to a batch", "goes to relu, not to a batch"),
+        (lambda s, x: s.n(torch.relu_(s.a(x))), "goes to relu_, not to a batch", "goes to n, relu_, not to one"),
+        (lambda s, x: (y := s.a(x), s.n(y[:]))[1], "goes to getitem, not", "goes to __getitem__, not"),
+        (lambda s, x: [y := s.a(x), s.n(y) + y][1], "goes to add, n, not to one", "goes to add, n, not to one"),
+        (lambda s, x: s.a(x), "goes to the output of the model", "goes to the output of the model"),
+        (lambda s, x: {"y": [s.a(x)]}, "goes to the output of the model", "goes to the output of the model"),
+        (lambda s, x: (y := s.a(x), s.n(y)), "goes to n, the output", "goes to n, the output"),
+        (lambda s, x: [y := s.a(x), s.n(y) + s.m(y)][1], "goes to m, n, not to one", "goes to m, n, not to one"),
+        (lambda s, x: s.n(s.a(x)) + s.n(s.b(x)), "n also normalises b", "n also normalises b"),
+        (lambda s, x: s.n(s.a(x)) + s.n(x), "n also normalises x", "n also normalises another tensor"),
+        (lambda s, x: s.n(s.a(x)) + s.m(s.a(x)), "goes to m, n, not to one", "goes to m, n, not to one"),
+        (lambda s, x: [s.a(x), s.n(x)][1], "goes to nothing", "goes to nothing"),
+        (lambda s, x: s.n(x), "the forward pass never calls it", "the forward pass never calls it"),
+    ],
+)
+def test_convolutions_whose_output_has_another_use_stay_single(
+    wiring: Callable[[Wired, Tensor], Any], traced: str, probed: str
+) -> None:
+    for probe, reason in zip(PROBES, (traced, probed), strict=True):
+        pairs, reasons, _ = find_pairs(Wired(wiring), probe)
+        assert "a" not in pairs
+        assert reason in reasons["a"]
+
+
+@pytest.mark.parametrize(
+    ("wiring", "reason"),
+    [
+        (lambda s, x: s.n(s.a(x)) + s.a.weight.mean(), "reads its weight, which a block does not have"),
+        (lambda s, x: s.n(s.a(x.to(s.a.weight.dtype))), "reads its weight, which a block does not have"),
+        (lambda s, x: s.n(s.a(x)) + nn.functional.conv2d(x, s.a.weight, s.a.bias, padding=1), "its bias and weight"),
+        (lambda s, x: s.n(s.a(x)) * s.n.running_var.view(1, 3, 1, 1), "reads running_var of its batch normalisation n"),
+    ],
+)
+@pytest.mark.parametrize("probe", PROBES)
+def test_layers_whose_tensors_the_forward_pass_reads_are_no_pairs(
+    wiring: Callable[[Wired, Tensor], Any], reason: str, probe: Tensor | None
+) -> None:
+    model = Wired(lambda s, x: wiring(s, x) + s.m(s.b(x)))
+    found = find_pairs(model, probe)
+    assert found.pairs == {"b": "m"}
+    assert reason in found.unpaired["a"]
+    assert found.read == (set() if "normalisation" in reason else {"a"})
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_reading_all_parameters_of_the_model_is_no_reading_of_a_layer(probe: Tensor | None) -> None:
+    model = Wired(lambda s, x: s.n(s.a(x.to(next(s.parameters()).dtype))))
+    assert find_pairs(model, probe).pairs == {"a": "n"}
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_layers_called_twice_in_the_same_way_are_pairs(probe: Tensor | None) -> None:
+    assert find_pairs(Wired(lambda s, x: s.n(s.a(s.n(s.a(x))))), probe)[0] == {"a": "n"}
+
+
+def test_what_one_mode_alone_does_counts() -> None:
+    pairs, reasons, _ = find_pairs(Wired(lambda s, x: s.n(s.a(x)) if s.training else s.n(s.act(s.a(x)))))
+    assert pairs == {}
+    assert reasons["a"] == "its output goes to act, n, not to one batch normalisation"
+
+
+def test_models_that_cannot_be_traced_need_a_probe_unless_their_parts_can() -> None:
+    pairs, reasons, _ = find_pairs(Untraceable())
+    assert pairs == {"shortcut.0": "shortcut.1"}
+    assert "the forward pass could not be traced (Untraceable: " in reasons["conv1"]
+    assert reasons["conv1"].endswith("pass probe=<an input>")
+    assert find_pairs(Untraceable(), images(2, 3, 8, 8)) == (RESIDUAL, {}, set())
+
+
+def test_neighbours_in_a_sequential_with_an_untraceable_part_are_pairs() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3), nn.ReLU(), nn.BatchNorm2d(3), Untraceable()
+    )
+    pairs, reasons, _ = find_pairs(model)
+    assert pairs == {"0": "1", "5.shortcut.0": "5.shortcut.1"}
+    assert reasons["2"] == "its output goes to 3, not to a batch normalisation"
+
+
+def test_layers_inside_a_block_do_not_count() -> None:
+    model = nn.Sequential(ACBlock(nn.Conv2d(3, 3, 3)), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+    assert find_pairs(model) == ({"1": "2"}, {}, set())
+    assert find_pairs(model, images(1, 3, 8, 8)) == ({"1": "2"}, {}, set())
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_the_model_comes_back_as_it_was(probe: Tensor | None) -> None:
+    model = Residual()
+    model.bn1.eval()
+    modes = [module.training for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    find_pairs(model, probe)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_hooks_go_also_when_the_probe_fails() -> None:
+    model = Residual()
+    with pytest.raises(RuntimeError, match="expected input"):
+        find_pairs(model, images(1, 4, 8, 8))
+    assert model.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -1,0 +1,79 @@
+import pytest
+import torch
+from torch import nn
+
+from backpass.errors import InputError
+from backpass.reparam import (
+    BLOCKS,
+    block_map,
+    fuse,
+    load_state_dict,
+    reparameterize,
+)
+from reference.reparam_cases import Residual, images, randomise
+
+X = images(2, 3, 9, 9)
+
+
+def trained(name: str = "dbb", **options) -> nn.Module:
+    return randomise(reparameterize(Residual(), name, **options), seed=3).eval()
+
+
+def same(model: nn.Module, other: nn.Module) -> None:
+    torch.testing.assert_close(model.eval()(X), other(X), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_training_checkpoint_loads_into_every_form(name: str) -> None:
+    model = trained(name)
+    state, blocks = model.state_dict(), block_map(model)
+    fused_form, training_form = fuse(reparameterize(Residual(), name).eval()), reparameterize(Residual(), name)
+    for target in (Residual(), fused_form, training_form):
+        load_state_dict(target, state, blocks=blocks)
+        same(target, model)
+    assert all(torch.equal(tensor, state[key]) for key, tensor in training_form.state_dict().items())
+
+
+def test_normalisation_settings_come_back_in_the_fused_form() -> None:
+    plain = Residual()
+    plain.bn1.eps, plain.bn1.momentum = 1e-2, 0.3
+    model = randomise(reparameterize(plain, "acb")).eval()
+    target = fuse(reparameterize(Residual(), "acb").eval())
+    load_state_dict(target, model.state_dict(), blocks=block_map(model))
+    same(target, model)
+
+
+def test_a_branchless_checkpoint_does_not_load_into_a_training_form() -> None:
+    model = trained()
+    for state in (Residual().state_dict(), fuse(model).state_dict()):
+        with pytest.raises(InputError, match=r"a dbb block at 'conv1', got .* with a plain convolution \(2 such"):
+            load_state_dict(model, state)
+
+
+def test_a_training_checkpoint_without_its_blocks_says_what_to_pass() -> None:
+    with pytest.raises(InputError, match=r"plain convolution at 'conv1', got .* a block \(2 .*blocks=block_map\("):
+        load_state_dict(Residual(), trained().state_dict())
+    partly = reparameterize(Residual(), "dbb", include=["conv1"])
+    with pytest.raises(InputError, match=r"start from the plain model"):
+        load_state_dict(partly, trained().state_dict(), blocks=block_map(trained()))
+
+
+def test_plain_checkpoints_load_into_plain_models_and_stay_strict() -> None:
+    source, target = randomise(Residual()).eval(), Residual()
+    load_state_dict(target, source.state_dict())
+    same(target, source)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_state_dict(target, {})
+
+
+def test_a_checkpoint_of_a_block_with_two_names_loads_into_every_form() -> None:
+    def tied() -> nn.Module:
+        conv, norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        return nn.Sequential(conv, norm, nn.ReLU(), conv, norm)
+
+    model = randomise(reparameterize(tied(), "acb"), seed=3).eval()
+    for target in (reparameterize(tied(), "acb"), tied(), fuse(reparameterize(tied(), "acb").eval())):
+        load_state_dict(target, model.state_dict(), blocks=block_map(model))
+        same(target, model)
+        assert target[3] is target[0]
+    load_state_dict(reparameterize(tied(), "acb"), model.state_dict())
