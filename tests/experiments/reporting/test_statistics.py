@@ -107,3 +107,12 @@ def test_not_run():
     plain, shown = summarize([PLAIN, Entry("a", "a", "dbb", None, published=Published(70.0))], [])
     assert (plain.n, plain.mean, plain.std, plain.values, plain.difference) == (0, None, None, {}, None)
     assert (shown.n, shown.published.value) == (0, 70.0)
+
+
+def test_calibration_is_shown_where_every_run_has_it(make_record):
+    records = [make_record(RECIPE, "plain", seed, [0.5], entry="plain") for seed in (0, 1)]
+    for record, loss in zip(records, (1.0, 3.0), strict=True):
+        record.history[-1] |= {"test_loss": loss, "test_calibration_error": loss / 10}
+    records[0].history[-1]["test_loss_at_alpha"] = 0.5
+    (summary,) = summarize([PLAIN], records)
+    assert summary.calibration == pytest.approx({"loss": 2.0, "calibration_error": 0.2})

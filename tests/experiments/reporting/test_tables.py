@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from backpass.experiments import Entry, Published, Study, result_table
-from backpass.experiments.reporting.tables import write_tables
+from backpass.experiments.reporting.tables import calibration_table, write_tables
 from backpass.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2)
@@ -134,3 +134,14 @@ def test_labels_are_no_markup(make_record):
     assert r"[bold]a \| &lt;b>" in table.markdown()
     assert table.rich().columns[0]._cells == [r"\[bold]a | <b>"]
     assert table.rich().title == r"\[red]t"
+
+
+def test_calibration_at_z_and_at_alpha_z(make_record):
+    plain, pgt = (make_record(RECIPE, name, 0, [0.5], entry=name) for name in ("plain", "pgt"))
+    plain.history[-1] |= {"test_loss": 0.5, "test_calibration_error": 0.0125}
+    pgt.history[-1] |= {"test_loss": 1.0, "test_calibration_error": 0.25, "test_loss_at_alpha": 0.4}
+    study = Study("t", (Entry("plain", "plain", "plain", RECIPE), Entry("pgt", "pgt", "pgt", RECIPE)), (0,))
+    header, rows = calibration_table(study, [plain, pgt])
+    assert header == ("entry", "loss", "ECE, %", "loss at alpha z", "ECE at alpha z, %")
+    assert rows == [("plain", "0.500", "1.250", "", ""), ("pgt", "1.000", "25.000", "0.400", "")]
+    assert calibration_table(study, [])[1] == []

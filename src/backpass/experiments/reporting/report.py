@@ -11,7 +11,7 @@ from backpass.experiments.entry import Entry
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.figures import learning_curves, scaling_pictures
 from backpass.experiments.reporting.statistics import records_of
-from backpass.experiments.reporting.tables import ResultTable, result_table, write_tables
+from backpass.experiments.reporting.tables import ResultTable, calibration_table, result_table, write_tables
 from backpass.experiments.study import Study, make_key
 from backpass.training.checkpoint import atomic_write
 
@@ -44,6 +44,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path) -> Resul
     )
     page = templates.get_template("report.html.j2").render(
         table=table,
+        calibration=calibration_table(study, records),
         subjects={_subject(record): record for record in reversed(records)},
         curves={subject: learning_curves(by_name) for subject, by_name in curves.items()},
         pictures=pictures,

@@ -1,7 +1,7 @@
 """Statistics of a study: means, spreads, and paired differences to a baseline."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from backpass.experiments.entry import Entry, Published
 from backpass.experiments.record import Record
 
 __all__ = ["Difference", "Summary", "paired_difference", "records_of", "summarize"]
+
+
+_CALIBRATION = ("loss", "calibration_error", "loss_at_alpha", "calibration_error_at_alpha")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Summary:
         std: its sample standard deviation; ``None`` for a single run.
         values: accuracy by seed.
         train_accuracy: mean accuracy on the augmented training images of the last epoch; ``None`` where a run has none.
+        calibration: means of the last epoch's ``loss`` and ``calibration_error`` of the evaluated split and, with PGT,
+            ``loss_at_alpha`` and ``calibration_error_at_alpha``; those that every run has.
         difference: to the baseline over common seeds; ``None`` without one.
         relative_times: training plus measuring time relative to the baseline, by seed, for common seeds on the same
             hardware.
@@ -64,6 +69,7 @@ class Summary:
     std: float | None
     values: dict[int, float]
     train_accuracy: float | None
+    calibration: dict[str, float]
     difference: Difference | None
     relative_times: dict[int, float]
     seconds: float | None
@@ -135,6 +141,7 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
         std=statistics.stdev(values.values()) if len(records) > 1 else None,
         values=values,
         train_accuracy=_mean(record.history[-1].get("train_accuracy") for record in records.values()),
+        calibration=_calibration(records.values()),
         difference=difference,
         relative_times={seed: records[seed].seconds / baseline[seed].seconds for seed in alike},
         seconds=_mean(record.seconds for record in records.values()),
@@ -146,6 +153,14 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
         deployed_macs=None if model is None else model.deployed_macs,
         published=entry.published,
     )
+
+
+def _calibration(records: Collection[Record]) -> dict[str, float]:
+    means = {
+        name: _mean(record.history[-1].get(f"{record.data.split}_{name}") for record in records)
+        for name in _CALIBRATION
+    }
+    return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def _mean(amounts: Iterable[float | None]) -> float | None:

@@ -21,7 +21,7 @@ from backpass.experiments.reporting.statistics import Difference, Summary, summa
 from backpass.experiments.study import Study
 from backpass.training.checkpoint import atomic_write
 
-__all__ = ["NOT_RUN", "ResultTable", "markdown_table", "result_table", "write_tables"]
+__all__ = ["NOT_RUN", "ResultTable", "calibration_table", "markdown_table", "result_table", "write_tables"]
 
 NOT_RUN = "not run"
 _TEXTS = ("entry", "method")
@@ -63,8 +63,9 @@ class ResultTable:
     def csv(self) -> str:
         """Return the numbers as CSV, an empty field for each that is missing."""
         lines = [_flat(summary) for summary in self.summaries]
+        names = list(dict.fromkeys(name for line in lines for name in line))
         buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(lines[0]) if lines else [], lineterminator="\n")
+        writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
         return buffer.getvalue()
@@ -110,6 +111,23 @@ def result_table(study: Study, records: Sequence[Record]) -> ResultTable:
         summaries=tuple(summaries),
         notes=study.notes,
     )
+
+
+def calibration_table(study: Study, records: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows of a table of loss and calibration error, at the logits z and, with PGT, at alpha * z.
+
+    A net trained with PGT is calibrated at alpha * z. Without rows where no record has these metrics.
+    """
+    rows = []
+    for summary in summarize(study.entries, records):
+        found = summary.calibration
+        if found:
+            loss, error = (
+                [_number(found.get(f"{name}{suffix}"), ".3f", factor) for suffix in ("", "_at_alpha")]
+                for name, factor in (("loss", 1), ("calibration_error", 100))
+            )
+            rows.append((_name(summary), loss[0], error[0], loss[1], error[1]))
+    return ("entry", "loss", "ECE, %", "loss at alpha z", "ECE at alpha z, %"), rows
 
 
 def write_tables(table: ResultTable, folder: Path) -> None:
@@ -202,6 +220,7 @@ def _flat(summary: Summary) -> dict[str, Any]:
     flat |= {key: f"'{flat[key]}" for key in ("label", "method") if flat[key][:1] in tuple("=+-@")}
     published = flat.pop("published") or {}
     difference = flat.pop("difference") or {}
+    flat |= flat.pop("calibration")
     for key in ("values", "relative_times"):
         flat[key] = " ".join(f"{seed}:{value!r}" for seed, value in flat[key].items())
     flat |= {f"difference_{key}": difference.get(key) for key in ("n", "mean", "low", "high", "p")}
