@@ -118,7 +118,7 @@ def calibration_table(study: Study, records: Sequence[Record]) -> tuple[tuple[st
 
     A net trained with PGT is calibrated at alpha * z. Without rows where no record has these metrics.
     """
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for summary in summarize(study.entries, records):
         found = summary.calibration
         if found:
