@@ -5,6 +5,7 @@ options too (``--epochs``, ``--optimizer.lr``), on top of the defaults that ``--
 """
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -39,7 +40,7 @@ from backpass.experiments.reporting.report import study_of, write_report
 from backpass.experiments.running import describe_failures
 from backpass.experiments.scheduling.processes import default_processes, work_in_processes
 from backpass.experiments.scheduling.queue import Queue
-from backpass.experiments.scheduling.termination import when_terminated
+from backpass.experiments.scheduling.termination import resumable, when_terminated
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
 from backpass.experiments.search import VALIDATION
 from backpass.experiments.tables import TABLES
@@ -50,6 +51,7 @@ from backpass.training.recipe import Recipe, Runtime
 
 __all__ = ["Compare", "List", "Report", "Reproduce", "Search", "Train", "Worker", "run"]
 
+_WORKER_HINT = "its runs wait again; start the same command again to resume"
 _Settings = Annotated[Recipe, tyro.conf.arg(name="")]
 
 
@@ -79,7 +81,7 @@ class Train:
         """Run the command."""
         check_method(self.method)
         folder = self.out or Path("runs") / _new_name(f"train-{self.settings.model}-{self.method}")
-        with progress_bars(quiet=self.json) as progress:
+        with resumable(_hint(folder)), progress_bars(quiet=self.json) as progress:
             progress.start_study(1)
             record = api.train(
                 self.settings, folder, method=self.method, seed=self.seed, runtime=self.runtime, progress=progress
@@ -117,7 +119,7 @@ class _Study:
                 Console().print(planned_table(study, **units))
             return
         folder = self.out or Path("runs") / name
-        with when_terminated(), progress_bars(quiet=self.json) as progress:
+        with when_terminated(), resumable(_hint(folder)), progress_bars(quiet=self.json) as progress:
             result = run_study(
                 study,
                 folder,
@@ -240,7 +242,7 @@ class Worker:
     def __call__(self) -> None:
         """Run the command."""
         is_folder = "://" not in self.study and not self.study.startswith("journal:")
-        with when_terminated(), closing(Queue.open(self.study, self.name)) as queue:
+        with when_terminated(), resumable(_WORKER_HINT), closing(Queue.open(self.study, self.name)) as queue:
             folder = self.out or (Path(self.study) if is_folder else queue.folder)
             processes = self.processes or default_processes(queue.runtime)
             if processes > 1:
@@ -360,6 +362,10 @@ def _chosen_recipe(arguments: Sequence[str]) -> str:
         if option.startswith("--recipe="):
             return option.partition("=")[2]
     return "digits"
+
+
+def _hint(folder: Path) -> str:
+    return f"to resume, give the same command with --out {shlex.quote(str(folder))}"
 
 
 def _new_name(name: str) -> str:

@@ -1,24 +1,25 @@
 import multiprocessing
+from uuid import uuid4
 
 import pytest
-from backpass.experiments.cells import to_plain
-from backpass.experiments.results import RunResult
 from benchmarks.postgresql import missing, server
 
-from backpass.training.recipe import Run
+from backpass.experiments.environment import Environment
+from backpass.experiments.record import Cost, EvaluatedData, Record, TrainedModel
+from backpass.training.recipe import Run, Runtime
 
 
 @pytest.fixture(scope="session")
 def processes():
     """Starts processes that have the library imported, and no threads of this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["backpass.experiments.worker"])
+    context.set_forkserver_preload(["backpass.experiments.scheduling.worker"])
     return context
 
 
 @pytest.fixture(scope="session")
-def postgresql():
-    """URL of an empty database on a server of its own, on the loopback interface."""
+def postgresql_server():
+    """URL of the first database on a server of its own, on the loopback interface."""
     if reason := missing():
         pytest.skip(reason)
     with server(fsync=False) as url:
@@ -26,11 +27,35 @@ def postgresql():
 
 
 @pytest.fixture
-def make_result():
-    """Makes a result by hand: accuracies by epoch, seconds of each epoch."""
+def postgresql(postgresql_server):
+    """URL of a new, empty database."""
+    import psycopg
 
-    def make(recipe, method, seed, accuracies, *, seconds=1.0, split="test", cpu="a cpu", gpu_hours=None, peak=None):
+    name = f"study_{uuid4().hex}"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return postgresql_server.removesuffix("postgres") + name
 
+
+@pytest.fixture
+def make_record():
+    """Makes a record by hand: accuracies by epoch, seconds of each epoch."""
+
+    def make(
+        recipe,
+        method,
+        seed,
+        accuracies,
+        *,
+        entry="",
+        seconds=1.0,
+        split="test",
+        cpu="a cpu",
+        gpu_hours=None,
+        peak=None,
+        train_accuracy=None,
+    ):
+        trained = {} if train_accuracy is None else {"train_accuracy": train_accuracy}
         history = [
             {
                 "epoch": epoch,
@@ -38,39 +63,41 @@ def make_result():
                 "train_seconds": seconds,
                 "measure_seconds": 0.0,
                 "evaluate_seconds": 0.0,
+                **trained,
             }
             for epoch, accuracy in enumerate(accuracies)
         ]
-        return RunResult(
-            run=to_plain(Run(recipe, method, seed)),
-            data={"label": "digits", "train": 64, "evaluated": 30, "split": split},
-            model={
-                "name": recipe.model,
-                "parameters": 56554,
-                "macs": 1790000,
-                "deployed_parameters": 56554,
-                "deployed_macs": 1790000,
-            },
+        return Record(
+            run=Run(recipe, method, seed),
+            entry=entry,
+            data=EvaluatedData(label="digits", train=64, evaluated=30, split=split),
+            model=TrainedModel(
+                name=recipe.model,
+                parameters=56554,
+                macs=1790000,
+                deployed_parameters=56554,
+                deployed_macs=1790000,
+            ),
             history=history,
-            cost={
-                "train_seconds": seconds * len(accuracies),
-                "measure_seconds": 0.0,
-                "evaluate_seconds": 0.0,
-                "gpu_hours": gpu_hours,
-                "peak_memory": peak,
-            },
+            cost=Cost(
+                train_seconds=seconds * len(accuracies),
+                measure_seconds=0.0,
+                evaluate_seconds=0.0,
+                gpu_hours=gpu_hours,
+                peak_memory=peak,
+            ),
             scalings={},
-            environment={
-                "commit": None,
-                "python": "3.11",
-                "versions": {"torch": "2.6"},
-                "platform": "Linux",
-                "cpu": cpu,
-                "cpu_count": 2,
-                "threads": 1,
-                "accelerator": None,
-                "runtime": {},
-            },
+            environment=Environment(
+                commit=None,
+                python="3.11",
+                versions={"torch": "2.6"},
+                platform="Linux",
+                cpu=cpu,
+                cpu_count=2,
+                threads=1,
+                accelerator=None,
+                runtime=Runtime(device="cpu"),
+            ),
         )
 
     return make
