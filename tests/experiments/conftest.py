@@ -1,4 +1,5 @@
 import multiprocessing
+from uuid import uuid4
 
 import pytest
 from benchmarks.postgresql import missing, server
@@ -17,12 +18,23 @@ def processes():
 
 
 @pytest.fixture(scope="session")
-def postgresql():
-    """URL of an empty database on a server of its own, on the loopback interface."""
+def postgresql_server():
+    """URL of the first database on a server of its own, on the loopback interface."""
     if reason := missing():
         pytest.skip(reason)
     with server(fsync=False) as url:
         yield url
+
+
+@pytest.fixture
+def postgresql(postgresql_server):
+    """URL of a new, empty database."""
+    import psycopg
+
+    name = f"study_{uuid4().hex}"
+    with psycopg.connect(postgresql_server, autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return postgresql_server.removesuffix("postgres") + name
 
 
 @pytest.fixture
@@ -59,9 +71,21 @@ def make_record():
             run=Run(recipe, method, seed),
             entry=entry,
             data=EvaluatedData(label="digits", train=64, evaluated=30, split=split),
-            model=TrainedModel(recipe.model, 56554, 1790000, 56554, 1790000),
+            model=TrainedModel(
+                name=recipe.model,
+                parameters=56554,
+                macs=1790000,
+                deployed_parameters=56554,
+                deployed_macs=1790000,
+            ),
             history=history,
-            cost=Cost(seconds * len(accuracies), 0.0, 0.0, gpu_hours, peak),
+            cost=Cost(
+                train_seconds=seconds * len(accuracies),
+                measure_seconds=0.0,
+                evaluate_seconds=0.0,
+                gpu_hours=gpu_hours,
+                peak_memory=peak,
+            ),
             scalings={},
             environment=Environment(
                 commit=None,
@@ -72,7 +96,7 @@ def make_record():
                 cpu_count=2,
                 threads=1,
                 accelerator=None,
-                runtime=Runtime(),
+                runtime=Runtime(device="cpu"),
             ),
         )
 

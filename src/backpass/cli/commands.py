@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from backpass.cli.output import new_name, print_json, show
+from backpass.cli.output import new_name, print_json, resume_hint, show
 from backpass.errors import StateError
 from backpass.experiments import RECIPES, list_tables, read_records, read_study
 from backpass.experiments import train as train_run
@@ -17,7 +17,7 @@ from backpass.experiments.reporting.report import study_of
 from backpass.experiments.running import describe_failures
 from backpass.experiments.scheduling.processes import default_processes, work_in_processes
 from backpass.experiments.scheduling.queue import Queue
-from backpass.experiments.scheduling.termination import when_terminated
+from backpass.experiments.scheduling.termination import resumable, when_terminated
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
 from backpass.experiments.tables import TABLES
 from backpass.models import list_models
@@ -27,6 +27,8 @@ from backpass.training.processes import is_main
 from backpass.training.recipe import Recipe, Runtime
 
 __all__ = ["List", "Report", "Train", "Worker"]
+
+_WORKER_HINT = "its runs wait again; start the same command again to resume"
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Train:
         """Run the command."""
         check_method(self.method)
         folder = self.out or Path("runs") / new_name(f"train-{self.settings.model}-{self.method}")
-        with progress_bars(quiet=self.json) as progress:
+        with resumable(resume_hint(folder)), progress_bars(quiet=self.json) as progress:
             progress.start_study(1)
             record = train_run(
                 self.settings, folder, method=self.method, seed=self.seed, runtime=self.runtime, progress=progress
@@ -93,7 +95,7 @@ class Worker:
     def __call__(self) -> None:
         """Run the command."""
         is_folder = "://" not in self.study and not self.study.startswith("journal:")
-        with when_terminated(), closing(Queue.open(self.study, self.name)) as queue:
+        with when_terminated(), resumable(_WORKER_HINT), closing(Queue.open(self.study, self.name)) as queue:
             folder = self.out or (Path(self.study) if is_folder else queue.folder)
             processes = self.processes or default_processes(queue.runtime)
             if processes > 1:

@@ -1,6 +1,7 @@
 """What commands print, and the names of the folders they make."""
 
 import json
+import shlex
 import time
 from pathlib import Path
 
@@ -8,7 +9,12 @@ from rich.console import Console
 
 from backpass.experiments import Record, Study, write_report
 
-__all__ = ["new_name", "print_json", "show"]
+__all__ = ["new_name", "print_json", "resume_hint", "show"]
+
+
+def resume_hint(folder: Path) -> str:
+    """Return what to do after an interrupt."""
+    return f"to resume, give the same command with --out {shlex.quote(str(folder))}"
 
 
 def new_name(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from backpass.cli.output import new_name, print_json, show
+from backpass.cli.output import new_name, print_json, resume_hint, show
 from backpass.experiments import (
     RECIPES,
     Reduction,
@@ -21,7 +21,7 @@ from backpass.experiments import (
 from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.reporting.planned import planned_runs, planned_table
 from backpass.experiments.scheduling.processes import default_processes
-from backpass.experiments.scheduling.termination import when_terminated
+from backpass.experiments.scheduling.termination import resumable, when_terminated
 from backpass.experiments.search import VALIDATION
 from backpass.training.recipe import Recipe, Runtime
 
@@ -59,7 +59,7 @@ class _Study:
                 Console().print(planned_table(study, **units))
             return
         folder = self.out or Path("runs") / name
-        with when_terminated(), progress_bars(quiet=self.json) as progress:
+        with when_terminated(), resumable(resume_hint(folder)), progress_bars(quiet=self.json) as progress:
             result = run_study(
                 study,
                 folder,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from backpass.experiments.progress import Progress
 from backpass.experiments.record import RECORD_FILE, Record, read_record
 from backpass.experiments.run import load_data
 from backpass.experiments.scheduling.processes import work_in_processes
-from backpass.experiments.scheduling.queue import Queue, RunState
+from backpass.experiments.scheduling.queue import Queue
+from backpass.experiments.scheduling.run_state import RunState
+from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
 from backpass.experiments.study import Study, StudyRun, write_study
 from backpass.training.images import ImageData
@@ -66,7 +68,8 @@ def run_study(
         storage: where the states of the runs are kept (:func:`backpass.experiments.scheduling.storage.open_storage`);
             default: the folder. In a storage other than the folder, the study has the folder's name.
         processes: workers to start on this machine; one works in this process.
-        progress: receives the events of the runs that this process computes.
+        progress: receives the events of the runs that this process computes; of those that other processes compute,
+            their ends.
         load: reads images, in this process.
         heartbeat: seconds between a worker's signs of life.
         grace: seconds without one until a run is taken over.
@@ -92,15 +95,21 @@ def run_study(
         queue.fill(runs)
         write_study(study, folder)
         progress.start_study(len(runs))
-        for record in _records(_states(queue, runs), folder):
-            progress.end_run(record)
+        shown: set[str] = set()
+        _show_ended(queue, runs, folder, progress, shown)
         if processes == 1:
             work(queue, folder, progress=progress, load=load, heartbeat=heartbeat, grace=grace)
         else:
-            work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace)
+
+            def watch() -> None:
+                with suppress(*STORAGE_ERRORS):  # The workers name an error that lasts.
+                    _show_ended(queue, runs, folder, progress, shown)
+
+            work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace, watch=watch)
         states = _states(queue, runs)
     failures = {state.run.folder: state.error for state in states if state.error is not None}
-    return StudyResult(_records(states, folder), failures, len(runs))
+    records = [_record(state, folder) for state in states if state.state == "complete"]
+    return StudyResult(records, failures, len(runs))
 
 
 def describe_failures(failures: dict[str, str], runs: int) -> str:
@@ -119,16 +128,24 @@ def _states(queue: Queue, runs: Sequence[StudyRun]) -> list[RunState]:
     return [states[run.folder] for run in runs]
 
 
-def _records(states: Sequence[RunState], folder: Path) -> list[Record]:
-    """Return the records of complete runs, from their folders."""
-    records = []
-    for state in states:
-        if state.state == "complete":
-            path = folder / state.run.folder / RECORD_FILE
-            if not path.is_file():
-                raise InputError(
-                    f"expected the record of a complete run at {path}, found none; let all workers share one folder, "
-                    "or give the folder that holds the runs with --out"
-                )
-            records.append(read_record(path))
-    return records
+def _show_ended(queue: Queue, runs: Sequence[StudyRun], folder: Path, progress: Progress, shown: set[str]) -> None:
+    """Show the runs that have ended and are not in ``shown``, and add them to it."""
+    for state in _states(queue, runs):
+        if state.run.folder in shown or state.state not in ("complete", "failed"):
+            continue
+        if state.error is None:
+            progress.end_run(_record(state, folder))
+        else:
+            progress.fail_run(state.run.run, state.error)
+        shown.add(state.run.folder)
+
+
+def _record(state: RunState, folder: Path) -> Record:
+    """Return the record of a complete run, from its folder."""
+    path = folder / state.run.folder / RECORD_FILE
+    if not path.is_file():
+        raise InputError(
+            f"expected the record of a complete run at {path}, found none; let all workers share one folder, or give "
+            "the folder that holds the runs with --out"
+        )
+    return read_record(path)

@@ -4,8 +4,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import torch
 
 from backpass.errors import BackpassError, StateError
 from backpass.experiments.scheduling.queue import Queue
-from backpass.experiments.scheduling.termination import when_terminated
+from backpass.experiments.scheduling.termination import leave_interrupts_to_starter, when_terminated
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
 from backpass.training.recipe import Runtime
 
 __all__ = ["default_processes", "work_in_processes"]
+
+_LAST_WAIT = 60.0  # seconds for a worker to put its run back, before it is killed
 
 
 def default_processes(runtime: Runtime) -> int:
@@ -34,11 +37,15 @@ def work_in_processes(
     processes: int,
     heartbeat: float = HEARTBEAT,
     grace: float = GRACE,
+    watch: Callable[[], None] = lambda: None,
 ) -> None:
     """Work on a study in several processes, each with one of the GPUs in turn.
 
     The processes end with this call, however it ends, and with this process, even if it is killed. One that has failed
     is no error if the runs have ended all the same: the others took its run over.
+
+    Each process is a new interpreter that imports the main module; a script that calls this needs
+    ``if __name__ == "__main__":`` around what it does. Without ``OMP_NUM_THREADS``, the processes share the cores.
 
     Args:
         storage: address of the study (:func:`backpass.experiments.scheduling.storage.open_storage`).
@@ -47,26 +54,31 @@ def work_in_processes(
         processes: number of workers.
         heartbeat: seconds between a worker's signs of life.
         grace: seconds without one until a run is taken over.
+        watch: called in this process every ``heartbeat`` seconds and at the end.
 
     Raises:
         StateError: a process ended with an error, and left runs that wait or run.
     """
     # Started as new interpreters, since a fork would share this one's threads and CUDA state.
     context = multiprocessing.get_context("spawn")
-    arguments = (storage, name, folder, heartbeat, grace)
+    arguments = (Path.cwd(), storage, name, folder, heartbeat, grace)
     workers = [context.Process(target=_work, args=arguments, name=f"worker {n}") for n in range(processes)]
+    resource_tracker.ensure_running()  # Otherwise the first start does so, and unblocks interrupts.
     try:
         for worker, environment in zip(workers, _environments(processes), strict=True):
-            with _environment(environment):
+            with leave_interrupts_to_starter(), _environment(environment):
                 worker.start()
-        for worker in workers:
-            worker.join()
+        while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
+            wait(alive, heartbeat)
+            watch()
     finally:
         for worker in workers:
             if worker.is_alive():
                 worker.terminate()
         for worker in workers:
             if worker.pid is not None:
+                worker.join(_LAST_WAIT)
+                worker.kill()  # Does nothing to one that has ended.
                 worker.join()
     codes = [worker.exitcode for worker in workers]
     if any(codes):
@@ -78,14 +90,13 @@ def work_in_processes(
                 )
 
 
-def _work(storage: str, name: str, folder: Path, heartbeat: float, grace: float) -> None:
+def _work(directory: Path, storage: str, name: str, folder: Path, heartbeat: float, grace: float) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.chdir(directory)  # A new interpreter starts where multiprocessing was imported.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         with when_terminated(), closing(Queue.open(storage, name)) as queue:
             work(queue, folder, heartbeat=heartbeat, grace=grace)
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
     except BackpassError as error:
         raise SystemExit(f"{multiprocessing.current_process().name}: {error}") from None
 

@@ -1,6 +1,6 @@
 """The runs of a study as trials in one Optuna storage, each handed to one worker at a time.
 
-The queue holds states; what a run has come to stands in its folder. A waiting run is a waiting trial. Claiming sets it
+The queue holds states; the record of a run is in its folder. A waiting run is a waiting trial. Claiming sets it
 running by compare-and-set in the storage, so that one worker wins. A running run's worker counts beats in the trial;
 whoever sees the count stand still for the grace period, by its own clock, fails that trial and puts the run back. The
 folder is the same, so the next worker resumes from its checkpoint. The same mechanism serves databases and journal
@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -27,16 +27,23 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from backpass.errors import InputError
-from backpass.experiments.scheduling.storage import open_storage
+from backpass.experiments.scheduling.run_state import (
+    DUPLICATE,
+    LIVE,
+    LOST,
+    RELEASED,
+    RunState,
+    folder_of,
+    is_abandoned,
+    run_of,
+    state_of,
+)
+from backpass.experiments.scheduling.storage import open_storage, storage_file
 from backpass.experiments.serialization import from_json, to_json
 from backpass.experiments.study import StudyRun
 from backpass.training.recipe import Runtime
 
-__all__ = ["Claim", "LostRunError", "Queue", "RunState"]
-
-_MAX_LOSSES = 10
-_LIVE = (TrialState.WAITING, TrialState.RUNNING)
-_LOST, _RELEASED, _DUPLICATE = "lost", "released", "duplicate"
+__all__ = ["Claim", "LostRunError", "Queue"]
 
 
 class LostRunError(Exception):
@@ -49,23 +56,6 @@ class Claim:
 
     run: StudyRun
     trial: int
-
-
-@dataclass(frozen=True)
-class RunState:
-    """The state of a run.
-
-    Attributes:
-        run: the run.
-        state: a failed run raised an error, or lost its workers too often.
-        worker: host and process of the worker, while it runs.
-        error: why it failed.
-    """
-
-    run: StudyRun
-    state: Literal["waiting", "running", "complete", "failed"]
-    worker: str | None = None
-    error: str | None = None
 
 
 class Queue:
@@ -110,7 +100,7 @@ class Queue:
         Args:
             address: folder, ``journal:PATH`` or database URL; missing folders and tables are made.
             name: of the study.
-            folder: where the run folders lie; workers use it unless told otherwise.
+            folder: of the run folders; workers use it unless they are given another.
             runtime: how every worker computes.
         """
         storage = open_storage(address, create=True)
@@ -127,13 +117,18 @@ class Queue:
 
     @property
     def folder(self) -> Path:
-        """Where the run folders lie, as the study's maker saw it."""
-        return Path(self._study.user_attrs["folder"])
+        """Folder of the run folders, as the study's maker saw it."""
+        return Path(self._attribute("folder"))
 
     @property
     def runtime(self) -> Runtime:
         """How every worker computes."""
-        return from_json(Runtime, self._study.user_attrs["runtime"], f"runtime of study {self.name!r}")
+        return from_json(Runtime, self._attribute("runtime"), f"runtime of study {self.name!r}")
+
+    @property
+    def file(self) -> Path | None:
+        """The file of the storage; ``None`` for a database server."""
+        return storage_file(self._storage)
 
     def fill(self, runs: Sequence[StudyRun]) -> None:
         """Let every run wait that neither waits, runs, nor is complete; failed ones get another chance.
@@ -145,28 +140,32 @@ class Queue:
         new: dict[str, StudyRun] = {}
         for run in runs:
             trials = by_folder.get(run.folder, [])
-            if any(_run(trial) != run for trial in trials) or new.get(run.folder, run) != run:
+            if any(run_of(trial) != run for trial in trials) or new.get(run.folder, run) != run:
                 raise InputError(
                     f"expected {run.folder} to belong to one run of study {self.name!r}, got another with other "
                     "settings; choose another folder"
                 )
-            if not any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
+            if not any(trial.state in (*LIVE, TrialState.COMPLETE) for trial in trials):
                 new[run.folder] = run
         for run in new.values():
             self._add(run.folder, to_json(run), filled=True)
 
     def claim(self) -> Claim | None:
-        """Return the next waiting run, now running; ``None`` if none waits."""
+        """Return the next waiting run, now running; ``None`` if none waits.
+
+        Raises:
+            InputError: the storage holds what is no run of a study.
+        """
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            identity = self._id(trial)
+            run, identity = run_of(trial), self._id(trial)
             try:
                 won = self._storage.set_trial_state_values(identity, TrialState.RUNNING)
             except UpdateFinishedTrialError:
                 continue
             if won and self._is_elsewhere(trial):
-                self._fail(identity, _DUPLICATE)
+                self._fail(identity, DUPLICATE)
             elif won:
-                return Claim(_run(trial), identity)
+                return Claim(run, identity)
         return None
 
     def beat(self, claim: Claim) -> None:
@@ -200,7 +199,7 @@ class Queue:
 
     def release(self, claim: Claim) -> None:
         """Put a claimed run back, since this worker has been stopped."""
-        self._fail(claim.trial, _RELEASED)
+        self._fail(claim.trial, RELEASED)
         self._put_back()
 
     def take_over(self, grace: float) -> None:
@@ -221,17 +220,17 @@ class Queue:
             if trial.number not in self._seen or beat != seen:
                 self._seen[trial.number] = (beat, now)
             elif now - since > grace:
-                self._fail(self._id(trial), _LOST)
+                self._fail(self._id(trial), LOST)
         self._put_back()
 
     def states(self) -> list[RunState]:
         """Return the state of every run, in the order in which they came."""
-        return [_state(trials) for trials in self._by_folder().values()]
+        return [state_of(trials) for trials in self._by_folder().values()]
 
     def _put_back(self) -> None:
         for trials in self._by_folder().values():
-            if _is_abandoned(trials):
-                self._add(_folder(trials[0]), trials[0].user_attrs["run"])
+            if is_abandoned(trials):
+                self._add(folder_of(trials[0]), trials[0].user_attrs["run"])
 
     def _add(self, folder: str, run: str, *, filled: bool = False) -> None:
         attributes = {"folder": folder, "run": run, "filled": filled}
@@ -246,55 +245,26 @@ class Queue:
             pass
 
     def _is_elsewhere(self, trial: FrozenTrial) -> bool:
-        others = self._by_folder()[_folder(trial)]
+        others = self._by_folder()[folder_of(trial)]
         return any(
-            other.state == TrialState.COMPLETE or (other.state in _LIVE and other.number < trial.number)
+            other.state == TrialState.COMPLETE or (other.state in LIVE and other.number < trial.number)
             for other in others
         )
 
     def _by_folder(self) -> dict[str, list[FrozenTrial]]:
         grouped: dict[str, list[FrozenTrial]] = {}
         for trial in self._study.get_trials(deepcopy=False):
-            grouped.setdefault(_folder(trial), []).append(trial)
+            grouped.setdefault(folder_of(trial), []).append(trial)
         return grouped
+
+    def _attribute(self, name: str) -> str:
+        attributes = self._study.user_attrs
+        if name not in attributes:
+            raise InputError(
+                f"expected study {self.name!r} to have a {name}, got one that is not yet made, or whose making was "
+                "interrupted; start the command that makes it again"
+            )
+        return str(attributes[name])
 
     def _id(self, trial: FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)
-
-
-def _folder(trial: FrozenTrial) -> str:
-    return str(trial.user_attrs["folder"])
-
-
-def _run(trial: FrozenTrial) -> StudyRun:
-    return from_json(StudyRun, trial.user_attrs["run"], f"run {_folder(trial)} of the study's storage")
-
-
-def _endings(trials: Sequence[FrozenTrial]) -> list[str]:
-    endings = [t.user_attrs.get("ending", _LOST) for t in trials if t.state == TrialState.FAIL]
-    return [ending for ending in endings if ending != _DUPLICATE]
-
-
-def _is_abandoned(trials: Sequence[FrozenTrial]) -> bool:
-    """Return whether the run of these trials has lost its worker, and is to be put back."""
-    if any(trial.state in (*_LIVE, TrialState.COMPLETE) for trial in trials):
-        return False
-    ending = _endings(trials)[-1]
-    fillings = [number for number, trial in enumerate(trials) if trial.user_attrs.get("filled")]
-    losses = _endings(trials[fillings[-1] if fillings else 0 :]).count(_LOST)
-    return ending == _RELEASED or (ending == _LOST and losses < _MAX_LOSSES)
-
-
-def _state(trials: Sequence[FrozenTrial]) -> RunState:
-    """Return the state of the run of these trials."""
-    run = _run(trials[0])
-    for trial in sorted(trials, key=lambda trial: trial.state != TrialState.COMPLETE):
-        if trial.state == TrialState.COMPLETE:
-            return RunState(run, "complete")
-        if trial.state == TrialState.RUNNING:
-            return RunState(run, "running", worker=trial.user_attrs.get("beat", [None])[0])
-    # An abandoned run waits: failing its trial and putting it back are two steps, and a worker may look in between.
-    if _is_abandoned(trials) or any(trial.state == TrialState.WAITING for trial in trials):
-        return RunState(run, "waiting")
-    last = _endings(trials)[-1]
-    return RunState(run, "failed", error=f"its workers died, {_MAX_LOSSES} times in all" if last == _LOST else last)

@@ -1,22 +1,19 @@
 """Where the states of runs are kept: a SQLite file, a database server, or a journal file in a shared folder."""
 
+import errno
 import time
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from backpass.errors import InputError, missing_extra
+from backpass.experiments.scheduling.journal import Journal
 
-__all__ = ["STORAGE_ERRORS", "open_storage"]
-
-# What a storage raises that may answer again: databases the first two, journal files the rest (a lock or a line that is
-# gone). Our own errors and optuna's UpdateFinishedTrialError are among the last two, and are to be caught before.
-STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError, RuntimeError, ValueError)
+__all__ = ["open_storage", "storage_file"]
 
 _FILE = "study.db"
 _TRIES = 5
@@ -35,18 +32,32 @@ def open_storage(address: str, *, create: bool = False) -> BaseStorage:
         create: make missing folders and files.
 
     Raises:
-        InputError: there is nothing at the address and ``create`` is not given, or the database cannot be reached.
+        InputError: there is nothing at the address and ``create`` is not given, the database cannot be reached, or the
+            file is no storage.
         MissingExtraError: the database's driver is not installed.
     """
     if address.startswith("journal:"):
         path = _existing(Path(address.removeprefix("journal:")), create)
-        # The default lock, a symbolic link, leads nowhere from a relative path: one that a killed worker has left would
-        # be waited for without end.
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+        try:
+            return Journal(path)
+        except JSONDecodeError as error:
+            raise InputError(
+                f"expected the journal of a study at {path}, got a line that is not JSON ({error}); remove it and "
+                "start the study again: the records of its complete runs are in their folders"
+            ) from error
     if "://" not in address:
         path = _existing(Path(address) / _FILE, create)
         return _open_database(f"sqlite:///{path}")
     return _open_database(address)
+
+
+def storage_file(storage: BaseStorage) -> Path | None:
+    """Return the file of a storage; ``None`` for a database server."""
+    if isinstance(storage, Journal):
+        return storage.path
+    if isinstance(storage, RDBStorage) and storage.engine.url.get_backend_name() == "sqlite":
+        return Path(str(storage.engine.url.database))
+    return None
 
 
 def _existing(path: Path, create: bool) -> Path:
@@ -60,6 +71,18 @@ def _existing(path: Path, create: bool) -> Path:
     return path
 
 
+class _Database(RDBStorage):
+    """A database that closes its connections when it cannot be opened."""
+
+    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+        try:
+            super().__init__(url, engine_kwargs)
+        except BaseException:
+            if hasattr(self, "engine"):
+                self.engine.dispose()
+            raise
+
+
 def _open_database(address: str) -> RDBStorage:
     try:
         url = sqlalchemy.make_url(address)
@@ -69,6 +92,8 @@ def _open_database(address: str) -> RDBStorage:
         # Which driver that means depends on the version of SQLAlchemy.
         url = url.set(drivername="postgresql+psycopg")
     is_sqlite = url.get_backend_name() == "sqlite"
+    if is_sqlite and url.database in (None, "", ":memory:"):
+        raise InputError(f"expected a SQLite file that workers share, got {address!r}; give sqlite:///PATH")
     options: dict[str, Any] = {"pool_pre_ping": True}
     if is_sqlite:
         # isolation_level None leaves transactions to the BEGIN below.
@@ -77,15 +102,15 @@ def _open_database(address: str) -> RDBStorage:
         options["connect_args"] = {name: value for name, value in _PATIENCE.items() if name not in url.query}
     for remaining in reversed(range(_TRIES)):
         try:
-            storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options)
+            storage = _Database(url.render_as_string(hide_password=False), engine_kwargs=options)
             break
         except ImportError as error:
             raise missing_extra(f"the driver of {url.drivername}", "postgresql", "studies in a database") from error
         except NoSuchModuleError as error:
             raise InputError(f"expected a database that SQLAlchemy knows, got {url.drivername!r}") from error
         except SQLAlchemyError as error:
-            # Workers that start at once may all try to make the tables; one succeeds.
-            if remaining == 0 or "already exists" not in str(error):
+            # Workers that start at once may all try to make the tables, or to enter their version; one succeeds.
+            if remaining == 0 or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
                 raise InputError(f"cannot open {url.render_as_string(hide_password=True)}: {error}") from error
             time.sleep(0.2)
     if is_sqlite:
@@ -94,4 +119,11 @@ def _open_database(address: str) -> RDBStorage:
         sqlalchemy.event.listen(
             storage.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE")
         )
+        sqlalchemy.event.listen(storage.engine, "do_connect", _require_file)
     return storage
+
+
+def _require_file(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> None:
+    """Refuse to connect to a SQLite file that is gone: SQLite would make a new, empty one."""
+    if not arguments[0].startswith("file:") and not Path(arguments[0]).is_file():
+        raise FileNotFoundError(errno.ENOENT, "no such file", arguments[0])

@@ -1,4 +1,4 @@
-"""What a process does when it is told to end."""
+"""Ending a process from outside: by SIGTERM, and by an interrupt from the terminal (SIGINT)."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["when_terminated"]
+__all__ = ["leave_interrupts_to_starter", "resumable", "when_terminated"]
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
@@ -29,3 +29,38 @@ def when_terminated(handler: Callable[[int, FrameType | None], Any] | signal.Han
         yield
     finally:
         signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
+
+
+@contextmanager
+def resumable(hint: str) -> Iterator[None]:
+    """Add a note on how to resume to a KeyboardInterrupt or SystemExit raised inside.
+
+    >>> try:
+    ...     with resumable("start it again"):
+    ...         raise KeyboardInterrupt
+    ... except KeyboardInterrupt as interrupt:
+    ...     print(interrupt.__notes__)
+    ['start it again']
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as ending:
+        ending.add_note(hint)
+        raise
+
+
+@contextmanager
+def leave_interrupts_to_starter() -> Iterator[None]:
+    """Let the processes that are started inside ignore interrupts from the terminal.
+
+    An interrupt reaches every process of the terminal at once. The one that started the others ends them by SIGTERM,
+    so that each puts its run back once, and none shows a traceback while it is still importing.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # A signal mask is inherited.
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

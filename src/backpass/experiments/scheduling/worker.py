@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +16,8 @@ from backpass.errors import BackpassError
 from backpass.experiments.progress import Progress
 from backpass.experiments.run import execute, load_data
 from backpass.experiments.scheduling.queue import Claim, LostRunError, Queue
-from backpass.experiments.scheduling.storage import STORAGE_ERRORS
+from backpass.experiments.scheduling.run_state import RunState
+from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS, StorageLostError, lasting_cause, root_cause
 from backpass.experiments.scheduling.termination import when_terminated
 from backpass.training.checkpoint import atomic_write
 from backpass.training.images import ImageData
@@ -46,7 +47,7 @@ def work(
     A run that raises an error has failed, its traceback is in ``error.txt`` of its folder, and the next is taken. A
     worker that is interrupted puts its run back; the run of one that dies is taken over when it has shown no sign of
     life for ``grace`` seconds. A worker that finds its run taken over, since it had been suspended, drops it. One that
-    finds the storage out of reach, or the study without runs so far, tries again until that has changed.
+    finds the storage out of reach tries again for an hour, and one that finds the study without runs waits for them.
 
     Args:
         queue: the study.
@@ -55,25 +56,50 @@ def work(
         load: reads images; those of the last settings are kept for the next run.
         heartbeat: seconds between signs of life.
         grace: seconds without one until a run is taken over; several times ``heartbeat``.
+
+    Raises:
+        StorageLostError: the storage did not answer for an hour, its disk is full, or its file is gone.
+        InputError: the storage holds what is no run of a study.
     """
-    runtime = queue.runtime
+    runtime = _insist(queue, lambda: queue.runtime, heartbeat)
     progress = progress or Progress()
     load = lru_cache(maxsize=1)(load)
+    awaited: set[str] = set()
     while True:
-        claim = _insist(queue.claim, heartbeat)
+        claim = _insist(queue, queue.claim, heartbeat)
         if claim is not None:
             _compute(claim, queue, folder, runtime, progress, load, heartbeat)
+            awaited = set()
             continue
-        _insist(lambda: queue.take_over(grace), heartbeat)
-        states = {run.state for run in _insist(queue.states, heartbeat)}
+        _insist(queue, lambda: queue.take_over(grace), heartbeat)
+        runs = _insist(queue, queue.states, heartbeat)
+        states = {run.state for run in runs}
         if states and not states & {"waiting", "running"}:
             return
         if "waiting" not in states:
+            awaited = _log_awaited(runs, awaited, grace)
             time.sleep(heartbeat / 4)
 
 
-def _insist(call: Callable[[], _T], heartbeat: float, check: Callable[[], None] = lambda: None) -> _T:
-    """Return what a call to the storage returns, tried for an hour until the storage answers or ``check`` raises."""
+def _log_awaited(runs: Sequence[RunState], known: set[str], grace: float) -> set[str]:
+    """Log the runs of other workers that this one waits for, if some are not ``known``; return all that are."""
+    workers = {run.run.folder: run.worker or "starting" for run in runs if run.state == "running"}
+    if not workers.keys() <= known:
+        _LOG.warning(
+            "no run waits; waiting for the runs of other workers, and taking over any that shows no sign of life for "
+            "%g s: %s",
+            grace,
+            ", ".join(f"{folder} ({worker})" for folder, worker in workers.items()),
+        )
+    return known | workers.keys()
+
+
+def _insist(queue: Queue, call: Callable[[], _T], heartbeat: float, check: Callable[[], None] = lambda: None) -> _T:
+    """Return what a call to the storage returns, tried for an hour until the storage answers or ``check`` raises.
+
+    Raises:
+        StorageLostError: the hour is over, or the error is one that will not pass.
+    """
     started, silent = time.monotonic(), True
     while True:
         try:
@@ -81,10 +107,14 @@ def _insist(call: Callable[[], _T], heartbeat: float, check: Callable[[], None] 
         except BackpassError:
             raise
         except STORAGE_ERRORS as error:
-            if time.monotonic() - started > _PATIENCE:
-                raise
+            cause = lasting_cause(error, queue.file)
+            if cause is None and time.monotonic() - started > _PATIENCE:
+                cause = f"expected the study's storage to answer, got {root_cause(error)} for an hour; mend it"
+            if cause is not None:
+                raise StorageLostError(f"{cause}, and start the same command again to resume") from error
             if silent:
-                _LOG.warning("the storage of the study does not answer, trying again for an hour: %s", error)
+                reason = root_cause(error)
+                _LOG.warning("the storage of the study does not answer, trying again for an hour: %s", reason)
                 silent = False
             time.sleep(heartbeat / 4)
             check()
@@ -141,13 +171,13 @@ def _compute(
                 data = load(run.recipe.data)
                 entry = claim.run.entry
                 record = execute(run, data, own, runtime=runtime, entry=entry, progress=progress, check=heart.check)
-                _insist(lambda: queue.finish(claim, record.accuracy), heartbeat, heart.check)
-            except LostRunError:
+                _insist(queue, lambda: queue.finish(claim, record.accuracy), heartbeat, heart.check)
+            except (LostRunError, StorageLostError):
                 raise
             except Exception as error:
                 trace = traceback.format_exc()
                 text = str(error) if isinstance(error, BackpassError) else f"{type(error).__name__}: {error}"
-                _insist(lambda: queue.fail(claim, text), heartbeat, heart.check)
+                _insist(queue, lambda: queue.fail(claim, text), heartbeat, heart.check)
                 with suppress(OSError):  # The folder may be what failed.
                     own.mkdir(parents=True, exist_ok=True)
                     atomic_write(own / "error.txt", trace.encode())

@@ -3,23 +3,25 @@ from contextlib import closing
 
 import optuna
 import pytest
-from backpass.experiments.storage import open_storage
 
 from backpass.errors import InputError, MissingExtraError
+from backpass.experiments.scheduling.storage import open_storage, storage_file
 
 
-@pytest.mark.parametrize("address", ["{}/new/study", "journal:{}/new/cells.log", "sqlite:///{}/cells.db"])
+@pytest.mark.parametrize("address", ["{}/new/study", "journal:{}/new/runs.log", "sqlite:///{}/runs.db"])
 def test_what_is_written_is_there_when_opened_again(address, tmp_path):
     address = address.format(tmp_path)
     optuna.create_study(storage=open_storage(address, create=True), study_name="s")
-    assert optuna.get_all_study_names(open_storage(address)) == ["s"]
+    storage = open_storage(address)
+    assert optuna.get_all_study_names(storage) == ["s"]
+    assert storage_file(storage).is_file()
 
 
 @pytest.mark.parametrize("address", ["{}/none", "journal:{}/none"])
 def test_nothing_there(address, tmp_path):
     address = address.format(tmp_path)
     path = re.escape(str(tmp_path / "none"))
-    with pytest.raises(InputError, match=rf"expected the cells of a study at {path}.*, found none; start one with"):
+    with pytest.raises(InputError, match=rf"expected the runs of a study at {path}.*, found none; start one with"):
         open_storage(address)
 
 
@@ -28,6 +30,10 @@ def test_addresses_that_lead_nowhere():
         InputError, match=r"expected a database URL such as postgresql://user@host/database, got '://x'"
     ):
         open_storage("://x")
+    with pytest.raises(
+        InputError, match=r"expected a SQLite file that workers share, got 'sqlite://'; give sqlite:///"
+    ):
+        open_storage("sqlite://")
     with pytest.raises(InputError, match="expected a database that SQLAlchemy knows, got 'oracl'"):
         open_storage("oracl://x/y")
     with pytest.raises(
@@ -38,10 +44,10 @@ def test_addresses_that_lead_nowhere():
 
 def test_a_journal_with_a_relative_path_is_locked_by_a_file_whose_age_can_be_seen(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    storage = open_storage("journal:sub/cells.log", create=True)
+    storage = open_storage("journal:sub/runs.log", create=True)
     lock = storage._backend._lock
     assert lock.acquire()
-    path = tmp_path / "sub" / "cells.log.lock"
+    path = tmp_path / "sub" / "runs.log.lock"
     assert path.is_file()  # a link would have to lead to a file as well
     assert not path.is_symlink()
     lock.release()
@@ -61,6 +67,7 @@ def test_a_postgresql_server_that_vanishes_is_not_waited_for_without_end(query, 
             "tcp_user_timeout": "30000",
         }.items()
     )
+    assert storage_file(storage) is None
     storage.engine.dispose()
 
 

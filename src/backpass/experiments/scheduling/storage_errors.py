@@ -1,0 +1,74 @@
+"""What a storage raises, and which of its errors may pass."""
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
+from backpass.errors import StateError
+
+__all__ = ["STORAGE_ERRORS", "StorageLostError", "lasting_cause", "root_cause"]
+
+# What a storage raises that may answer again: databases the first two, journal files the rest (a lock or a line that is
+# gone). Our own errors and Optuna's UpdateFinishedTrialError are among the last two, and are to be caught before.
+STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError, RuntimeError, ValueError)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_POSTGRESQL_FULL = "53100"
+
+
+class StorageLostError(StateError):
+    """The storage of a study cannot be used any more; the folders of its runs are unharmed."""
+
+
+def lasting_cause(error: BaseException, file: Path | None) -> str | None:
+    """Return what is to be mended before the storage can answer again; ``None`` for causes that may pass.
+
+    Args:
+        error: one of :data:`STORAGE_ERRORS`.
+        file: of the storage; ``None`` for a database server.
+    """
+    if file is not None and _is_missing(file):
+        return f"expected the study's storage at {file}, found none; give the folder that it has been moved to"
+    for cause in _causes(error):
+        full = (
+            (isinstance(cause, OSError) and cause.errno in _FULL)
+            or (isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL)
+            or getattr(cause, "sqlstate", None) == _POSTGRESQL_FULL
+        )
+        if full:
+            place = "on the database server" if file is None else f"in {file.parent}"
+            return f"expected room {place} for the study's storage, got a full disk ({cause}); free some"
+        read_only = (isinstance(cause, OSError) and cause.errno == errno.EROFS) or (
+            isinstance(cause, sqlite3.Error)
+            and (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_READONLY
+        )
+        if read_only:
+            return f"expected to write to the study's storage at {file}, got {cause}; make it writable"
+    return None
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that an error was raised for: Optuna's own name the commit and not what failed."""
+    *_, first = _causes(error)
+    return first
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        file.stat()
+    except FileNotFoundError:
+        return True
+    except OSError:  # A network file system that does not answer.
+        return False
+    return False
