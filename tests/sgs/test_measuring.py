@@ -246,8 +246,15 @@ ONE_IMAGE = 512 + 1024 + 1024 + 576  # bytes of its maps
 
 @pytest.mark.parametrize(
     ("kept", "batches", "run_again"),
-    [(0, [1, 1], 2), (ONE_IMAGE - 1, [1, 1], 2), (ONE_IMAGE, [1, 1], 1), (2 * ONE_IMAGE, [1, 1], 0)]
-    + [(3 * ONE_IMAGE, [1, 9, 2], 2), (2 * ONE_IMAGE, [9, 1, 2], 3), (10 * ONE_IMAGE, [1, 9, 2], 1)],
+    [
+        (0, [1, 1], 2),
+        (ONE_IMAGE - 1, [1, 1], 2),
+        (ONE_IMAGE, [1, 1], 1),
+        (2 * ONE_IMAGE, [1, 1], 0),
+        (3 * ONE_IMAGE, [1, 9, 2], 2),
+        (2 * ONE_IMAGE, [9, 1, 2], 3),
+        (10 * ONE_IMAGE, [1, 9, 2], 1),
+    ],
 )
 def test_only_batches_whose_maps_were_not_kept_run_again(
     kept: int, batches: list[int], run_again: int, monkeypatch: pytest.MonkeyPatch
@@ -333,7 +340,7 @@ def test_a_layer_with_non_finite_input_keeps_its_scaling_and_is_named_once(bad: 
     sgs = SpatialGradientScaling(model)
     kept = torch.linspace(0.6, 1.4, 9).view(3, 3)
     sgs.scalings["2.weight"].copy_(kept)
-    expected = r"^found NaN or infinity in the input of 2\.weight; the scaling there stays as it was$"
+    expected = r"^found NaN or infinity in the input of 2\.weight, which keeps its scaling$"
     with pytest.warns(UserWarning, match=expected) as warned:
         sgs.update([noise(2, 2, 6, 6)])
     assert len(warned) == 1
@@ -355,7 +362,7 @@ def test_unreached_layers_keep_their_scaling_and_are_named() -> None:
             return self.used(x)
 
     sgs = SpatialGradientScaling(Partial())
-    with pytest.warns(UserWarning, match=r"^no measuring batch reached unused\.weight; the scaling there stays"):
+    with pytest.warns(UserWarning, match=r"^no measuring batch reached unused\.weight, which keeps its scaling$"):
         sgs.update([noise(2, 2, 6, 6)])
     assert torch.equal(sgs.scalings["unused.weight"], torch.ones(3, 3))
     assert not torch.equal(sgs.scalings["used.weight"], torch.ones(3, 3))
