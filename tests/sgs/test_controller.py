@@ -490,10 +490,12 @@ def test_an_error_inside_scaled_update_leaves_the_weights_as_they_are() -> None:
 
 def test_the_two_ways_of_applying_do_not_mix() -> None:
     model = net()
-    with pytest.raises(StateError, match=r"apply='update' scales the update, .* use `with sgs\.scaled_update\(\):`"):
+    with pytest.raises(
+        StateError, match=r"expected apply='gradient', got apply='update'; use `with sgs\.scaled_update\(\):`"
+    ):
         SpatialGradientScaling(model, apply="update").scale_gradients()
     with (
-        pytest.raises(StateError, match=r"apply='gradient' scales gradients, not updates; use scale_gradients\(\)"),
+        pytest.raises(StateError, match=r"expected apply='update', got apply='gradient'; use scale_gradients\(\)"),
         SpatialGradientScaling(model).scaled_update(),
     ):
         pass
@@ -524,13 +526,13 @@ def test_the_state_is_a_copy() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.update(k=4.0), "made with k=4.0, this object has 5.0"),
+        (lambda s: s.update(k=4.0), "with k=5.0, got one with 4.0"),
         (
             lambda s: s.update(measure="autocorrelation"),
-            "made with measure='autocorrelation', this object has 'mutual_i",
+            "with measure='mutual_information', got one with 'auto",
         ),
-        (lambda s: s.update(drop_near_equal=True), "made with drop_near_equal=True, this object has False"),
-        (lambda s: s.update(apply="update"), "made with apply='update', this object has 'gradient'"),
+        (lambda s: s.update(drop_near_equal=True), "with drop_near_equal=False, got one with True"),
+        (lambda s: s.update(apply="update"), "with apply='gradient', got one with 'update'"),
         (lambda s: s["scalings"].pop("0.weight"), r"missing \['0.weight'\], unknown \[\]"),
         (lambda s: s["scalings"].update(other=torch.ones(3, 3)), r"missing \[\], unknown \['other'\]"),
         (
@@ -584,7 +586,7 @@ def test_a_fixed_scaling_reaches_every_kernel_of_its_shape():
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.grad, plain[name] * (scaling if name in sgs.scalings else 1.0))
     assert not any(sgs.due(epoch) for epoch in range(30))
-    with pytest.raises(StateError, match="has a fixed scaling; make one without scaling"):
+    with pytest.raises(StateError, match="got a fixed one; leave out scaling"):
         sgs.update([torch.randn(2, 1, 7, 9)])
 
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from backpass.errors import InputError
-from backpass.sgs import SpatialGradientScaling, measure_scalings, measuring, passes
+from backpass.sgs import SpatialGradientScaling, kept_maps, measure_scalings, measuring
 from backpass.sgs.dependence import MutualInformation
+from backpass.sgs.feature_maps import FeatureMap
 from backpass.sgs.histogram import Zeros
+from backpass.sgs.layers import scalable_convs
 from reference import mutual_information as slow
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs.npz")
@@ -167,9 +169,9 @@ def test_forms_of_batches() -> None:
     assert_same(scalings(model, [{"image": x}], forward=lambda batch: model(batch["image"])), expected)
 
 
-@pytest.mark.parametrize(("held", "reads"), [(1 << 20, 4), (0, 8)])
-def test_a_sequence_is_read_when_needed_and_never_held(held: int, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "_HELD_BYTES", held)
+@pytest.mark.parametrize(("kept", "reads"), [(1 << 20, 4), (0, 8)])
+def test_a_sequence_is_read_when_needed_and_never_held(kept: int, reads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_maps, "KEPT_BYTES", kept)
 
     class Lazy(Sequence[Tensor]):
         alive: list[weakref.ref[Tensor]]
@@ -196,7 +198,7 @@ def test_a_sequence_is_read_when_needed_and_never_held(held: int, reads: int, mo
 
 
 def test_no_feature_map_outlives_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "_HELD_BYTES", 0)
+    monkeypatch.setattr(kept_maps, "KEPT_BYTES", 0)
     maps: list[weakref.ref[Tensor]] = []
     most = 0
 
@@ -238,40 +240,48 @@ class Residual(nn.Module):
         return output
 
 
-# One image's maps take 512, 1024, 1024 and 576 bytes.
+ALL = ["stem", "conv", "conv", "last"]
+ONE_IMAGE = 512 + 1024 + 1024 + 576  # bytes of its maps
+
+
 @pytest.mark.parametrize(
-    ("held", "second_pass"),
+    ("kept", "batches", "run_again"),
     [
-        (0, ["stem", "conv", "conv"]),
-        (576, ["stem", "conv"]),
-        (576 + 1024, ["stem"]),
-        (576 + 2048, []),
-        (576 + 2048 + 512, None),
+        (0, [1, 1], 2),
+        (ONE_IMAGE - 1, [1, 1], 2),
+        (ONE_IMAGE, [1, 1], 1),
+        (2 * ONE_IMAGE, [1, 1], 0),
+        (3 * ONE_IMAGE, [1, 9, 2], 2),
+        (2 * ONE_IMAGE, [9, 1, 2], 3),
+        (10 * ONE_IMAGE, [1, 9, 2], 1),
     ],
 )
-def test_the_second_pass_runs_only_to_the_last_map_that_is_not_held(
-    held: int, second_pass: list[str] | None, monkeypatch: pytest.MonkeyPatch
+def test_only_batches_whose_maps_were_not_kept_run_again(
+    kept: int, batches: list[int], run_again: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches = [noise(1, 2, 8, 8), noise(1, 2, 8, 8, seed=1)]
-    monkeypatch.setattr(passes, "_HELD_BYTES", 0)
-    want = scalings(Residual(), batches)
-    monkeypatch.setattr(passes, "_HELD_BYTES", 2 * held)
+    images = [noise(size, 2, 8, 8, seed=number) for number, size in enumerate(batches)]
+    monkeypatch.setattr(kept_maps, "KEPT_BYTES", 0)
+    want = scalings(Residual(), [torch.cat(images)])
+    monkeypatch.setattr(kept_maps, "KEPT_BYTES", kept)
     model = Residual()
-    entered: list[str] = []
-    model.stem.register_forward_pre_hook(lambda *_: entered.append("stem"))
-    assert_same(scalings(model, batches), want)
-    assert model.runs == 2 * ["stem", "conv", "conv", "last"] + 2 * (second_pass or [])
-    assert len(entered) == (2 if second_pass is None else 4)
+    assert_same(scalings(model, images), want)
+    assert model.runs == (len(batches) + run_again) * ALL
     assert not model.conv._forward_pre_hooks
 
 
-def test_batches_of_different_sizes_are_held_as_far_as_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = [noise(n, 2, 8, 8, seed=n) for n in (1, 9, 2)]
-    want = scalings(Residual(), [torch.cat(batches)])
-    monkeypatch.setattr(passes, "_HELD_BYTES", 3 * 2000)
-    model = Residual()
-    assert_same(scalings(model, batches), want)
-    assert model.runs[12:] == ["stem", "stem", "conv", "conv", "stem", "conv"]
+def test_kept_maps_are_freed_one_by_one() -> None:
+    kept = kept_maps.KeptMaps()
+    (layer,) = scalable_convs(nn.Conv2d(1, 1, 3)).values()
+    visit = kept.keeping(0, lambda feature_map: None)
+    for _ in range(3):
+        visit(FeatureMap(layer, torch.ones(1, 1, 4, 4), ((0, 0), (0, 0)), (1, 1)))
+    refs = [weakref.ref(feature_map) for feature_map in kept._maps[0]]
+    alive = []
+    for _ in kept.take(0):
+        gc.collect()
+        alive.append(sum(ref() is not None for ref in refs))
+    assert alive == [3, 2, 1]
+    assert 0 not in kept
 
 
 @pytest.mark.parametrize(
@@ -330,7 +340,7 @@ def test_a_layer_with_non_finite_input_keeps_its_scaling_and_is_named_once(bad: 
     sgs = SpatialGradientScaling(model)
     kept = torch.linspace(0.6, 1.4, 9).view(3, 3)
     sgs.scalings["2.weight"].copy_(kept)
-    expected = r"^found NaN or infinity in the input of 2\.weight; the scaling there stays as it was$"
+    expected = r"^found NaN or infinity in the input of 2\.weight, which keeps its scaling$"
     with pytest.warns(UserWarning, match=expected) as warned:
         sgs.update([noise(2, 2, 6, 6)])
     assert len(warned) == 1
@@ -352,7 +362,7 @@ def test_unreached_layers_keep_their_scaling_and_are_named() -> None:
             return self.used(x)
 
     sgs = SpatialGradientScaling(Partial())
-    with pytest.warns(UserWarning, match=r"^no measuring batch reached unused\.weight; the scaling there stays"):
+    with pytest.warns(UserWarning, match=r"^no measuring batch reached unused\.weight, which keeps its scaling$"):
         sgs.update([noise(2, 2, 6, 6)])
     assert torch.equal(sgs.scalings["unused.weight"], torch.ones(3, 3))
     assert not torch.equal(sgs.scalings["used.weight"], torch.ones(3, 3))

@@ -1,4 +1,4 @@
-"""Spatial Gradient Scaling for a model in anyone's training loop: when to measure, when to scale."""
+"""Spatial Gradient Scaling in a training loop: when to measure and when to scale."""
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,9 +23,11 @@ from backpass.sgs.updates import UpdateScaler
 
 __all__ = ["SpatialGradientScaling"]
 
+_SETTINGS = ("k", "measure", "drop_near_equal", "apply")  # those that the scalings depend on
+
 
 class SpatialGradientScaling:
-    """Scales the gradient of each convolution kernel, tap by tap, by what neighbouring input pixels share.
+    """Scale the gradient of each convolution kernel, tap by tap, by what neighbouring input pixels share.
 
     For a kernel W with gradient dW, ``scale_gradients`` replaces dW by ``G * dW``, where the scaling G has the kernel's
     spatial shape, is strictly positive, has mean 1, and is the same for all channels. ``update`` measures G from the
@@ -36,8 +38,7 @@ class SpatialGradientScaling:
     The model is never altered: its ``state_dict`` is the plain one, and no hook stays on it.
 
     Args:
-        model: any module with at least one convolution to scale (:func:`backpass.sgs.scalable_convs`); wrapped,
-            compiled and shared forms included.
+        model: any module with a convolution to scale (:func:`backpass.sgs.scalable_convs`), also wrapped or compiled.
         k: strength, above 0; smaller is stronger. 5 in the SGS paper.
         measure: ``"mutual_information"`` (the paper's) or ``"autocorrelation"``.
         warmup: first epoch that measures, counted from 0. 1 in the paper.
@@ -48,9 +49,9 @@ class SpatialGradientScaling:
             Adagrad*), through :meth:`scaled_update` or :meth:`attach`.
         process_group: the processes that measure together; default: all, where ``torch.distributed`` is in use. All of
             them call :meth:`update` at the same time, each with batches of its own.
-        scaling: a fixed scaling in the place of measured ones: a tensor of a kernel's spatial shape for all
-            convolutions of that shape, such as ``normalize(scaling_from_branches(["3x3", "1x3", "3x1"]))`` ("ACB
-            without its cost"), or one tensor for each qualified parameter name. ``update`` is then never due.
+        scaling: a fixed scaling instead of measured ones: a tensor of a kernel's spatial shape for all kernels of that
+            shape, such as ``normalize(scaling_from_branches(["3x3", "1x3", "3x1"]))`` ("ACB without its cost"), or one
+            tensor for each qualified parameter name. Other kernels are not scaled, and ``update`` is never due.
 
     Raises:
         InputError: no convolution to scale, or an argument out of range.
@@ -81,7 +82,8 @@ class SpatialGradientScaling:
         scaling: Tensor | Mapping[str, Tensor] | None = None,
     ) -> None:
         check_measure(measure, drop_near_equal)
-        _check_choice("apply", apply, ("gradient", "update"))
+        if apply not in ("gradient", "update"):
+            raise InputError(f"expected apply to be one of 'gradient', 'update', got {apply!r}")
         if warmup < 0 or every < 1:
             raise InputError(f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}")
         self.k = check_k(k)
@@ -127,11 +129,11 @@ class SpatialGradientScaling:
     # Measuring
 
     def update(self, batches: Iterable[Any], forward: Forward | None = None) -> None:
-        """Measure the scalings anew on ``batches``; all layers change together or, after an error, none.
+        """Measure the scalings on ``batches``; all layers change together or, after an error, none.
 
-        The model runs twice over the batches and comes back as it was (:func:`backpass.sgs.measure_scalings`, which
-        also states the forms of a batch). A layer that no batch reaches, or whose input is not finite, keeps its
-        scaling and is named in a warning, once.
+        The model runs twice over the batches and is left unchanged (:func:`backpass.sgs.measure_scalings`, which also
+        states the forms of a batch). A layer that no batch reaches, or whose input is not finite, keeps its scaling; a
+        warning names it, once.
 
         Args:
             batches: input tensors, or tuples that start with one, such as ``(input, target)``.
@@ -142,7 +144,7 @@ class SpatialGradientScaling:
             StateError: the scaling is fixed.
         """
         if self.fixed:
-            raise StateError("this SpatialGradientScaling has a fixed scaling; make one without scaling=... to measure")
+            raise StateError("expected measured scalings, got a fixed one; leave out scaling=... to measure")
         measured = measure_scalings(
             self._model,
             batches,
@@ -161,9 +163,7 @@ class SpatialGradientScaling:
         fresh = [name for name in names if name not in self._warned]
         if fresh:
             self._warned.update(fresh)
-            warnings.warn(
-                f"{what} {', '.join(fresh)}; the scaling there stays as it was", BackpassWarning, stacklevel=3
-            )
+            warnings.warn(f"{what} {', '.join(fresh)}, which keeps its scaling", BackpassWarning, stacklevel=3)
 
     def _set(self, scalings: Mapping[str, Tensor]) -> None:
         """Write scalings in place, so that captured graphs and held references see them."""
@@ -175,15 +175,15 @@ class SpatialGradientScaling:
     def scale_gradients(self) -> None:
         """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
 
-        Once per optimizer step, on accumulated gradients; before or after unscaling of AMP, since it is linear; before
+        Once per optimizer step, on accumulated gradients; before or after AMP's unscaling, since it is linear; before
         clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped. Where a CUDA graph
-        writes the gradients, capture this call with the backward pass: a replay is not noticed otherwise.
+        computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
 
         Raises:
             StateError: the gradients are the ones this scaled before, untouched since; or ``apply="update"``.
         """
         if self.apply == "update":
-            raise StateError("apply='update' scales the update, not the gradient; use `with sgs.scaled_update():`")
+            raise StateError("expected apply='gradient', got apply='update'; use `with sgs.scaled_update():`")
         self._gradients.scale(self._layers, self._placed_scalings())
 
     @contextmanager
@@ -200,12 +200,12 @@ class SpatialGradientScaling:
             StateError: ``apply="gradient"``, or inside another ``scaled_update()``.
         """
         if self.apply == "gradient":
-            raise StateError("apply='gradient' scales gradients, not updates; use scale_gradients() or apply='update'")
+            raise StateError("expected apply='update', got apply='gradient'; use scale_gradients()")
         with self._updates.around(self._layers, self._placed_scalings()):
             yield
 
     def attach(self, optimizer: Optimizer) -> Attachment:
-        """Scale at every ``optimizer.step()`` from now on, without a call in the loop.
+        """Scale at every ``optimizer.step()``, without a call in the loop.
 
         Only the kernels that the optimizer holds at that step are scaled, so that several optimizers can share a model:
         attach to each.
@@ -214,11 +214,11 @@ class SpatialGradientScaling:
             A handle whose ``remove()`` ends it, as does leaving its ``with`` block; :meth:`remove` ends all.
 
         Raises:
-            StateError: attached to this optimizer already. Or later, when ``apply="gradient"`` and ``step`` is given a
-                closure: its gradients come after the hook. Call ``scale_gradients()`` at its end instead.
+            StateError: attached to this optimizer already. Or later, with ``apply="gradient"``, if ``step`` receives a
+                closure, which computes gradients after the hook. Call ``scale_gradients()`` at its end instead.
 
         Warns:
-            NoEffectWarning: the optimizer holds none of the kernels yet, or see :meth:`check_optimizer`.
+            NoEffectWarning: the optimizer holds none of the kernels, or cancels the scaling (:meth:`check_optimizer`).
         """
 
         def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -239,14 +239,14 @@ class SpatialGradientScaling:
         return attachment
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Warn, once, if the optimizer cancels what ``apply="gradient"`` does.
+        """Warn, once, if the optimizer cancels a scaling of the gradient.
 
         Adam and its relatives divide each element of the gradient by its own size
-        (:func:`backpass.sgs.optimizers.normalizes_gradients`), so that a scaling that stays the same for many steps has
-        no effect on the update. Call it in a loop that does not use :meth:`attach`, which calls it.
+        (:func:`backpass.sgs.optimizers.normalizes_gradients`), so a scaling that stays the same for many steps does not
+        change the update. Not needed after :meth:`attach`, which does it.
 
         Warns:
-            NoEffectWarning: ``apply="gradient"`` and such an optimizer.
+            NoEffectWarning: such an optimizer with ``apply="gradient"``.
         """
         if self.apply == "gradient" and not self._warned_of_optimizer and normalizes_gradients(optimizer):
             self._warned_of_optimizer = True
@@ -258,7 +258,7 @@ class SpatialGradientScaling:
             )
 
     def remove(self) -> None:
-        """Detach from every optimizer; the next step uses plain gradients."""
+        """Detach from every optimizer."""
         self._attachments.remove()
 
     def _placed_scalings(self) -> dict[str, Tensor]:
@@ -277,11 +277,7 @@ class SpatialGradientScaling:
         """Return the scalings and the settings that made them; loads with ``weights_only=True``."""
         return {
             "scalings": {name: scaling.detach().clone() for name, scaling in self.scalings.items()},
-            "k": self.k,
-            "measure": self.measure,
-            "drop_near_equal": self.drop_near_equal,
-            "apply": self.apply,
-        }
+        } | {setting: getattr(self, setting) for setting in _SETTINGS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the scalings of :meth:`state_dict`, made with the same settings on the same layers.
@@ -290,24 +286,15 @@ class SpatialGradientScaling:
             InputError: other settings or layers, or a scaling that is not finite, not above 0 or of another shape;
                 nothing is loaded then.
         """
-        settings = ("k", "measure", "drop_near_equal", "apply")
-        if absent := {"scalings", *settings} - state.keys():
+        if absent := {"scalings", *_SETTINGS} - state.keys():
             raise InputError(f"expected a state_dict() of {type(self).__name__}, got one without {sorted(absent)}")
-        for setting in settings:
-            if state[setting] != getattr(self, setting):
-                raise InputError(
-                    f"the state was made with {setting}={state[setting]!r}, this object has {getattr(self, setting)!r}"
-                )
+        for setting in _SETTINGS:
+            own = getattr(self, setting)
+            if state[setting] != own:
+                raise InputError(f"expected a state with {setting}={own!r}, got one with {state[setting]!r}")
         scalings: Mapping[str, Tensor] = state["scalings"]
         missing, unknown = self.scalings.keys() - scalings.keys(), scalings.keys() - self.scalings.keys()
         if missing or unknown:
-            raise InputError(
-                f"expected the scalings of this model: missing {sorted(missing)}, unknown {sorted(unknown)}"
-            )
+            raise InputError(f"expected this model's scalings: missing {sorted(missing)}, unknown {sorted(unknown)}")
         check_scalings(scalings, self.scalings)
         self._set(scalings)
-
-
-def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InputError(f"expected {name} to be one of {', '.join(map(repr, choices))}, got {value!r}")

@@ -1,4 +1,4 @@
-"""Several processes: statistics are reduced, feature maps never leave their process, shards are scaled where they lie.
+"""Several processes: reduce statistics instead of sending feature maps, and scale the local part of sharded tensors.
 
 After the reduction every process holds bitwise the same statistics, those of one process on the union of the batches.
 """
@@ -22,7 +22,7 @@ __all__ = [
     "local_part",
     "reduce_ranges",
     "reduce_totals",
-    "reshard",
+    "resharded",
 ]
 
 ProcessGroup = dist.ProcessGroup | None
@@ -112,13 +112,17 @@ def is_sharded(model: nn.Module) -> bool:
     return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
 
 
-def reshard(model: nn.Module) -> None:
-    """Free the gathered parameters that FSDP2 keeps after a forward pass without a backward pass."""
-    fsdp = sys.modules.get("torch.distributed.fsdp")
-    if fsdp is not None:
-        for module in model.modules():
-            if isinstance(module, fsdp.FSDPModule):
-                module.reshard()
+@contextmanager
+def resharded(model: nn.Module) -> Iterator[None]:
+    """Free, at the end, the gathered parameters that FSDP2 keeps after a forward pass without a backward pass."""
+    try:
+        yield
+    finally:
+        if is_sharded(model):
+            fsdp = sys.modules["torch.distributed.fsdp"]
+            for module in model.modules():
+                if isinstance(module, fsdp.FSDPModule):
+                    module.reshard()
 
 
 def local_part(tensor: Tensor, name: str) -> Tensor:

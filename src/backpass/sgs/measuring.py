@@ -4,16 +4,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from backpass.batches import Forward, describe, forward_on
 from backpass.errors import InputError
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
-from backpass.sgs.distributed import ProcessGroup, failing_together, reduce_ranges, reduce_totals
-from backpass.sgs.feature_maps import FeatureMap, evaluating
+from backpass.sgs.distributed import (
+    ProcessGroup,
+    failing_together,
+    is_sharded,
+    largest_of_processes,
+    reduce_ranges,
+    reduce_totals,
+    resharded,
+)
+from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor, capture_feature_maps, evaluating
+from backpass.sgs.kept_maps import KeptMaps
 from backpass.sgs.layers import ConvLayer, scalable_convs, unwrap
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
-from backpass.sgs.passes import Passes
 from backpass.sgs.scaling import scaling_from_dependence
 
 __all__ = ["MEASURES", "Measurement", "check_measure", "measure_scalings"]
@@ -53,16 +62,14 @@ def measure_scalings(
     """Return the mean-1 scaling of each convolution kernel, measured on the inputs that its layer sees.
 
     The model runs twice over the batches (ranges, then counts), eagerly, in eval mode and without gradients, both times
-    from the same buffers and random state, and comes back as it was: modes, buffers, random state and hooks. Feature
-    maps are consumed in float32 as they appear, so memory does not grow with the number of batches. The last maps of
-    each batch, 144 MiB of all batches together, are kept from the first pass, and the second stops before them, unless
-    the model draws random numbers, changes its buffers in eval mode, or is sharded.
+    from the same buffers and random state. Modes, buffers, random state and hooks are restored. Feature maps are
+    measured in float32 as they appear, so memory does not grow with the number of batches. The maps of the first
+    batches are kept from the first run, up to 192 MiB, and only the other batches run again.
 
     Args:
         model: any module; wrappers are looked through.
         batches: input tensors, or tuples or lists that start with one, such as ``(input, target)``. A sequence is
-            read twice as it stands and must return the same batch each time; any other iterable is collected in a
-            list first.
+            read twice and must return the same batch each time; any other iterable is collected in a list first.
         layers: what to measure; default: :func:`backpass.sgs.scalable_convs` of the model.
         k: strength of the transform, :func:`backpass.sgs.k_transform`.
         measure: ``"mutual_information"`` or ``"autocorrelation"``.
@@ -86,31 +93,29 @@ def measure_scalings(
     device = next(iter(layers.values())).parameter.device
     with failing_together(device, process_group):
         batches = _collected(batches, model)
-    run = forward_on(model, device) if forward is None else forward
+    forward = forward_on(model, device) if forward is None else forward
+    maps = _MapsOfBatches(model, batches, list(layers.values()), forward, process_group)
     dependences = {
         name: kind(layer.kernel_size, layer.channels, device=layer.parameter.device) for name, layer in layers.items()
     }
 
-    def observe(feature_map: FeatureMap) -> None:
-        dependence = dependences[feature_map.layer.name]
-        dependence.observe(feature_map.values, feature_map.dilation, feature_map.zeros)
-
-    def count(feature_map: FeatureMap) -> None:
-        if feature_map.layer.name in measurable:
-            dependence = measurable[feature_map.layer.name]
-            dependence.count(feature_map.values, feature_map.dilation, feature_map.zeros)
-
-    passes = Passes(model, batches, layers.values(), run, process_group)
-    passes.first(observe)
+    maps.for_each(lambda m: dependences[m.layer.name].observe(m.values, m.dilation, m.zeros))
     reduce_ranges(list(dependences.values()), process_group)
+
     unreached = tuple(name for name, d in dependences.items() if not d.seen)
     not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
     measurable = {name: d for name, d in dependences.items() if name not in {*unreached, *not_finite}}
     with failing_together(device, process_group):
         for dependence in measurable.values():
             dependence.start_counting()
-    passes.second(count)
+
+    def count(m: FeatureMap) -> None:
+        if m.layer.name in measurable:
+            measurable[m.layer.name].count(m.values, m.dilation, m.zeros)
+
+    maps.for_each(count)
     reduce_totals(list(measurable.values()), process_group)
+
     scalings = {
         name: scaling_from_dependence(d.result(), k, undefined_as_zero=drop_near_equal)
         for name, d in measurable.items()
@@ -138,3 +143,60 @@ def _collected(batches: Iterable[Any], model: nn.Module) -> Sequence[Any]:
     if len(batches) == 0:
         raise InputError("expected at least one measuring batch, got none")
     return batches
+
+
+class _MapsOfBatches:
+    """The feature maps of all batches, shown to a visitor as often as needed; the model is left unchanged.
+
+    Each time the model runs in eval mode, eagerly and without gradients, from the same buffers and random state. The
+    batches whose maps were kept the first time are not run again (``kept_maps``). Nothing is kept of a model that draws
+    random numbers or changes its buffers, since leaving out a batch would change the maps of the next ones, nor of a
+    sharded one, since running it is collective.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Any],
+        layers: Sequence[ConvLayer],
+        forward: Forward,
+        group: ProcessGroup,
+    ) -> None:
+        self._model, self._batches, self._layers = model, batches, layers
+        self._forward, self._group = forward, group
+        self._device = layers[0].parameter.device
+        self._sharded = is_sharded(model)
+        self._kept = KeptMaps()
+        if self._sharded:
+            self._kept.clear()
+
+    def for_each(self, visit: FeatureMapVisitor) -> None:
+        """Call ``visit`` with every feature map, valid during the call only; a failure on one process fails all."""
+        with failing_together(self._device, self._group), resharded(self._model):
+            own = runs = len(self._batches)
+            if self._sharded:  # then every process runs as often as the one with most batches
+                runs = largest_of_processes(own, self._device, self._group)
+            with evaluating(self._model) as untouched:
+                for number in range(own):
+                    if number in self._kept:
+                        for feature_map in self._kept.take(number):
+                            visit(feature_map)
+                    else:
+                        self._run(number, self._kept.keeping(number, visit))
+                for _ in range(runs - own):
+                    self._forward(self._batches[-1])
+                if not untouched():
+                    self._kept.clear()
+
+    def _run(self, number: int, visit: FeatureMapVisitor) -> None:
+        batch = self._batches[number]
+        try:
+            with capture_feature_maps(self._layers, visit):
+                self._forward(batch)
+        except (InputError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise InputError(
+                f"the model failed on measuring batch {number} ({describe(batch)}): {error}. Expected batches "
+                "as in training; pass forward=... for batches of another form"
+            ) from error
