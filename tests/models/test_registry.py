@@ -31,7 +31,7 @@ def test_a_taken_name_is_refused_and_the_first_builder_stays():
     def digits_net() -> nn.Module:
         return nn.Identity()
 
-    with pytest.raises(InputError, match="'digits_net' is registered already"):
+    with pytest.raises(InputError, match="expected a new name, got 'digits_net', which has a model already"):
         register_model(digits_net)
     assert registry._builders["digits_net"] is builder
 
@@ -65,14 +65,14 @@ def test_an_unknown_name_with_nothing_close():
 def test_counts_must_be_positive_integers(key, value):
     with pytest.raises(InputError) as caught:
         create_model("digits_net", **{key: value})
-    assert str(caught.value) == f"{key} of 'digits_net' must be a positive integer, got {value!r}"
+    assert str(caught.value) == f"expected {key} of 'digits_net' to be a positive integer, got {value!r}"
 
 
 def test_an_unknown_argument_is_named_with_those_that_exist():
     with pytest.raises(InputError) as caught:
         create_model("vgg11_small", dropout=0.5)
     message = str(caught.value)
-    assert "'vgg11_small' takes the arguments num_classes, in_channels, hidden_layers" in message
+    assert "expected arguments of 'vgg11_small', which are num_classes, in_channels, hidden_layers" in message
     assert "'dropout'" in message
 
 

@@ -1,4 +1,4 @@
-"""The table of models: names to builders, and the way to the models of timm."""
+"""The registry of models: builders by name, and the models of timm."""
 
 import inspect
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 
 def register_model(builder: Builder) -> Builder:
-    """Enter ``builder`` in the table under its own name and return it unchanged; use it as a decorator.
+    """Register ``builder`` under its own name and return it unchanged; use it as a decorator.
 
     Args:
         builder: a function returning a new model, with at least the keyword arguments ``num_classes`` and
@@ -34,11 +34,11 @@ def register_model(builder: Builder) -> Builder:
     ... def resnet18(num_classes: int = 2, in_channels: int = 3) -> nn.Module:
     ...     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
     Traceback (most recent call last):
-    backpass.errors.InputError: a model named 'resnet18' is registered already; give the new builder another name
+    backpass.errors.InputError: expected a new name, got 'resnet18', which has a model already; rename the builder
     """
     name = builder.__name__
     if name in _builders:
-        raise InputError(f"a model named {name!r} is registered already; give the new builder another name")
+        raise InputError(f"expected a new name, got {name!r}, which has a model already; rename the builder")
     _builders[name] = builder
     return builder
 
@@ -85,7 +85,7 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
     for key in ("num_classes", "in_channels"):
         value = kwargs.get(key, 1)
         if not isinstance(value, int) or value < 1:
-            raise InputError(f"{key} of {name!r} must be a positive integer, got {value!r}")
+            raise InputError(f"expected {key} of {name!r} to be a positive integer, got {value!r}")
     if name.startswith(TIMM_PREFIX):
         return _create_timm_model(name, kwargs)
     if name not in _builders:
@@ -96,7 +96,7 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
         signature.bind(**kwargs)
     except TypeError as error:
         accepted = ", ".join(signature.parameters)
-        raise InputError(f"the model {name!r} takes the arguments {accepted}; {error}") from None
+        raise InputError(f"expected arguments of {name!r}, which are {accepted}, got others: {error}") from None
     return builder(**kwargs)
 
 

@@ -45,6 +45,8 @@ class DataSettings:
         limit_train: train on this many images only, drawn stratified with a fixed seed.
         limit_test: evaluate on this many images only, likewise.
         label: what results call the data; default: the data set's own name.
+        image_size: side in pixels to which streamed images of ``imagenet:PATH`` and ``folder:PATH`` are cropped;
+            default: 224 for ImageNet, and images of a folder are held in memory in their own size.
     """
 
     name: str = "digits"
@@ -54,6 +56,7 @@ class DataSettings:
     limit_train: int | None = None
     limit_test: int | None = None
     label: str | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
