@@ -252,3 +252,16 @@ def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
     assert "test_accuracy" not in record.history[0]
     assert record.accuracy == record.history[0]["validation_accuracy"]
     assert round(record.accuracy * 288, 3) == round(record.accuracy * 288)
+
+
+def test_the_size_of_streamed_images_can_be_set(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for split in ("train", "test"):
+        for name in ("cat", "eagle"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number, size in enumerate([(8, 8), (10, 12)]):
+                image.new("RGB", size).save(tmp_path / split / name / f"{number}.png")
+    settings = DataSettings(name=f"folder:{tmp_path}")
+    with pytest.raises(InputError, match="give image_size"):
+        load_data(settings)
+    assert load_data(replace(settings, image_size=6)).image_size == (6, 6)

@@ -31,7 +31,7 @@ def test_a_taken_name_is_refused_and_the_first_builder_stays():
     def digits_net() -> nn.Module:
         return nn.Identity()
 
-    with pytest.raises(InputError, match="got 'digits_net', already registered"):
+    with pytest.raises(InputError, match="expected a new name, got 'digits_net', which has a model already"):
         register_model(digits_net)
     assert registry._builders["digits_net"] is builder
 
@@ -72,7 +72,7 @@ def test_an_unknown_argument_is_named_with_those_that_exist():
     with pytest.raises(InputError) as caught:
         create_model("vgg11_small", dropout=0.5)
     message = str(caught.value)
-    assert "'vgg11_small' out of num_classes, in_channels, hidden_layers" in message
+    assert "expected arguments of 'vgg11_small', which are num_classes, in_channels, hidden_layers" in message
     assert "'dropout'" in message
 
 

@@ -81,7 +81,7 @@ def test_sizes_that_reach_the_head(name, largest):
             message = str(caught.value)
             assert "(N, C, 32, 32)" in message
             assert f"32 to {largest} pixels" in message
-            assert f"Got {shape}" in message
+            assert f"got {shape};" in message
             assert "digits_net for 8x8" in message
 
 
@@ -94,5 +94,5 @@ def test_the_first_size_refused_is_the_first_that_leaves_more_than_one_pixel(nam
 
 
 def test_at_least_one_hidden_layer():
-    with pytest.raises(InputError, match="hidden_layers must be at least 1, got 0"):
+    with pytest.raises(InputError, match="expected hidden_layers to be at least 1, got 0"):
         create_model("vgg11_small", hidden_layers=0)

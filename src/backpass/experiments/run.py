@@ -33,6 +33,7 @@ def load_data(settings: DataSettings) -> ImageData:
         limit_train=settings.limit_train,
         limit_test=settings.limit_test,
         label=settings.label,
+        image_size=settings.image_size,
     )
 
 

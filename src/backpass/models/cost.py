@@ -33,7 +33,7 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     are not counted. This is the convention of the tables of the SGS and DyRep papers, which print it as FLOPs.
 
     The model runs once, on zeros, in eval mode and without gradients, on the device and in the dtype of its first
-    parameter; a compiled model runs eagerly. It comes back as it was, mode and hooks included, also after an
+    parameter; a compiled model runs eagerly. Mode and hooks are restored, also after an
     error. On ``torch.device("meta")`` nothing is computed, so that counting costs next to nothing.
 
     Args:
@@ -48,7 +48,7 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     """
     if not input_size or not all(isinstance(size, int) and size > 0 for size in input_size):
         raise InputError(
-            "input_size must be the positive integers (channels, height, width) of one example without the "
+            "expected input_size to be the positive integers (channels, height, width) of one example without the "
             f"batch axis, got {tuple(input_size)}"
         )
     macs = 0

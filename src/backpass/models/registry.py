@@ -1,4 +1,4 @@
-"""The table of models by name, with timm's models under ``timm/``."""
+"""The registry of models: builders by name, and the models of timm."""
 
 import inspect
 from collections.abc import Callable
@@ -34,11 +34,11 @@ def register_model(builder: Builder) -> Builder:
     ... def resnet18(num_classes: int = 2, in_channels: int = 3) -> nn.Module:
     ...     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, num_classes))
     Traceback (most recent call last):
-    backpass.errors.InputError: expected a new model name, got 'resnet18', already registered; rename the builder
+    backpass.errors.InputError: expected a new name, got 'resnet18', which has a model already; rename the builder
     """
     name = builder.__name__
     if name in _builders:
-        raise InputError(f"expected a new model name, got {name!r}, already registered; rename the builder")
+        raise InputError(f"expected a new name, got {name!r}, which has a model already; rename the builder")
     _builders[name] = builder
     return builder
 
@@ -97,7 +97,7 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
         signature.bind(**kwargs)
     except TypeError as error:
         accepted = ", ".join(signature.parameters)
-        raise InputError(f"expected arguments of the model {name!r} out of {accepted}, got others: {error}") from None
+        raise InputError(f"expected arguments of {name!r}, which are {accepted}, got others: {error}") from None
     return builder(**kwargs)
 
 

@@ -91,7 +91,7 @@ class Bottleneck(ResidualBlock):
 class ResNet(nn.Module):
     """A stem, four stages of blocks with strides 1, 2, 2, 2, the mean over the map, and a linear layer.
 
-    Parameters bear torchvision's names (``conv1``, ``bn1``, ``layer1.0.conv1``, ``fc``).
+    Parameters have torchvision's names (``conv1``, ``bn1``, ``layer1.0.conv1``, ``fc``).
 
     Args:
         block: builds one block from ``(in_channels, out_channels, stride)``.

@@ -74,8 +74,8 @@ def _features(depth: int, in_channels: int, conv_bias: bool, last_pool_stride: i
 def _check_images(x: Tensor, max_side: int) -> None:
     if x.ndim != 4 or not all(32 <= side <= max_side for side in x.shape[2:]):
         raise InputError(
-            "this VGG takes images of shape (N, C, 32, 32); its head takes a 1x1 map, which sides of 32 to "
-            f"{max_side} pixels leave. Got {tuple(x.shape)}: resize or pad the images, or choose a model with "
+            f"expected images of shape (N, C, 32, 32), or with sides of 32 to {max_side} pixels, which leave the 1x1 "
+            f"map that this VGG's head takes, got {tuple(x.shape)}; resize or pad the images, or choose a model with "
             "global pooling, such as resnet18, or digits_net for 8x8 images"
         )
 
@@ -98,7 +98,7 @@ def _large_head_vgg(depth: int, num_classes: int, in_channels: int) -> VGG:
 
 def _small_head_vgg(depth: int, num_classes: int, in_channels: int, hidden_layers: int) -> VGG:
     if hidden_layers < 1:
-        raise InputError(f"hidden_layers must be at least 1, got {hidden_layers}; SGS Table 1 uses 1")
+        raise InputError(f"expected hidden_layers to be at least 1, got {hidden_layers}; SGS Table 1 uses 1")
     hidden = [layer for _ in range(hidden_layers) for layer in (nn.Linear(512, 512), nn.ReLU())]
     classifier = nn.Sequential(*hidden, nn.Linear(512, num_classes))
     model = VGG(depth, in_channels, classifier, conv_bias=False, last_pool_stride=1)

@@ -49,6 +49,8 @@ class DataSettings:
         limit_train: number of training images, a stratified subset drawn with a fixed seed; default: all.
         limit_test: number of test images, a stratified subset drawn with a fixed seed; default: all.
         label: name of the data set in results; default: its own.
+        image_size: side in pixels to which streamed images of ``imagenet:PATH`` and ``folder:PATH`` are cropped;
+            default: 224 for ImageNet, and images of a folder are held in memory in their own size.
     """
 
     name: str = "digits"
@@ -58,6 +60,7 @@ class DataSettings:
     limit_train: int | None = None
     limit_test: int | None = None
     label: str | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ def custom_l2(block: RepVGGBlock) -> Tensor:
 
     With ``t = gamma / sigma`` of each branch (running statistics, detached, per output channel) and ``Kc`` the
     centre tap of the k x k kernel ``K``, ``K1`` the 1x1 kernel:
-    ``sum(K**2) - sum(Kc**2) + sum((Kc * t3 + K1 * t1)**2 / (t3**2 + t1**2))``. The identity branch does not
-    enter. This is the authors' code; they have since called the gain insignificant.
+    ``sum(K**2) - sum(Kc**2) + sum((Kc * t3 + K1 * t1)**2 / (t3**2 + t1**2))``. The identity branch is not
+    included. This is the authors' code; they have since called the gain insignificant.
     """
     main, point = cast(ConvBranch, block.main), cast(ConvBranch, block.branches["1x1"])
     kernel, pointwise = main.conv.weight, point.conv.weight

@@ -34,7 +34,7 @@ class DiverseBranchBlock(ReparamBlock):
             ``kxk`` is 0, so that the block equals ``conv`` and ``norm`` in eval mode.
 
     Raises:
-        InputError: the convolution does not fit, or ``init`` is neither word.
+        InputError: the convolution does not fit, or ``init`` is neither of the two.
     """
 
     name = "dbb"

@@ -54,7 +54,7 @@ def equivalent_scaling(
 
     Raises:
         InputError: a branch chains two layers, so that no elementwise factor describes it; a name in
-            ``scales`` is no branch; a factor has another shape; or ``optimizer`` is neither word.
+            ``scales`` is no branch; a factor has another shape; or ``optimizer`` is neither of the two.
 
     >>> from torch import nn
     >>> from backpass.reparam import ACBlock

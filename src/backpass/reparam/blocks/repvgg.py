@@ -26,7 +26,7 @@ class RepVGGBlock(ReparamBlock):
             N(0, 0.1) (standard deviations), as timm does; those of ``norm`` multiply and add.
 
     Raises:
-        InputError: the kernel or the padding does not fit, or ``init`` is neither word.
+        InputError: the kernel or the padding does not fit, or ``init`` is neither of the two.
     """
 
     name = "repvgg"

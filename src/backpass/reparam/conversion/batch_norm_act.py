@@ -14,7 +14,7 @@ _REST = ("drop", "act")
 
 
 def normalisation(module: nn.Module) -> nn.Module:
-    """Return the normalisation alone of timm's ``BatchNormAct2d``, and any other module as it is.
+    """Return the normalisation alone of timm's ``BatchNormAct2d``, and any other module unchanged.
 
     It is an ``nn.BatchNorm2d`` with the same parameters and buffers, not copies of them.
     """

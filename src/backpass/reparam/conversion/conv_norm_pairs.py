@@ -40,7 +40,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     :class:`~backpass.reparam.block.ReparamBlock` do not count.
 
     Args:
-        model: any module; it comes back as it was.
+        model: any module; it is left unchanged.
         probe: an input of the model, for models whose forward pass cannot be traced.
 
     Returns:
