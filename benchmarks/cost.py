@@ -45,9 +45,8 @@ from backpass.training.loader import Batch
 from backpass.training.methods import deploy
 from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
-from sgs import Meter, spread
 from throughput import generated_data
-from tools import environment_of
+from tools import Meter, environment_of, spread
 
 MODELS = ("vgg16_small", "resnet18")
 RECIPES = {"vgg16_small": "cifar-600"}  # others: cifar-200

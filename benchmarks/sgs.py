@@ -18,78 +18,19 @@ Prints medians with quartiles and writes every raw value, the versions, the hard
 import argparse
 import json
 import os
-import re
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
 import backpass
-from backpass.models import create_model
-from tools import environment_of
+from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up
 
-BATCH = 128
 UPDATES = {2: 7, 20: 3}  # batches: repetitions
 STEPS = {32: 30, 128: 10}  # batch size: training steps
-
-
-def smooth_images(count: int, seed: int) -> Tensor:
-    """Return random ``(count, 3, 32, 32)`` images whose neighbouring pixels resemble each other."""
-    coarse = torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
-    return F.interpolate(coarse, size=32, mode="bilinear")
-
-
-def warmed_up(name: str, device: str) -> nn.Module:
-    """Return a model with running statistics of the images, so that eval-mode maps have their usual spread."""
-    torch.manual_seed(0)
-    model = create_model(name, num_classes=10).to(device).train()
-    with torch.no_grad():
-        for _ in range(20):
-            model(smooth_images(32, seed=0).to(device))
-    return model
-
-
-class Meter:
-    """Measures time and memory of calls on one device by one clock."""
-
-    def __init__(self, device: str, clock: str) -> None:
-        self.device = device
-        self.now = time.process_time if clock == "cpu" else time.perf_counter
-        self.synchronize: Callable[[], object] = torch.cuda.synchronize if device == "cuda" else lambda: None
-
-    def seconds(self, call: Callable[[], object]) -> float:
-        """Return how long ``call`` takes, the device's work included."""
-        self.synchronize()
-        start = self.now()
-        call()
-        self.synchronize()
-        return self.now() - start
-
-    def added_memory(self, call: Callable[[], object]) -> float:
-        """Return the most MB that ``call`` holds at once beyond what was held before."""
-        if self.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            call()
-            return (torch.cuda.max_memory_allocated() - before) / 1e6
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present
-        before = _status("VmRSS")
-        call()
-        return (_status("VmHWM") - before) / 1e3
-
-
-def _status(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise RuntimeError(f"expected {field} in /proc/self/status; memory is measured on Linux alone")
-    return int(found[1])
 
 
 def measure_update(batches: int, repetitions: int, meter: Meter) -> dict[str, Any]:
@@ -150,11 +91,6 @@ def in_fresh_process(kind: str, size: int, repetitions: int, device: str, clock:
     environ = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "1000000"} if kind == "memory" else {})
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ)
     return {"size": size, "load": load} | json.loads(done.stdout.splitlines()[-1])
-
-
-def spread(values: list[float], unit: float = 1.0, digits: int = 2) -> str:
-    lower, median, upper = (f"{q / unit:.{digits}f}" for q in statistics.quantiles(values, n=4, method="inclusive"))
-    return f"{median} ({lower}-{upper})"
 
 
 def main() -> None:

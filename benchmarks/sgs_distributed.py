@@ -23,8 +23,7 @@ from torch import Tensor
 from backpass.sgs import measure_scalings, scalable_convs
 from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
 from backpass.sgs.histogram import framed_shape
-from sgs import BATCH, smooth_images, warmed_up
-from tools import environment_of
+from tools import BATCH, environment_of, smooth_images, warmed_up
 
 OUTPUT = Path(__file__).parent / "results" / "sgs-distributed.json"
 

@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from backpass.experiments.results import environment
-from sgs import spread
+from tools import environment_of, spread
 
 HERE = Path(__file__).parent
 ROUNDS = {("update", 2): 5, ("step", 128): 5, ("memory", 2): 2, ("update", 20): 3, ("memory", 20): 1}
@@ -57,7 +56,7 @@ def main() -> None:
             side: spread(v, unit, digits) if len(v) > 1 else f"{v[0] / unit:.{digits}f}" for side, v in values.items()
         }
         print(f"{kind} {size}: {texts}, new / old {statistics.median(ratios):.3f}, n = {len(ratios)}", flush=True)
-        content = {"environment": environment(), "clock": options.clock, "rows": rows}
+        content = {"environment": environment_of(), "clock": options.clock, "rows": rows}
         content |= {"commits": dict(zip(sources, options.commits, strict=True))}
         options.output.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -38,8 +38,7 @@ from torch import Tensor, nn
 import backpass
 from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.scaling import scaling_from_dependence
-from sgs import BATCH, Meter, smooth_images, spread, warmed_up
-from tools import environment_of
+from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up
 
 REPETITIONS = {2: 5, 20: 3}  # by batches of 128 images; 3 for any other number
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps freed blocks, which reads as memory in use

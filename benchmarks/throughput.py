@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from backpass.experiments.bars import progress_bars
+from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.runs import Progress, execute
 from torch import Tensor
 
@@ -43,8 +43,7 @@ from backpass.training.datasets import CIFAR_MEAN, CIFAR_STD
 from backpass.training.images import ImageData, ImageSplit
 from backpass.training.outcome import EpochRecord
 from backpass.training.recipe import Recipe, Run, Runtime
-from sgs import smooth_images, spread
-from tools import environment_of
+from tools import environment_of, smooth_images, spread
 
 MODELS = ("vgg11_small", "resnet18")
 BATCHES = (128, 512)
