@@ -34,7 +34,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from backpass.experiments.progress_bars import progress_bars
-from backpass.experiments.runs import Progress, execute
+from backpass.experiments.progress import Progress
+from backpass.experiments.run import execute
 from torch import Tensor
 
 from backpass.experiments.recipes import get_recipe
