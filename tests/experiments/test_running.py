@@ -1,16 +1,19 @@
+import shutil
+import threading
 from dataclasses import replace
 
 import pytest
-from backpass.experiments.plan import compare_plan, read_plan
-from backpass.experiments.runs import Progress
 
 from backpass.errors import InputError, StateError
-from backpass.experiments.recipes import RECIPES
-from backpass.experiments.study import compare, run_study
-from backpass.training.recipe import DataSettings, Runtime
+from backpass.experiments import running
+from backpass.experiments.comparison import compare_study
+from backpass.experiments.run import Progress
+from backpass.experiments.running import run_study
+from backpass.experiments.scheduling import worker as workers
+from backpass.experiments.study import read_study
+from reference.study_workers import CPU, TINY
 
-CPU = Runtime(device="cpu")
-TINY = replace(RECIPES["digits"], epochs=1, data=DataSettings(limit_train=64, limit_test=20))
+STUDY = compare_study(TINY, ["plain", "sgs"], [0, 1])
 
 
 class Log(Progress):
@@ -23,45 +26,50 @@ class Log(Progress):
     def end_epoch(self, record):
         self.events.append("epoch")
 
-    def end_run(self, result):
-        self.events.append((result.method, result.seed))
+    def end_run(self, record):
+        self.events.append((record.method, record.seed))
+
+    def fail_run(self, run, error):
+        self.events.append((run.method, run.seed, error))
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    return folder, compare(TINY, ["plain", "sgs"], [0, 1], folder, runtime=CPU)
+    return folder, run_study(STUDY, folder, runtime=CPU).records
 
 
 def test_methods_come_in_turn_within_a_seed(compared):
-    folder, results = compared
-    assert [(r.method, r.seed) for r in results] == [("plain", 0), ("sgs", 0), ("plain", 1), ("sgs", 1)]
-    assert read_plan(folder) == compare_plan(TINY, ["plain", "sgs"], [0, 1])
+    folder, records = compared
+    assert [(r.method, r.seed) for r in records] == [("plain", 0), ("sgs", 0), ("plain", 1), ("sgs", 1)]
+    assert [r.entry for r in records] == ["plain", "sgs"] * 2
+    assert read_study(folder) == STUDY
 
 
 def test_a_finished_study_is_read_and_not_run_again(compared):
-    folder, results = compared
+    folder, records = compared
     log = Log()
-    assert compare(TINY, ["plain", "sgs"], [0, 1], folder, runtime=CPU, progress=log) == results
+    assert run_study(STUDY, folder, runtime=CPU, progress=log).records == records
     assert log.events == [4, ("plain", 0), ("sgs", 0), ("plain", 1), ("sgs", 1)]
 
 
 def test_more_seeds_run_what_is_missing_alone(compared):
-    folder, results = compared
+    folder, records = compared
     log = Log()
-    more = compare(TINY, ["plain"], [0, 1, 2], folder, runtime=CPU, progress=log)
+    more = run_study(compare_study(TINY, ["plain"], [0, 1, 2]), folder, runtime=CPU, progress=log).records
     assert log.events == [3, ("plain", 0), ("plain", 1), "epoch", ("plain", 2)]
-    assert more[:2] == results[::2]
+    assert more[:2] == records[::2]
 
 
 def test_other_settings_in_the_same_folder_are_refused(compared):
     folder, _ = compared
-    with pytest.raises(InputError, match="plain-seed0 belongs to another run of study 'study'; choose another folder"):
-        compare(replace(TINY, epochs=3), ["plain"], [0], folder, runtime=CPU)
+    refusal = r"plain-seed0 to belong to one run of study 'study', got another with other settings; choose another fold"
+    with pytest.raises(InputError, match=refusal):
+        run_study(compare_study(replace(TINY, epochs=3), ["plain"], [0]), folder, runtime=CPU)
 
 
-def test_an_interrupted_study_goes_on_where_it_was(compared, tmp_path):
-    _, results = compared
+def test_an_interrupted_study_resumes(compared, tmp_path):
+    _, records = compared
 
     class Stop(Log):
         def end_epoch(self, record):
@@ -70,28 +78,92 @@ def test_an_interrupted_study_goes_on_where_it_was(compared, tmp_path):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compare(TINY, ["plain", "sgs"], [0, 1], tmp_path, runtime=CPU, progress=Stop())
+        run_study(STUDY, tmp_path, runtime=CPU, progress=Stop())
     log = Log()
-    again = compare(TINY, ["plain", "sgs"], [0, 1], tmp_path, runtime=CPU, progress=log)
+    again = run_study(STUDY, tmp_path, runtime=CPU, progress=log).records
     # The first is read, the second had its only epoch behind it and is last in the queue now.
     assert log.events == [4, ("plain", 0), "epoch", ("plain", 1), "epoch", ("sgs", 1), ("sgs", 0)]
-    assert [r.history[0]["train_loss"] for r in again] == [r.history[0]["train_loss"] for r in results]
+    assert [r.history[0]["train_loss"] for r in again] == [r.history[0]["train_loss"] for r in records]
 
 
-def test_a_plan_without_cells_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected a plan with at least one cell"):
-        run_study(replace(compare_plan(TINY, ["plain"], [0]), seeds=()), tmp_path, runtime=CPU)
+def test_a_study_without_runs_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"expected a study with at least one run, got none \(no entry or no seed\); choose other"
+    ):
+        run_study(replace(STUDY, seeds=()), tmp_path, runtime=CPU)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failures_are_told_after_all_cells_have_ended_and_tried_again(tmp_path):
-    plan = compare_plan(replace(TINY, model="nope"), ["plain", "sgs"], [0, 1])
-    log = Log()
-    outcome = run_study(plan, tmp_path, runtime=CPU, progress=log)
-    assert (outcome.results, list(outcome.failures), outcome.cells) == ([], [c.folder for c in plan.cells()], 4)
+def test_failures_are_told_after_all_runs_have_ended_and_tried_again(tmp_path):
+    study = compare_study(replace(TINY, model="nope"), ["plain", "sgs"], [0, 1])
+    result = run_study(study, tmp_path, runtime=CPU, progress=Log())
+    assert (result.records, list(result.failures), result.runs) == ([], [run.folder for run in study.runs()], 4)
     with pytest.raises(
-        StateError, match=r"^4 of 4 cells failed \(plain-seed0: unknown model 'nope'.*; and 1 more\); er"
+        StateError, match=r"^4 of 4 runs failed \(plain-seed0: unknown model 'nope'.*; and 1 more\); er"
     ):
-        outcome.check()
-    again = run_study(plan, tmp_path, runtime=CPU)
-    assert again == outcome
+        result.check()
+    assert run_study(study, tmp_path, runtime=CPU) == result
+
+
+def test_a_complete_run_without_its_record_is_named(compared, tmp_path):
+    folder = shutil.copytree(compared[0], tmp_path / "copy")
+    shutil.rmtree(folder / "sgs-seed0")  # as if another machine had computed it in a folder of its own
+    with pytest.raises(
+        InputError,
+        match=rf"expected the record of a complete run at {folder}/sgs-seed0/result.json, found none; let all workers "
+        "share one folder, or give the folder that holds the runs with --out",
+    ):
+        run_study(STUDY, folder, runtime=CPU)
+
+
+def test_the_ends_of_runs_in_other_processes_are_shown(tmp_path, monkeypatch, make_record):
+    study = compare_study(TINY, ["plain", "pgt"], [0])
+    record = make_record(TINY, "plain", 0, [0.5], entry="plain")
+
+    def end_both(storage, name, folder, *, processes, heartbeat, grace, watch):
+        assert (storage, name, folder, processes) == (str(tmp_path), "study", tmp_path, 2)
+        queue = running.Queue.open(storage, name)
+        queue.finish(queue.claim(), 0.5)
+        watch()  # The record is not yet there.
+        assert log.events == [2]
+        (folder / "plain-seed0").mkdir()
+        record.write(folder / "plain-seed0" / "result.json")
+        watch()
+        assert log.events == [2, ("plain", 0)]
+        queue.fail(queue.claim(), "no such thing")
+        watch()
+        queue.close()
+
+    monkeypatch.setattr(running, "work_in_processes", end_both)
+    log = Log()
+    result = run_study(study, tmp_path, runtime=CPU, processes=2, progress=log)
+    assert log.events == [2, ("plain", 0), ("pgt", 0, "no such thing")]
+    assert result.records == [record]
+    assert result.failures == {"pgt-seed0": "no such thing"}
+
+
+def test_a_new_study_started_twice_at_once_is_run_once(tmp_path, monkeypatch, make_record):
+    study = compare_study(TINY, ["plain", "pgt"], [0, 1])
+    computed, results, barrier = [], [], threading.Barrier(2)
+
+    def execute(run, data, folder, *, entry, **options):
+        computed.append(folder.name)
+        folder.mkdir()
+        record = make_record(run.recipe, run.method, run.seed, [0.5], entry=entry)
+        record.write(folder / "result.json")
+        return record
+
+    def start(folder):
+        barrier.wait(60)
+        results.append(run_study(study, folder, runtime=CPU, heartbeat=0.1))
+
+    monkeypatch.setattr(workers, "execute", execute)
+    for number in range(5):
+        starters = [threading.Thread(target=start, args=(tmp_path / str(number),)) for _ in range(2)]
+        for starter in starters:
+            starter.start()
+        for starter in starters:
+            starter.join()
+    assert sorted(computed) == sorted([run.folder for run in study.runs()] * 5)
+    assert len(results) == 10
+    assert [record.accuracy for record in results[0].records] == [0.5] * 4

@@ -1,37 +1,42 @@
-def start_worker(address, folder, *options):
-    command = [sys.executable, "-m", "backpass", "worker", "--study", address, "--out", str(folder), "--json"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [*command, "--heartbeat", "0.5", "--grace", "6", *options], env=environment, stdout=subprocess.DEVNULL
-    )
+import signal
+import time
+from contextlib import closing
+from dataclasses import replace
+
+import pytest
+
+from backpass.experiments.comparison import compare_study
+from backpass.experiments.record import read_record
+from backpass.experiments.scheduling.queue import Queue
+from backpass.training.recipe import DataSettings
+from reference.study_workers import CPU, TINY, accuracies, essence, queue_of, start_command
 
 
-def essence(result):
-    """Return what must not depend on who computed it."""
-    return result.run, [(r["train_loss"], r["test_accuracy"]) for r in result.history], result.scalings
+def start_worker(address, folder):
+    return start_command("worker", "--study", address, "--out", folder, "--json", "--heartbeat", "0.5", "--grace", "6")
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """A plan and the folder in which one worker has run it alone."""
+    """The runs of a study and the folder in which one worker has computed them alone."""
     recipe = replace(TINY, epochs=25, data=DataSettings(limit_train=256, limit_test=60))
-    plan = compare_plan(recipe, ["plain", "sgs"], [0, 1, 2, 3])
+    runs = compare_study(recipe, ["plain", "sgs"], [0, 1, 2, 3]).runs()
     folder = tmp_path_factory.mktemp("undisturbed")
-    queue = queue_of(plan.runs(), folder)
-    assert start_worker(str(folder), folder).wait(300) == 0
+    queue = queue_of(runs, folder)
+    assert start_worker(folder, folder).wait(300) == 0
     queue.close()
-    return plan, folder
+    return runs, folder
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgresql", pytest.param("journal", marks=pytest.mark.slow)])
 def test_two_of_four_workers_are_killed_and_nothing_shows(storage, undisturbed, tmp_path, request):
-    plan, alone = undisturbed
+    runs, alone = undisturbed
     folder = tmp_path / "four"
     address = {"sqlite": lambda: str(folder), "journal": lambda: f"journal:{tmp_path / 'runs.log'}"}.get(
         storage, lambda: request.getfixturevalue("postgresql")
     )()
     with closing(Queue.create(address, "s", folder=folder, runtime=CPU)) as queue:
-        queue.fill(plan.runs())
+        queue.fill(runs)
         started = [start_worker(address, folder) for _ in range(4)]
         by_process = {str(process.pid): process for process in started}
         killed = {}
@@ -50,15 +55,15 @@ def test_two_of_four_workers_are_killed_and_nothing_shows(storage, undisturbed, 
             time.sleep(0.05)
         assert sorted(process.wait(300) for process in started) == [-9, -9, 0, 0]
 
+        assert sorted(accuracies(queue)) == sorted(run.folder for run in runs)
         trials = queue._study.get_trials()
-        complete = [trial.user_attrs["run"]["folder"] for trial in trials if trial.state.name == "COMPLETE"]
-        assert sorted(complete) == sorted(run.folder for run in plan.runs())
-        lost = [trial.user_attrs["run"]["folder"] for trial in trials if trial.user_attrs.get("ending") == "lost"]
+        lost = [trial.user_attrs["folder"] for trial in trials if trial.user_attrs.get("ending") == "lost"]
         assert set(killed) <= set(lost)
-        # The killed runs were gone on with, not begun again: their first epochs are those of the killed worker.
+        # The killed runs were resumed, not begun again: their first epochs are those of the killed worker.
         for name, lines in killed.items():
             assert (folder / name / "metrics.jsonl").read_text().splitlines()[: len(lines)] == lines
 
-        for run in plan.runs():
+        for run in runs:
             ours, theirs = (read_record(place / run.folder / "result.json") for place in (folder, alone))
             assert essence(ours) == essence(theirs)
+            assert ours.entry == run.entry
