@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
 
 from backpass.training.augment import Augmentation
 from backpass.training.images import ImageData, ImageSplit
 from backpass.training.recipe import DyRepSettings, OptimizerSettings, Recipe, SgsSettings
+from training.folders import write_folder
 
 
 @pytest.fixture
@@ -32,3 +35,10 @@ def recipe() -> Recipe:
         sgs=SgsSettings(warmup=1, every=1, batches=1),
         dyrep=DyRepSettings(every=1, until=9, metric="snip", recalibration_batches=1),
     )
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    root = tmp_path / "pets"
+    write_folder(root, {"train": {"cat": 8, "eagle": 4}, "test": {"cat": 2, "eagle": 3}})
+    return root

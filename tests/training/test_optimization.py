@@ -74,9 +74,9 @@ def test_momentum_is_that_of_the_recipe(momentum, second_step):
 
 
 def test_unknown_and_contradictory_optimizers():
-    with pytest.raises(InputError, match=r"expected an optimizer out of sgd, adadelta, .*radam, got 'lion'"):
+    with pytest.raises(InputError, match=r"expected one of the optimizers sgd, adadelta, .*radam, got 'lion'"):
         build_optimizer(model(), OptimizerSettings(name="lion"))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="nesterov=True is for sgd, got the optimizer 'adam'"):
+    with pytest.raises(InputError, match="expected nesterov=True with sgd alone, got 'adam'"):
         build_optimizer(model(), OptimizerSettings(name="adam", nesterov=True))
 
 
@@ -129,7 +129,7 @@ def test_steps_count_from_the_start_and_stop_in_the_cool_down():
         (ScheduleSettings(warmup_epochs=-1), "got -1 and 0.0"),
         (ScheduleSettings(cooldown_epochs=-1), "got 0.0 and -1"),
         (ScheduleSettings("step", step_epochs=0), "step_epochs to be above 0, got 0"),
-        (ScheduleSettings("poly"), "a schedule out of cosine, step, got 'poly'"),  # type: ignore[arg-type]
+        (ScheduleSettings("poly"), "one of the schedules cosine, step, got 'poly'"),  # type: ignore[arg-type]
     ],
 )
 def test_impossible_schedules(settings, text):

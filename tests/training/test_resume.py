@@ -127,6 +127,23 @@ def test_every_epoch_runs_compiled(method, precision, recipe, images, tmp_path, 
     assert all(graphs[number] >= steps for number in range(recipe.epochs))
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("method", ["plain", "sgs+pgt", "dyrep"])
+def test_float16_with_a_loss_scale_resumes_in_float16(method, recipe, images, tmp_path):
+    runtime = Runtime(precision="fp16")
+    dtypes, handle = record_dtypes()
+    try:
+        trainer = stopped_and_resumed(Run(recipe, method), images, runtime, tmp_path)
+        scale = trainer.accelerator.scaler.state_dict()
+        trainer.fit()
+    finally:
+        handle.remove()
+    assert dtypes == {torch.float16}
+    assert scale["scale"] > 0
+    assert trainer.accelerator.scaler.state_dict()["_growth_tracker"] > scale["_growth_tracker"]
+
+
 def test_half_precision_is_refused_on_a_cpu(recipe, images):
     with pytest.raises(InputError, match="expected precision no or bf16 on a CPU, got fp16; choose another precision"):
         Trainer(Run(recipe), images, runtime=Runtime(device="cpu", precision="fp16"))

@@ -2,14 +2,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from backpass.errors import InputError, StateError
 from backpass.models import create_model
 from backpass.training import trainer as trainer_module
 from backpass.training.checkpoint import load_checkpoint
 from backpass.training.loader import BatchPlan
-from backpass.training.recipe import OptimizerSettings, Run, Runtime
+from backpass.training.recipe import OptimizerSettings, PgtSettings, Run, Runtime
 from backpass.training.trainer import Trainer
 
 CPU = Runtime(device="cpu")
@@ -200,3 +202,52 @@ def test_the_batches_of_an_epoch_are_not_planned_again_at_each_step(recipe, imag
 def test_large_seeds_train(seed, recipe, images):
     record, other = (Trainer(Run(replace(recipe, epochs=1), seed=s), images, runtime=CPU)._epoch(1) for s in (seed, 0))
     assert record["train_loss"] != other["train_loss"]
+
+
+def outputs_of(trainer, split):
+    trainer.model.eval()
+    with torch.no_grad():
+        batches = [(trainer.model(images), target) for images, target in split]
+    return torch.cat([output for output, _ in batches]), torch.cat([target for _, target in batches])
+
+
+@pytest.mark.parametrize("validation", [False, True])
+def test_pgt_is_evaluated_at_alpha_times_the_logits_too(validation, recipe, images):
+    data = replace(images, validation=images.test, test=images.train) if validation else images
+    name, passes = ("validation" if validation else "test"), []
+    settings = replace(recipe, epochs=1, pgt=PgtSettings(alpha=0.4))
+    records = {}
+    for method in ("plain", "sgs+pgt"):
+        trainer = Trainer(Run(settings, method), data, runtime=CPU)
+        handle = trainer.model.register_forward_hook(lambda m, *_: None if m.training else passes.append(m))
+        (records[method],) = trainer.fit().history
+        handle.remove()
+    assert len(passes) == 2, "one evaluation each"
+    logits, target = outputs_of(trainer, trainer.loaders.validation or trainer.loaders.test)
+    for suffix, factor in (("", 1.0), ("_at_alpha", 0.4)):
+        loss = F.cross_entropy(factor * logits, target).item()
+        error = multiclass_calibration_error(factor * logits, target, num_classes=3, n_bins=15).item()
+        assert records["sgs+pgt"][f"{name}_loss{suffix}"] == pytest.approx(loss, rel=1e-5)
+        assert records["sgs+pgt"][f"{name}_calibration_error{suffix}"] == pytest.approx(error, abs=1e-5)
+    assert records["sgs+pgt"][f"{name}_loss"] != records["sgs+pgt"][f"{name}_loss_at_alpha"]
+    evaluated = {key for key in records["plain"] if key.startswith(name)}
+    assert evaluated == {f"{name}_{metric}" for metric in ("loss", "accuracy", "calibration_error")}
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_training_accuracy_is_that_of_the_outputs_that_were_trained_on(parts, recipe, images):
+    settings = replace(recipe, epochs=2, micro_batches=parts, label_smoothing=0.1)
+    trainer = Trainer(Run(settings, "pgt"), images, runtime=CPU)
+    correct, criterion = [], trainer.criterion
+
+    def noted(output, target):
+        correct.append((output.argmax(1) == target).sum().item())
+        return criterion(output, target)
+
+    trainer.criterion = noted
+    history = trainer.fit().history
+    steps = parts * len(trainer.loaders.train)
+    assert len(correct) == 2 * steps
+    for epoch, record in enumerate(history):
+        assert record["train_accuracy"] == sum(correct[epoch * steps : (epoch + 1) * steps]) / 48
+    assert history[0]["train_accuracy"] != history[1]["train_accuracy"]

@@ -1,4 +1,4 @@
-"""Folders of images, one sub-folder a class: listed, and decoded into memory where they fit."""
+"""Folders of images with one sub-folder per class: listed, and decoded into memory if they fit."""
 
 import hashlib
 import importlib
@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -27,17 +28,30 @@ _DECODE_CHUNK = 256
 
 
 def decode_image(file: str) -> Any:
-    """Return the image in ``file`` as a Pillow image in RGB.
+    """Return the image in ``file`` as a Pillow image in RGB, 8 bits a channel.
+
+    Grey values of 16 bits are divided by 257, so that black stays black and white stays white.
 
     Raises:
-        InputError: the file is not a readable image; the message names it.
+        InputError: the file is not a readable image, or its pixels are floats or 32-bit integers, which have no fixed
+            white; the message names the file.
     """
     image_module = import_lab("PIL.Image", "Pillow", "image files")
     try:
         with image_module.open(file) as image:
+            if image.mode in ("F", "I"):
+                raise InputError(
+                    f"expected {file} to have 8 or 16 bits a channel, got pixels of mode {image.mode!r}, which have no "
+                    "fixed white; convert the image or remove the file"
+                )
+            if image.mode.startswith("I;16"):
+                grey = (numpy.asarray(image, dtype=numpy.float32) / 257).round().astype(numpy.uint8)
+                return image_module.fromarray(grey).convert("RGB")
             return image.convert("RGB")
+    except InputError:
+        raise
     except (OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"cannot decode the image {file} ({error}); replace or remove the file.") from error
+        raise InputError(f"expected {file} to be a readable image, got {error}; replace or remove the file") from error
 
 
 def list_folder(root: Path, kind: str, image_size: int | None) -> ImageData:
@@ -47,25 +61,32 @@ def list_folder(root: Path, kind: str, image_size: int | None) -> ImageData:
         InputError: the folder, a split or a class folder is missing or empty, or the splits differ in their classes.
     """
     if not root.is_dir():
-        raise InputError(f"the folder {root} does not exist; {kind}:PATH names a folder with train/ in it.")
+        raise InputError(
+            f"expected {kind}:PATH to name a folder with train/ in it, got {root}, which does not exist; "
+            "correct the path"
+        )
     if not (root / "train").is_dir():
-        raise InputError(f"{root} holds no train/; expected train/CLASS/IMAGE and the same below val/ or test/.")
+        raise InputError(
+            f"expected {root} to hold train/CLASS/IMAGE and the same below val/ or test/, got no train/; add it"
+        )
     wanted = ("val",) if kind == "imagenet" else ("test", "val")
     test_name = next((folder for folder in wanted if (root / folder).is_dir()), None)
     if test_name is None:
-        raise InputError(f"{root} holds train/ but no {'/ and no '.join(wanted)}/; put the images to test on there.")
+        raise InputError(
+            f"expected {root} to hold {'/ or '.join(wanted)}/ next to train/, got none; put the test images there"
+        )
     classes, train = _list_split(root / "train")
     test_classes, test = _list_split(root / test_name)
     if classes != test_classes:
         raise InputError(
-            f"train/ and {test_name}/ of {root} must hold the same class folders; only in train/: "
+            f"expected train/ and {test_name}/ of {root} to hold the same class folders, got only in train/: "
             f"{sorted(set(classes) - set(test_classes))}, only in {test_name}/: "
-            f"{sorted(set(test_classes) - set(classes))}."
+            f"{sorted(set(test_classes) - set(classes))}; add or remove folders"
         )
     if kind == "imagenet" and len(classes) != _IMAGENET_CLASSES:
         raise InputError(
-            f"ImageNet has {_IMAGENET_CLASSES} classes, but {root} has {len(classes)} class folders; "
-            f"use folder:{root} for another set."
+            f"expected {root} to hold the {_IMAGENET_CLASSES} class folders of ImageNet, got {len(classes)}; "
+            f"use folder:{root} for another data set"
         )
     side = image_size or 0
     return ImageData(
@@ -83,7 +104,7 @@ def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
     """Return the class names, sorted, and the image files below each, sorted."""
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
     if not classes:
-        raise InputError(f"{folder} holds no class folders and so no images; expected {folder}/CLASS/IMAGE.")
+        raise InputError(f"expected {folder}/CLASS/IMAGE, got no class folders in {folder}; add them")
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -95,8 +116,8 @@ def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
         )
         if not found:
             raise InputError(
-                f"the class folder {folder / name} holds no images (looked for {', '.join(sorted(_IMAGE_SUFFIXES))}); "
-                "add images or remove the folder from every split."
+                f"expected images ({', '.join(sorted(_IMAGE_SUFFIXES))}) in the class folder {folder / name}, got "
+                "none; add images or remove the folder from every split"
             )
         files += found
         labels += [label] * len(found)
@@ -104,7 +125,7 @@ def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
 
 
 def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, cache: Path | None) -> ImageData:
-    """Return ``data`` with its files decoded, or as it is where they are to be streamed."""
+    """Return ``data`` with its files decoded, or unchanged if they are to be decoded on the fly."""
     splits = {
         name: split
         for name, split in (("train", data.train), ("test", data.test), ("validation", data.validation))
@@ -114,8 +135,9 @@ def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, ca
     needed = sum(map(len, splits.values())) * 3 * height * width / 2**30
     if needed > memory_limit and image_size is None:
         raise InputError(
-            f"the images of {data.label} take {needed:.3g} GiB as {height}x{width} pixels, over "
-            f"memory_limit={memory_limit:g} GiB; give image_size=... to stream them, or raise memory_limit."
+            f"expected the decoded images of {data.label} to fit in memory_limit={memory_limit:g} GiB, got "
+            f"{needed:.3g} GiB at {height}x{width} pixels; give image_size=... to decode them on the fly, or raise "
+            "memory_limit"
         )
     if needed > memory_limit or image_size not in {None, height} or image_size not in {None, width}:
         return data
@@ -169,9 +191,9 @@ def _decode(files: Sequence[str], height: int, width: int) -> Tensor:
             image = decode_image(files[index])
             if image.size != (width, height):
                 raise _UnequalSizesError(
-                    f"images must share one size to be held in memory, but {files[index]} has "
-                    f"{image.height}x{image.width} pixels and the first image {height}x{width}; resize them, or "
-                    "give image_size=... to stream them, resized and cropped."
+                    f"expected images of one size, {height}x{width} pixels as the first, got {image.height}x"
+                    f"{image.width} in {files[index]}; resize them, or give image_size=... to decode them on the fly, "
+                    "resized and cropped"
                 )
             pixels[index] = image
 

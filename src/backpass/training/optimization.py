@@ -26,7 +26,7 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Return one group with weight decay and, where 1-D parameters are spared, a second without."""
+    """Return one group with weight decay and, if 1-D parameters have none, a second group without."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if settings.decay_norm_and_bias:
         return [{"params": parameters, "weight_decay": settings.weight_decay}]
@@ -41,22 +41,24 @@ def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
     """Return the recipe's optimizer over the model's parameters.
 
     Raises:
-        InputError: the name is unknown, or Nesterov momentum is asked of another optimizer than SGD.
+        InputError: the name is unknown, or Nesterov momentum is set for another optimizer than SGD.
     """
     if settings.name not in OPTIMIZERS:
-        raise InputError(f"expected an optimizer out of {', '.join(OPTIMIZERS)}, got {settings.name!r}")
+        raise InputError(
+            f"expected one of the optimizers {', '.join(OPTIMIZERS)}, got {settings.name!r}; choose another"
+        )
     momentum: dict[str, Any] = {}
     if settings.name == "sgd":
         momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
     elif settings.nesterov:
-        raise InputError(f"nesterov=True is for sgd, got the optimizer {settings.name!r}; set nesterov=False")
+        raise InputError(f"expected nesterov=True with sgd alone, got {settings.name!r}; set nesterov=False")
     return OPTIMIZERS[settings.name](parameter_groups(model, settings), lr=settings.lr, **momentum)
 
 
 def build_schedule(
     optimizer: Optimizer, settings: ScheduleSettings, lr: float, epochs: int, steps_per_epoch: int
 ) -> LambdaLR:
-    """Return the learning rate schedule, to be stepped after every optimizer step.
+    """Return the learning rate schedule, which is stepped after every optimizer step.
 
     With ``w`` the steps of the warm-up and ``e`` the step at which the cool-down starts, the rate at step ``t`` is
 
@@ -66,11 +68,11 @@ def build_schedule(
     - the rate of step ``e`` for ``t > e``.
 
     Args:
-        optimizer: its groups have the peak learning rate.
-        settings: of the schedule; lengths are in epochs.
+        optimizer: the optimizer, whose groups have the peak learning rate.
+        settings: settings of the schedule, with lengths in epochs.
         lr: the peak learning rate, above 0.
-        epochs: of the whole training, warm-up and cool-down included.
-        steps_per_epoch: optimizer steps.
+        epochs: epochs of the whole training, warm-up and cool-down included.
+        steps_per_epoch: optimizer steps per epoch.
 
     Raises:
         InputError: the name is unknown, a length is negative, warm-up and cool-down do not fit into the epochs, or
@@ -93,14 +95,14 @@ def build_schedule(
     def steps(step: int) -> float:
         return settings.step_factor ** math.floor(step / step_length)
 
-    ways_down = {"cosine": cosine, "step": steps}
-    if settings.name not in ways_down:
-        raise InputError(f"expected a schedule out of {', '.join(ways_down)}, got {settings.name!r}")
+    decays = {"cosine": cosine, "step": steps}
+    if settings.name not in decays:
+        raise InputError(f"expected one of the schedules {', '.join(decays)}, got {settings.name!r}; choose another")
     if step_length <= 0:
-        raise InputError(f"expected step_epochs to be above 0, got {settings.step_epochs}")
-    way_down = ways_down[settings.name]
+        raise InputError(f"expected step_epochs to be above 0, got {settings.step_epochs}; raise it")
+    decay = decays[settings.name]
 
     def factor(step: int) -> float:
-        return (step + 1) / warmup if step < warmup else way_down(min(step, end))
+        return (step + 1) / warmup if step < warmup else decay(min(step, end))
 
     return LambdaLR(optimizer, factor)
