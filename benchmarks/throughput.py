@@ -33,12 +33,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from backpass.experiments.progress_bars import progress_bars
-from backpass.experiments.progress import Progress
-from backpass.experiments.run import execute
 from torch import Tensor
 
+from backpass.experiments.progress import Progress
+from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.recipes import get_recipe
+from backpass.experiments.run import execute
 from backpass.models import create_model
 from backpass.training.datasets import CIFAR_MEAN, CIFAR_STD
 from backpass.training.images import ImageData, ImageSplit

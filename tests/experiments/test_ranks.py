@@ -11,11 +11,9 @@ import pytest
 import torch
 
 from backpass.errors import InputError
-from backpass.experiments.plan import compare_plan
-from backpass.experiments.recipes import RECIPES
-from backpass.experiments.results import read_result
-from backpass.experiments.runs import Progress, execute, load_data
-from backpass.experiments.study import run_study
+from backpass.experiments import RECIPES, compare_study, read_record, run_study
+from backpass.experiments.progress import Progress
+from backpass.experiments.run import execute, load_data
 from backpass.training import checkpoint, trainer
 from backpass.training.recipe import DataSettings, Run, Runtime
 
@@ -78,7 +76,7 @@ def on_two_ranks(processes, target: Callable[[int, int, Path], None], folder: Pa
 
 def test_two_ranks_train_one_run(processes, tmp_path):
     notes = on_two_ranks(processes, train_on_two_ranks, tmp_path)
-    assert notes[0]["history"] == notes[1]["history"] == read_result(tmp_path / "run" / "result.json").history
+    assert notes[0]["history"] == notes[1]["history"] == read_record(tmp_path / "run" / "result.json").history
     for epoch, record in enumerate(notes[0]["history"]):
         halves = [note["training"][epoch] for note in notes]
         assert [half[2] for half in halves] == [48, 48]
@@ -102,7 +100,7 @@ def test_two_ranks_train_one_run(processes, tmp_path):
 
 def test_a_study_on_several_ranks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    plan = compare_plan(TINY, ["plain"], [0])
+    study = compare_study(TINY, ["plain"], [0])
     with pytest.raises(InputError, match="started by one process, got 2 ranks of torchrun or accelerate launch; start"):
-        run_study(plan, tmp_path / "study", runtime=CPU)
+        run_study(study, tmp_path / "study", runtime=CPU)
     assert not (tmp_path / "study").exists()

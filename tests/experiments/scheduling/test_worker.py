@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from backpass.errors import InputError
-from backpass.experiments.record import read_record
 from backpass.experiments.progress import Progress
+from backpass.experiments.record import read_record
 from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.worker import work
