@@ -3,16 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from backpass.eager import eagerly
 from backpass.errors import InputError
 from backpass.modes import eval_mode
 
 __all__ = ["count_macs", "count_parameters"]
-
-_TransposedConv = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | _TransposedConv
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -27,10 +25,11 @@ def count_parameters(model: nn.Module) -> int:
 def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     """Return the multiply-accumulates (MACs) of the convolutions and linear layers for one example.
 
-    A convolution costs ``k_h * k_w * C_in / groups`` MACs for each element of its output, zero padding included;
-    a transposed convolution ``k_h * k_w * C_out / groups`` for each element of its input; a linear layer
-    ``in_features`` for each element of its output. Biases, normalisation, activations, pooling and additions
-    are not counted. This is the convention of the tables of the SGS and DyRep papers, which print it as FLOPs.
+    Counted by ``torch.utils.flop_counter``, two floating point operations a MAC: a convolution costs
+    ``k_h * k_w * C_in / groups`` MACs for each element of its output, zero padding included; a linear layer
+    ``in_features`` for each element of its output; a matrix product likewise. Biases, normalisation, activations,
+    pooling and additions are not counted. This is the convention of the tables of the SGS and DyRep papers, which
+    print MACs as FLOPs.
 
     The model runs once, on zeros, in eval mode and without gradients, on the device and in the dtype of its first
     parameter; a compiled model runs eagerly. Mode and hooks are restored, also after an
@@ -51,21 +50,8 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
             "expected input_size to be the positive integers (channels, height, width) of one example without the "
             f"batch axis, got {tuple(input_size)}"
         )
-    macs = 0
-
-    def add_cost(layer: _Layer, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal macs
-        elements = inputs[0] if isinstance(layer, _TransposedConv) else output
-        macs += layer.weight[0].numel() * elements.numel()
-
     like = next(model.parameters(), torch.empty(0))
     example = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
-    layers = [module for module in model.modules() if isinstance(module, _Layer)]
-    handles = [layer.register_forward_hook(add_cost) for layer in layers]
-    try:
-        with eval_mode(model), torch.no_grad(), eagerly():
-            model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return macs
+    with eval_mode(model), torch.no_grad(), eagerly(), FlopCounterMode(display=False) as counter:
+        model(example)
+    return counter.get_total_flops() // 2

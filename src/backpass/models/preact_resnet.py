@@ -38,7 +38,7 @@ class PreActBlock(nn.Module):
 def preactresnet18(num_classes: int = 100, in_channels: int = 3) -> ResNet:
     """Return PreActResNet-18: 11,222,244 parameters, 555.47M MACs, 17 convs with k > 1.
 
-    SGS Table 4: 75.7 -> 76.3. The stem keeps its BN and ReLU, and none follow the last block. Convs have a bias.
+    SGS Table 4. The stem keeps its BN and ReLU, and none follow the last block. Convs have a bias.
     Initialisation is PyTorch's default. Counts are for 100 classes and one 32x32 image.
     """
     return ResNet(PreActBlock, (2, 2, 2, 2), BASIC_WIDTHS, num_classes, in_channels, bias=True)
@@ -48,6 +48,6 @@ def preactresnet18(num_classes: int = 100, in_channels: int = 3) -> ResNet:
 def preactresnet34(num_classes: int = 100, in_channels: int = 3) -> ResNet:
     """Return PreActResNet-34: 21,334,116 parameters, 1159.45M MACs, 33 convs with k > 1.
 
-    SGS Table 4: 77.4 -> 77.9. Layout and initialisation as in :func:`preactresnet18`.
+    SGS Table 4. Layout and initialisation as in :func:`preactresnet18`.
     """
     return ResNet(PreActBlock, (3, 4, 6, 3), BASIC_WIDTHS, num_classes, in_channels, bias=True)

@@ -73,7 +73,7 @@ class PyramidNet(nn.Module):
 def pyramidnet110_a48(num_classes: int = 100, in_channels: int = 3) -> PyramidNet:
     """Return PyramidNet-110, alpha 48: 1,778,556 parameters, 403.82M MACs, 109 convs with k > 1.
 
-    SGS Table 4: 79.1 -> 79.9. The paper names alpha alone; depth and block are inferred from its baselines.
+    SGS Table 4. The paper names alpha alone; depth and block are inferred from its baselines.
     Counts are for 100 classes and one 32x32 image.
     """
     return PyramidNet(48, num_classes, in_channels)
@@ -83,7 +83,7 @@ def pyramidnet110_a48(num_classes: int = 100, in_channels: int = 3) -> PyramidNe
 def pyramidnet110_a84(num_classes: int = 100, in_channels: int = 3) -> PyramidNet:
     """Return PyramidNet-110, alpha 84: 3,913,536 parameters, 772.18M MACs, 109 convs with k > 1.
 
-    SGS Table 4: 81.1 -> 81.6. Depth, block and counts as in :func:`pyramidnet110_a48`.
+    SGS Table 4. Depth, block and counts as in :func:`pyramidnet110_a48`.
     """
     return PyramidNet(84, num_classes, in_channels)
 
@@ -92,6 +92,6 @@ def pyramidnet110_a84(num_classes: int = 100, in_channels: int = 3) -> PyramidNe
 def pyramidnet110_a270(num_classes: int = 100, in_channels: int = 3) -> PyramidNet:
     """Return PyramidNet-110, alpha 270: 28,511,307 parameters, 4718.01M MACs, 109 convs with k > 1.
 
-    SGS Table 4: 83.3 -> 83.6. Depth, block and counts as in :func:`pyramidnet110_a48`.
+    SGS Table 4. Depth, block and counts as in :func:`pyramidnet110_a48`.
     """
     return PyramidNet(270, num_classes, in_channels)

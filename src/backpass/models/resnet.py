@@ -147,7 +147,7 @@ def _stage(block: BlockBuilder, depth: int, in_channels: int, out_channels: int,
 
 @register_model
 def resnet18(num_classes: int = 100, in_channels: int = 3) -> ResNet:
-    """Return ResNet-18: 11,220,132 parameters, 555.47M MACs, 17 convs with k > 1 (SGS Table 4: 77.8 -> 78.8).
+    """Return ResNet-18: 11,220,132 parameters, 555.47M MACs, 17 convs with k > 1 (SGS Table 4).
 
     Convs have no bias. Initialisation is PyTorch's default. Counts are for 100 classes and one 32x32 image.
     """
@@ -156,7 +156,7 @@ def resnet18(num_classes: int = 100, in_channels: int = 3) -> ResNet:
 
 @register_model
 def resnet34(num_classes: int = 100, in_channels: int = 3) -> ResNet:
-    """Return ResNet-34: 21,328,292 parameters, 1159.45M MACs, 33 convs with k > 1 (SGS Table 4: 79.0 -> 80.0).
+    """Return ResNet-34: 21,328,292 parameters, 1159.45M MACs, 33 convs with k > 1 (SGS Table 4).
 
     Biases, initialisation and counts as in :func:`resnet18`.
     """
@@ -165,7 +165,7 @@ def resnet34(num_classes: int = 100, in_channels: int = 3) -> ResNet:
 
 @register_model
 def resnet50(num_classes: int = 100, in_channels: int = 3) -> ResNet:
-    """Return ResNet-50: 23,705,252 parameters, 1298.01M MACs, 17 convs with k > 1 (SGS Table 4: 79.1 -> 79.6).
+    """Return ResNet-50: 23,705,252 parameters, 1298.01M MACs, 17 convs with k > 1 (SGS Table 4).
 
     The stride of a bottleneck is on its 3x3 conv. Biases, initialisation and counts as in :func:`resnet18`.
     """

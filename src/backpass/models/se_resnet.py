@@ -39,7 +39,7 @@ class SEBasicBlock(BasicBlock):
 
 @register_model
 def seresnet18(num_classes: int = 100, in_channels: int = 3) -> ResNet:
-    """Return SE-ResNet-18: 11,314,012 parameters, 555.56M MACs, 17 convs with k > 1 (SGS Table 4: 78.4 -> 79.6).
+    """Return SE-ResNet-18: 11,314,012 parameters, 555.56M MACs, 17 convs with k > 1 (SGS Table 4).
 
     Convs have a bias. Initialisation is PyTorch's default. Counts are for 100 classes and one 32x32 image.
     """
@@ -50,6 +50,6 @@ def seresnet18(num_classes: int = 100, in_channels: int = 3) -> ResNet:
 def seresnet34(num_classes: int = 100, in_channels: int = 3) -> ResNet:
     """Return SE-ResNet-34: 21,498,000 parameters, 1159.61M MACs, 33 convs with k > 1.
 
-    SGS Table 4: 79.3 -> 80.3. Biases, initialisation and counts as in :func:`seresnet18`.
+    SGS Table 4. Biases, initialisation and counts as in :func:`seresnet18`.
     """
     return ResNet(SEBasicBlock, (3, 4, 6, 3), BASIC_WIDTHS, num_classes, in_channels, bias=True)

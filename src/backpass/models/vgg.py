@@ -113,7 +113,7 @@ def _small_head_vgg(depth: int, num_classes: int, in_channels: int, hidden_layer
 
 @register_model
 def vgg11_bn(num_classes: int = 100, in_channels: int = 3) -> VGG:
-    """Return VGG-11: 28,518,244 parameters, 172.05M MACs, 8 convs with k > 1 (SGS Table 4: 70.8 -> 73.2).
+    """Return VGG-11: 28,518,244 parameters, 172.05M MACs, 8 convs with k > 1 (SGS Table 4).
 
     Convs have a bias. The head is Linear 512-4096, ReLU, Dropout 0.5, Linear 4096-4096, ReLU, Dropout 0.5, Linear
     4096-classes. Initialisation is PyTorch's default. Counts are for 100 classes and one 32x32 image.
@@ -123,7 +123,7 @@ def vgg11_bn(num_classes: int = 100, in_channels: int = 3) -> VGG:
 
 @register_model
 def vgg13_bn(num_classes: int = 100, in_channels: int = 3) -> VGG:
-    """Return VGG-13: 28,703,140 parameters, 247.55M MACs, 10 convs with k > 1 (SGS Table 4: 74.7 -> 76.1).
+    """Return VGG-13: 28,703,140 parameters, 247.55M MACs, 10 convs with k > 1 (SGS Table 4).
 
     Layout, head and initialisation as in :func:`vgg11_bn`.
     """
@@ -132,7 +132,7 @@ def vgg13_bn(num_classes: int = 100, in_channels: int = 3) -> VGG:
 
 @register_model
 def vgg16_bn(num_classes: int = 100, in_channels: int = 3) -> VGG:
-    """Return VGG-16: 34,015,396 parameters, 332.48M MACs, 13 convs with k > 1 (SGS Table 4: 74.9 -> 76.2).
+    """Return VGG-16: 34,015,396 parameters, 332.48M MACs, 13 convs with k > 1 (SGS Table 4).
 
     Layout, head and initialisation as in :func:`vgg11_bn`.
     """
@@ -141,7 +141,7 @@ def vgg16_bn(num_classes: int = 100, in_channels: int = 3) -> VGG:
 
 @register_model
 def vgg19_bn(num_classes: int = 100, in_channels: int = 3) -> VGG:
-    """Return VGG-19: 39,327,652 parameters, 417.42M MACs, 16 convs with k > 1 (SGS Table 4: 74.6 -> 76.1).
+    """Return VGG-19: 39,327,652 parameters, 417.42M MACs, 16 convs with k > 1 (SGS Table 4).
 
     Layout, head and initialisation as in :func:`vgg11_bn`.
     """
@@ -161,7 +161,7 @@ def vgg11_small(num_classes: int = 100, in_channels: int = 3, hidden_layers: int
 def vgg11_small_2h(num_classes: int = 100, in_channels: int = 3) -> VGG:
     """Return VGG-11 with the small head and two hidden layers: 9.80M parameters, 153.3M MACs at 100 classes.
 
-    The VGG-11 of SGS's published configuration files. Probably that of Table 3 (plain: 69.6); Table 6 gives another
+    The VGG-11 of SGS's published configuration files. Probably that of Table 3; Table 6 gives another
     plain accuracy at the same settings (68.6), so its net is another, taken to be :func:`vgg11_bn`. Layout and
     initialisation as in :func:`vgg16_small`.
     """

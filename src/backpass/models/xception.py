@@ -102,7 +102,7 @@ class Xception(nn.Module):
 
 @register_model
 def xception(num_classes: int = 100, in_channels: int = 3) -> Xception:
-    """Return Xception: 21,013,988 parameters, 1129.87M MACs, 36 convs with k > 1 (SGS Table 4: 79.0 -> 80.0).
+    """Return Xception: 21,013,988 parameters, 1129.87M MACs, 36 convs with k > 1 (SGS Table 4).
 
     Of these convs 34 are depthwise. Only the four 1x1 convs of shortcuts have a bias. Initialisation is PyTorch's
     default. Counts are for 100 classes and one 32x32 image.
