@@ -54,4 +54,4 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     example = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
     with eval_mode(model), torch.no_grad(), eagerly(), FlopCounterMode(display=False) as counter:
         model(example)
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2

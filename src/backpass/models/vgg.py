@@ -161,8 +161,8 @@ def vgg11_small(num_classes: int = 100, in_channels: int = 3, hidden_layers: int
 def vgg11_small_2h(num_classes: int = 100, in_channels: int = 3) -> VGG:
     """Return VGG-11 with the small head and two hidden layers: 9.80M parameters, 153.3M MACs at 100 classes.
 
-    The VGG-11 of SGS's published configuration files. Probably that of Table 3; Table 6 gives another
-    plain accuracy at the same settings (68.6), so its net is another, taken to be :func:`vgg11_bn`. Layout and
+    The VGG-11 of SGS's published configuration files. Probably that of Table 3; the baseline of
+    Table 6 at the same epochs and batch differs, so its net is another, taken to be :func:`vgg11_bn`. Layout and
     initialisation as in :func:`vgg16_small`.
     """
     return _small_head_vgg(11, num_classes, in_channels, hidden_layers=2)
