@@ -37,7 +37,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     forward pass is traced symbolically (``torch.fx``) in train and in eval mode; where that fails, each submodule is
     traced by itself and neighbours in an ``nn.Sequential`` count. With a probe the model runs once on it, in eval mode
     and without gradients, and every use of every convolution's output is seen. Layers inside a
-    :class:`~backpass.reparam.block.ReparamBlock` do not count.
+    :class:`~backpass.reparam.ReparamBlock` do not count.
 
     Args:
         model: any module; it is left unchanged.
@@ -92,7 +92,3 @@ def _mode(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, was in before.items():
             module.training = was
-
-
-_LAYERS = (nn.Conv2d, nn.modules.batchnorm._BatchNorm)
-"""The layers of a pair."""
