@@ -43,7 +43,7 @@ class ConvLayer:
         """Channels of the feature map that the kernel sees.
 
         Raises:
-            StateError: a lazy convolution has not been told yet, by a first batch.
+            StateError: a lazy convolution that has seen no batch.
         """
         channels = int(self.modules[0].in_channels)
         if channels == 0:
@@ -66,10 +66,10 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str, ConvLayer]:
-    """Return the convolutions that SGS applies to, keyed by qualified parameter name, in module order.
+    """Return the convolutions that SGS scales, by qualified parameter name, in module order.
 
     ``Conv1d``, ``Conv2d``, ``Conv3d`` and their subclasses with some kernel axis longer than 1. A kernel shared by
-    several modules appears once. For a parametrised kernel (weight norm, spectral norm) the entry is the underlying
+    several modules appears once. A parametrised kernel (weight norm, spectral norm) is represented by the underlying
     parameter that has the kernel's shape.
 
     Args:
