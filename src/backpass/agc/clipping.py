@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.optim import Optimizer
 
-from backpass.attachment import Attachment, Attachments, held_by, refuse_closure
+from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass.errors import InputError, NoEffectWarning, StateError
 
 __all__ = ["AdaptiveGradientClipping", "adaptive_clip_grad_", "unitwise_norm"]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from backpass.eager import eagerly
+from backpass._internal.eager import eagerly
+from backpass._internal.modes import eval_mode
 from backpass.errors import InputError
-from backpass.modes import eval_mode
 
 __all__ = ["count_macs", "count_parameters"]
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from backpass._internal.selection import Include, select
 from backpass.errors import InputError, NoEffectWarning
 from backpass.reparam.acb import ACBlock
 from backpass.reparam.block import unsuitable_norm
@@ -20,7 +21,6 @@ from backpass.reparam.norm_act import normalisation
 from backpass.reparam.pairs import Probe, find_pairs
 from backpass.reparam.repvgg import RepVGGBlock
 from backpass.reparam.surgery import install
-from backpass.selection import Include, select
 
 __all__ = ["BLOCKS", "Conversion", "block_kind", "plan_conversion", "reparameterize"]
 

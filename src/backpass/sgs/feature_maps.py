@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from backpass.eager import eagerly
-from backpass.modes import eval_mode
+from backpass._internal.eager import eagerly
+from backpass._internal.modes import eval_mode
+from backpass._internal.padding import same_padding
 from backpass.sgs.layers import ConvLayer
 
 __all__ = ["FeatureMap", "FeatureMapVisitor", "capture_feature_maps", "evaluating"]
@@ -89,8 +90,7 @@ def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None
     dilation = _per_axis(call.get("dilation", 1), axes)
     padding = call.get("padding", 0)
     if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, layer.kernel_size, strict=True)]
-        zeros = tuple((total // 2, total - total // 2) for total in totals)
+        zeros = same_padding(layer.kernel_size, dilation)
     elif padding == "valid":
         zeros = ((0, 0),) * axes
     else:

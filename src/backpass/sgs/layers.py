@@ -4,14 +4,12 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from backpass._internal.selection import Include, select
+from backpass._internal.wrappers import unwrap, unwrapped_name
 from backpass.errors import InputError, StateError
-from backpass.selection import Include, select
 
-__all__ = ["ConvLayer", "scalable_convs", "unwrap"]
-
-_WRAPPER_SEGMENTS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+__all__ = ["ConvLayer", "scalable_convs"]
 
 
 @dataclass(frozen=True)
@@ -54,17 +52,6 @@ class ConvLayer:
         return channels
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
-    while True:
-        if isinstance(model, DistributedDataParallel | DataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
 def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str, ConvLayer]:
     """Return the convolutions that SGS scales, by qualified parameter name, in module order.
 
@@ -86,7 +73,7 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
     convs: dict[str, _ConvNd] = {}
     for path, module in unwrap(model).named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
-            convs[".".join(part for part in path.split(".") if part not in _WRAPPER_SEGMENTS)] = module
+            convs[unwrapped_name(path)] = module
     wanted = select(include, convs)
     layers: dict[int, ConvLayer] = {}
     for prefix, module in convs.items():

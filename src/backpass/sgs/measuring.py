@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backpass.batches import Forward, describe, forward_on
+from backpass._internal.batches import Forward, describe, forward_on
+from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
 from backpass.sgs.distributed import (
@@ -21,7 +22,7 @@ from backpass.sgs.distributed import (
 )
 from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor, capture_feature_maps, evaluating
 from backpass.sgs.kept_maps import KeptMaps
-from backpass.sgs.layers import ConvLayer, scalable_convs, unwrap
+from backpass.sgs.layers import ConvLayer, scalable_convs
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from backpass.sgs.scaling import scaling_from_dependence
 
