@@ -1,10 +1,10 @@
-"""Question: did a change to SGS make it slower or larger? Compares two source trees, in turn, in fresh processes.
+"""Question: did a change make SGS slower or larger? Compares two source trees, in turn, each in a process of its own.
 
     git worktree add ../old COMMIT
-    python benchmarks/sgs_old_new.py --old ../old/src --commits COMMIT $(git rev-parse --short HEAD)
+    python benchmarks/sgs_old_new.py --old ../old/src --commits COMMIT NEW_COMMIT
 
-Measures what ``sgs.py`` does, on VGG-16-BN for CIFAR: ``update`` on 2 and 20 batches of 128 images, the memory that it
-adds, and ``scale_gradients`` at batch 128. By default in CPU seconds of one thread, which other load disturbs least.
+On VGG-16-BN for CIFAR: ``update`` on 2 and 20 batches of 128 images, the memory that it adds, and ``scale_gradients``
+after a backward pass. In CPU seconds of one thread by default, which other load disturbs least.
 """
 
 import argparse
@@ -13,49 +13,85 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools import environment_of, spread
+import torch
+import torch.nn.functional as F
 
-HERE = Path(__file__).parent
-ROUNDS = {("update", 2): 5, ("step", 128): 5, ("memory", 2): 2, ("update", 20): 3, ("memory", 20): 1}
-REPETITIONS = {"update": 1, "memory": 1, "step": 5}  # in each process
+import backpass
+from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up
+
+ROUNDS = {"update 2": 5, "scale 32": 10, "memory 2": 1, "update 20": 3, "memory 20": 1}
 
 
-def measure(source: str, kind: str, size: int, clock: str) -> dict[str, Any]:
-    environ = os.environ | {"PYTHONPATH": source}
-    environ |= {"MALLOC_MMAP_THRESHOLD_": "1000000"} if kind == "memory" else {}  # see sgs.py
-    command = [sys.executable, str(HERE / "sgs.py"), "--clock", clock]
-    command += ["--measure", kind, str(size), str(REPETITIONS[kind])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ)
-    return json.loads(done.stdout.splitlines()[-1]) | {"load": os.getloadavg()[0]}
+def serve(clock: str) -> None:
+    """Measure what each line of the standard input names, and answer with one number a line."""
+    if clock == "cpu":
+        torch.set_num_threads(1)
+    meter = Meter("cpu", clock)
+    model = warmed_up("vgg16_small", "cpu")
+    sgs = backpass.SpatialGradientScaling(model)
+    sgs.update([smooth_images(2, 0)])
+    for line in sys.stdin:
+        kind, size = line.split()
+        if kind == "scale":
+            model.zero_grad()
+            F.cross_entropy(model(smooth_images(int(size), 0)), torch.arange(int(size)) % 10).backward()
+            print(meter.seconds(sgs.scale_gradients), flush=True)
+            continue
+        images = [smooth_images(BATCH, seed) for seed in range(int(size))]
+        measure: Callable[..., float] = meter.seconds if kind == "update" else meter.added_memory
+        print(measure(lambda images=images: sgs.update(images)), flush=True)
+
+
+class Side:
+    """A process that measures one source tree."""
+
+    def __init__(self, source: str, clock: str, **environ: str) -> None:
+        command = [sys.executable, __file__, "--serve", "--clock", clock]
+        environ = os.environ | {"PYTHONPATH": source} | environ
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
+
+    def measure(self, what: str) -> float:
+        """Return one measurement, such as of ``update 20``."""
+        if self.process.stdin is None or self.process.stdout is None:
+            raise RuntimeError("expected a process with pipes, got one without")
+        print(what, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--old", required=True, help="src folder of the old tree")
-    parser.add_argument("--new", default=str(HERE.parent / "src"), help="src folder of the new tree")
-    parser.add_argument("--commits", nargs=2, metavar=("OLD", "NEW"), required=True)
+    parser.add_argument("--old", help="src folder of the old tree")
+    parser.add_argument("--new", default=str(Path(__file__).parents[1] / "src"), help="src folder of the new tree")
+    parser.add_argument("--commits", nargs=2, metavar=("OLD", "NEW"))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="cpu")
-    parser.add_argument("--output", type=Path, default=HERE / "results" / "sgs-old-new.json")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "sgs-old-new.json")
+    parser.add_argument("--serve", action="store_true", help="measure in this process")
     options = parser.parse_args()
+    if options.serve:
+        serve(options.clock)
+        return
     sources = {"old": options.old, "new": options.new}
+    timing = {name: Side(source, options.clock) for name, source in sources.items()}
+    # Without the threshold, glibc's malloc keeps freed maps, and the peak would be a record of its habits.
+    sizing = {name: Side(source, options.clock, MALLOC_MMAP_THRESHOLD_="1000000") for name, source in sources.items()}
     rows: list[dict[str, Any]] = []
-    for (kind, size), rounds in ROUNDS.items():
-        found: dict[str, list[dict[str, Any]]] = {side: [] for side in sources}
+    for what, rounds in ROUNDS.items():
+        sides = sizing if what.startswith("memory") else timing
+        found: dict[str, list[float]] = {name: [] for name in sides}
+        loads = []
         for number in range(rounds):
-            for side in list(sources)[:: 1 if number % 2 == 0 else -1]:
-                found[side].append(measure(sources[side], kind, size, options.clock))
-        rows.append({"kind": kind, "size": size, **found})
-        key = {"update": "update", "memory": "memory_mb", "step": "scale"}[kind]
-        values = {side: [value for m in runs for value in m[key]] for side, runs in found.items()}
-        ratios = [new / old for old, new in zip(values["old"], values["new"], strict=True)]
-        unit, digits = (1e-3, 2) if kind == "step" else (1.0, 2)
-        texts = {
-            side: spread(v, unit, digits) if len(v) > 1 else f"{v[0] / unit:.{digits}f}" for side, v in values.items()
-        }
-        print(f"{kind} {size}: {texts}, new / old {statistics.median(ratios):.3f}, n = {len(ratios)}", flush=True)
+            for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
+                loads.append(os.getloadavg()[0])
+                found[name].append(sides[name].measure(what))
+        ratios = [new / old for old, new in zip(found["old"], found["new"], strict=True)]
+        rows.append({"what": what, **found, "ratios": ratios, "loads": loads})
+        unit, digits = (1e-3, 2) if what.startswith("scale") else (1.0, 2)
+        texts = [f"{name} {spread(v * 2 if len(v) == 1 else v, unit, digits)}" for name, v in found.items()]
+        print(f"{what}: {', '.join(texts)}, new / old {statistics.median(ratios):.3f}, n = {rounds}", flush=True)
         content = {"environment": environment_of(), "clock": options.clock, "rows": rows}
         content |= {"commits": dict(zip(sources, options.commits, strict=True))}
         options.output.write_text(json.dumps(content, indent=1) + "\n")

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError
 from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
-from backpass.sgs.layers import scalable_convs, unwrap
+from backpass.sgs.layers import scalable_convs
 
 
 def small() -> nn.Sequential:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass.agc.clipped_parameters import ClippedParameter, Parameters, clipped_parameters
 from backpass.agc.unitwise import clip_factors, unitwise_norm
-from backpass.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass.errors import InputError, NoEffectWarning, StateError
 
 __all__ = ["AdaptiveGradientClipping", "adaptive_clip_grad_"]

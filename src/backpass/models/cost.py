@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from backpass.eager import eagerly
+from backpass._internal.eager import eagerly
+from backpass._internal.modes import eval_mode
 from backpass.errors import InputError
-from backpass.modes import eval_mode
 
 __all__ = ["count_macs", "count_parameters"]
 

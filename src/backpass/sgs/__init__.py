@@ -1,7 +1,9 @@
 """Spatial Gradient Scaling (SGS): scale each kernel's gradient, tap by tap, by what neighbouring pixels share.
 
-Data flows one way, a file a stage: batches (``measuring``) -> feature maps (``feature_maps``) -> joint histograms
-(``histogram``) -> dependence S (``dependence``) -> scaling G (``scaling``) -> gradients (``controller``).
+Data flows one way, a module a stage: batches (``measuring``) -> feature maps (``layers``, ``feature_maps``) -> joint
+histograms (``histogram``) -> dependence S (``dependence``, ``near_equal``) -> scaling G (``scaling``) -> gradients
+(``gradients``) or updates (``updates``, ``optimizers``). ``controller`` decides when, ``distributed`` serves several
+processes, ``functional`` has the stages as functions, and ``fast_counting`` and ``kept_maps`` are there for speed.
 """
 
 from backpass.sgs.controller import SpatialGradientScaling

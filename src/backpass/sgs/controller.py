@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from backpass.attachment import Attachment, Attachments, held_by, refuse_closure
-from backpass.batches import Forward
+from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
+from backpass._internal.batches import Forward
+from backpass._internal.selection import Include
+from backpass._internal.wrappers import unwrap
 from backpass.errors import BackpassWarning, InputError, NoEffectWarning, StateError
-from backpass.selection import Include
 from backpass.sgs.distributed import ProcessGroup
 from backpass.sgs.gradients import GradientScaler
-from backpass.sgs.layers import ConvLayer, scalable_convs, unwrap
+from backpass.sgs.layers import ConvLayer, scalable_convs
 from backpass.sgs.measuring import check_measure, measure_scalings
 from backpass.sgs.optimizers import normalizes_gradients
 from backpass.sgs.scaling import check_k, check_scalings, fixed_scalings

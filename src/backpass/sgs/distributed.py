@@ -86,7 +86,7 @@ def _unflatten(flat: Tensor, into: Sequence[Tensor]) -> None:
 def failing_together(device: torch.device, group: ProcessGroup = None) -> Iterator[None]:
     """Raise what the code inside raises, and StateError on the processes where it raises nothing.
 
-    Every process must enter; none is left waiting in the next collective for one that has failed.
+    Every process must enter. None is left waiting in the next collective for one that has failed.
     """
     failure = None
     try:
@@ -94,7 +94,7 @@ def failing_together(device: torch.device, group: ProcessGroup = None) -> Iterat
     except Exception as error:
         failure = error
     if largest_of_processes(int(failure is not None), device, group):
-        raise failure or StateError("measuring failed on another process; its own error says why")
+        raise failure or StateError("measuring failed on another process; see the error there")
 
 
 def largest_of_processes(number: int, device: torch.device, group: ProcessGroup = None) -> int:
@@ -126,14 +126,14 @@ def resharded(model: nn.Module) -> Iterator[None]:
 
 
 def local_part(tensor: Tensor, name: str) -> Tensor:
-    """Return this process's part of a kernel or its gradient, which shares memory with it.
+    """Return the local part of a kernel or its gradient, sharing memory with it.
 
     Args:
-        tensor: a plain tensor, which is returned, or a DTensor that is replicated or sharded on dim 0, output channels.
+        tensor: a plain tensor, which is returned, or a DTensor, replicated or sharded on dim 0 (output channels).
         name: of the parameter, for the error.
 
     Raises:
-        InputError: the layout cuts the kernel or its input channels, or holds partial sums.
+        InputError: it is sharded on input channels or kernel taps, or holds partial sums.
     """
     module = sys.modules.get("torch.distributed.tensor")
     if module is None or not isinstance(tensor, module.DTensor):

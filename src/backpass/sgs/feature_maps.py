@@ -1,4 +1,4 @@
-"""What each convolution sees while a model runs on measuring batches."""
+"""What each convolution sees while a model runs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from backpass.eager import eagerly
-from backpass.modes import eval_mode
+from backpass._internal.eager import eagerly
+from backpass._internal.modes import eval_mode
+from backpass._internal.padding import same_padding
 from backpass.sgs.layers import ConvLayer
 
 __all__ = ["FeatureMap", "FeatureMapVisitor", "capture_feature_maps", "evaluating"]
@@ -25,8 +26,8 @@ class FeatureMap:
 
     Attributes:
         layer: the kernel that convolves.
-        values: the input of the call, float32 ``(N, C, *spatial)``; the model may overwrite it later.
-        zeros: how many zeros the call adds before and after each spatial axis.
+        values: the input of the call, float32 ``(N, C, *spatial)``; the model may overwrite it afterwards.
+        zeros: number of zeros that the call adds before and after each spatial axis.
         dilation: pixels between taps, for each spatial axis.
     """
 
@@ -36,7 +37,7 @@ class FeatureMap:
     dilation: tuple[int, ...]
 
     def copy(self) -> "FeatureMap":
-        """Return the map with values of its own."""
+        """Return the map with a copy of its values."""
         return replace(self, values=self.values.clone())
 
 
@@ -44,10 +45,10 @@ FeatureMapVisitor = Callable[[FeatureMap], None]
 
 
 class _ConvolutionInputs(TorchFunctionMode):
-    """Hands the input of each convolution call inside a watched module to a visitor, before the call is made.
+    """Passes the input of each convolution call inside a watched module to a visitor, before the call runs.
 
-    The call ``F.convNd(input, ...)`` is the one place where the map, the zeros around it and the dilation are what
-    the convolution truly uses, also for subclasses that pad by themselves and for non-zero padding modes.
+    The arguments of ``F.convNd(input, ...)`` are the map, zeros and dilation that the convolution uses, also in
+    subclasses that pad their input and for padding modes other than zeros.
     """
 
     def __init__(self, visit: FeatureMapVisitor) -> None:
@@ -56,7 +57,7 @@ class _ConvolutionInputs(TorchFunctionMode):
         self.running: list[ConvLayer] = []
 
     def leave(self, layer: ConvLayer) -> None:
-        """Forget a layer that has run; one that failed before it was entered was never noted."""
+        """Remove a layer that has run, unless a hook before ours failed, so that it was never added."""
         if self.running and self.running[-1] is layer:
             self.running.pop()
 
@@ -77,7 +78,7 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 
 
 def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None:
-    """Return what the call sees, or None where it is another kernel's or will fail on its input."""
+    """Return what the call sees; None if it belongs to another kernel or will fail on its input."""
     axes = len(layer.kernel_size)
     values, kernel = call["input"].detach().float(), call["weight"]
     if tuple(kernel.shape[2:]) != layer.kernel_size or values.ndim not in (axes + 1, axes + 2):
@@ -89,8 +90,7 @@ def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None
     dilation = _per_axis(call.get("dilation", 1), axes)
     padding = call.get("padding", 0)
     if padding == "same":
-        totals = [d * (k - 1) for d, k in zip(dilation, layer.kernel_size, strict=True)]
-        zeros = tuple((total // 2, total - total // 2) for total in totals)
+        zeros = same_padding(layer.kernel_size, dilation)
     elif padding == "valid":
         zeros = ((0, 0),) * axes
     else:
@@ -100,9 +100,9 @@ def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None
 
 @contextmanager
 def capture_feature_maps(layers: Sequence[ConvLayer], visit: FeatureMapVisitor) -> Iterator[None]:
-    """Call ``visit`` with the :class:`FeatureMap` of each convolution that is about to run inside this context.
+    """Call ``visit`` with the :class:`FeatureMap` of each convolution call of ``layers`` inside this context.
 
-    Nothing is kept here. Hooks leave with the context, also after an exception.
+    The hooks are removed at the end, also after an exception.
     """
     mode = _ConvolutionInputs(visit)
     with ExitStack() as stack:
@@ -118,11 +118,11 @@ def capture_feature_maps(layers: Sequence[ConvLayer], visit: FeatureMapVisitor) 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Run the model eagerly, in eval mode and without gradients, and bring it back exactly as it was.
+    """Run the model eagerly, in eval mode and without gradients, and restore it.
 
     Modes of all modules, buffers and torch's random state are restored, also after an exception. Buffers keep their
-    identity; those that the model adds meanwhile are taken out again. The context gives a function that says whether
-    buffers and random state are still untouched.
+    identity; those that the model adds are removed. The context returns a function that returns whether buffers and
+    random state are unchanged so far.
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [

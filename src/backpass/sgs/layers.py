@@ -4,14 +4,12 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from backpass._internal.selection import Include, select
+from backpass._internal.wrappers import unwrap, unwrapped_name
 from backpass.errors import InputError, StateError
-from backpass.selection import Include, select
 
-__all__ = ["ConvLayer", "scalable_convs", "unwrap"]
-
-_WRAPPER_SEGMENTS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+__all__ = ["ConvLayer", "scalable_convs"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class ConvLayer:
         """Channels of the feature map that the kernel sees.
 
         Raises:
-            StateError: a lazy convolution has not been told yet, by a first batch.
+            StateError: a lazy convolution that has seen no batch.
         """
         channels = int(self.modules[0].in_channels)
         if channels == 0:
@@ -54,22 +52,11 @@ class ConvLayer:
         return channels
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DistributedDataParallel, DataParallel and ``torch.compile``."""
-    while True:
-        if isinstance(model, DistributedDataParallel | DataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
 def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str, ConvLayer]:
-    """Return the convolutions that SGS applies to, keyed by qualified parameter name, in module order.
+    """Return the convolutions that SGS scales, by qualified parameter name, in module order.
 
     ``Conv1d``, ``Conv2d``, ``Conv3d`` and their subclasses with some kernel axis longer than 1. A kernel shared by
-    several modules appears once. For a parametrised kernel (weight norm, spectral norm) the entry is the underlying
+    several modules appears once. A parametrised kernel (weight norm, spectral norm) is represented by the underlying
     parameter that has the kernel's shape.
 
     Args:
@@ -86,7 +73,7 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
     convs: dict[str, _ConvNd] = {}
     for path, module in unwrap(model).named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
-            convs[".".join(part for part in path.split(".") if part not in _WRAPPER_SEGMENTS)] = module
+            convs[unwrapped_name(path)] = module
     wanted = select(include, convs)
     layers: dict[int, ConvLayer] = {}
     for prefix, module in convs.items():

@@ -1,4 +1,4 @@
-"""Measuring the scalings of a model on a few batches, without a trace left on the model."""
+"""Measuring the scalings of a model on a few batches, which leaves the model unchanged."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backpass.batches import Forward, describe, forward_on
+from backpass._internal.batches import Forward, describe, forward_on
+from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
 from backpass.sgs.distributed import (
@@ -21,7 +22,7 @@ from backpass.sgs.distributed import (
 )
 from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor, capture_feature_maps, evaluating
 from backpass.sgs.kept_maps import KeptMaps
-from backpass.sgs.layers import ConvLayer, scalable_convs, unwrap
+from backpass.sgs.layers import ConvLayer, scalable_convs
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from backpass.sgs.scaling import scaling_from_dependence
 
@@ -35,7 +36,7 @@ MEASURES: dict[str, type[Dependence]] = {
 
 @dataclass(frozen=True)
 class Measurement:
-    """What :func:`measure_scalings` found.
+    """The result of :func:`measure_scalings`.
 
     Attributes:
         scalings: float32 scaling of the kernel's spatial shape, by qualified parameter name.
@@ -67,7 +68,7 @@ def measure_scalings(
     batches are kept from the first run, up to 192 MiB, and only the other batches run again.
 
     Args:
-        model: any module; wrappers are looked through.
+        model: any module, also wrapped or compiled.
         batches: input tensors, or tuples or lists that start with one, such as ``(input, target)``. A sequence is
             read twice and must return the same batch each time; any other iterable is collected in a list first.
         layers: what to measure; default: :func:`backpass.sgs.scalable_convs` of the model.
@@ -77,9 +78,9 @@ def measure_scalings(
             (:class:`backpass.sgs.near_equal.MutualInformationWithoutNearEqual`); a channel without any other pair then
             counts as 0 in the mean over channels.
         forward: runs the model on a batch of any other form; default: ``model(input)`` on the model's device.
-        process_group: the processes that measure together, each on batches of its own and as many as it likes; default:
-            all, where ``torch.distributed`` is in use. Ranges and counts are all-reduced, feature maps never sent, and
-            every process returns the same scalings, bit for bit: those of the union of the batches.
+        process_group: the processes that measure together, each on its own batches, of any number; default: all, where
+            ``torch.distributed`` is in use. Ranges and counts are all-reduced, and every process returns the same
+            scalings, bit for bit: those of the union of the batches.
 
     Raises:
         InputError: an unknown measure, a tensor instead of batches, no batch, an empty or non-tensor batch, or a

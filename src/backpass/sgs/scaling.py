@@ -1,7 +1,4 @@
-"""From dependence to the scaling that a kernel's gradient is multiplied with.
-
-The third stage of SGS: pure functions on small tensors of the kernel's spatial shape.
-"""
+"""From dependence S to the scaling G of a kernel's gradient: functions of tensors of the kernel's spatial shape."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,10 +31,10 @@ def check_k(k: float) -> float:
 
 
 def k_transform(s: Tensor, k: float) -> Tensor:
-    """Return ``G = k * S / ((k - 1) * S + 1)``, the strength of scaling set by ``k`` (SGS paper, section 3.2).
+    """Return ``G = k * S / ((k - 1) * S + 1)``, where ``k`` sets the strength (SGS paper, section 3.2).
 
-    Keeps 0 and 1 in place. ``k = 1`` is the identity; a larger ``k`` lifts small dependences and flattens the scaling.
-    Negative ``s`` (autocorrelation only) counts as 0: such a neighbour is not a source of shared information here.
+    Maps 0 to 0 and 1 to 1. ``k = 1`` is the identity; a larger ``k`` raises small dependences and flattens the scaling.
+    Negative ``s`` (autocorrelation only) counts as 0.
 
     Args:
         s: dependence, any shape, at most 1; NaN stays NaN.
@@ -100,7 +97,7 @@ def scaling_from_dependence(s: Tensor, k: float, *, undefined_as_zero: bool = Fa
 
 
 def scaling_from_branches(branches: Sequence[str], kernel_size: Sequence[int] | None = None) -> Tensor:
-    """Return the scaling that training these parallel branches and adding them up amounts to, unnormalised.
+    """Return the scaling that is equivalent to training these parallel branches and adding them up, not normalised.
 
     Lemma 1 (SGS paper, appendix A.8): with the branches centred in one kernel and no normalisation between them,
     gradient descent on the branches equals gradient descent on their sum whose gradient is multiplied, tap by tap, by

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from backpass.batches import Forward
+from backpass._internal.batches import Forward
 from backpass.training.recipe import Recipe
 from backpass.training.task import Criterion, Task
 

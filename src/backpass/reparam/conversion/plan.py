@@ -8,6 +8,7 @@ from typing import cast
 
 from torch import nn
 
+from backpass._internal.selection import Include, select
 from backpass.errors import InputError
 from backpass.reparam.blocks.batch_norm import unsuitable_norm
 from backpass.reparam.blocks.geometry import ConvGeometry
@@ -16,7 +17,6 @@ from backpass.reparam.conversion.batch_norm_act import normalisation
 from backpass.reparam.conversion.conv_norm_pairs import find_pairs
 from backpass.reparam.conversion.obstacles import obstacles
 from backpass.reparam.conversion.probe import Probe
-from backpass.selection import Include, select
 
 __all__ = ["Conversion", "plan_conversion"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from backpass.modes import eval_mode
+from backpass._internal.modes import eval_mode
 from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, own_tensors
 from backpass.reparam.conversion.probe import Probe, call, tensors
 

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from backpass._internal.selection import Include
 from backpass.errors import InputError, NoEffectWarning
 from backpass.reparam.blocks.batch_norm import BatchNorm
 from backpass.reparam.blocks.registry import block_kind
@@ -13,7 +14,6 @@ from backpass.reparam.conversion.batch_norm_act import normalisation
 from backpass.reparam.conversion.module_replacement import copied, install
 from backpass.reparam.conversion.plan import plan_conversion
 from backpass.reparam.conversion.probe import Probe
-from backpass.selection import Include
 
 __all__ = ["reparameterize"]
 

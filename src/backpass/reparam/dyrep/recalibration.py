@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from backpass.batches import Forward, forward_on
+from backpass._internal.batches import Forward, forward_on
+from backpass._internal.modes import eval_mode
 from backpass.errors import InputError
-from backpass.modes import eval_mode
 from backpass.reparam.blocks.batch_norm import BatchNorm
 
 __all__ = ["recalibrate"]

@@ -1,4 +1,4 @@
-"""Running a model on a batch as a loader yields it, where only the model's input is of interest."""
+"""Running a model on the input of a batch, in the forms that loaders yield."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +15,9 @@ Forward = Callable[[Any], Any]
 
 
 def forward_on(model: nn.Module, device: torch.device) -> Forward:
-    """Return a function that runs ``model``, on ``device``, on a tensor or on what a tuple or list starts with.
+    """Return a function that runs ``model`` on a batch: a tensor, or a tuple or list that starts with one.
 
-    The function raises an InputError for a batch of another form or without elements.
+    The function moves the tensor to ``device``, and raises an InputError for a batch of another form or an empty one.
 
     >>> forward = forward_on(nn.Linear(2, 1), torch.device("cpu"))
     >>> forward((torch.ones(3, 2), torch.tensor([0, 1, 0]))).shape
@@ -39,7 +39,7 @@ def forward_on(model: nn.Module, device: torch.device) -> Forward:
 
 
 def describe(batch: object) -> str:
-    """Return the form of a batch in words.
+    """Return a description of the form of a batch, for errors.
 
     >>> describe((torch.ones(3, 2), "name"))
     'tuple of tensor of shape (3, 2), str'

@@ -1,4 +1,4 @@
-"""Which layers of a model a method works on."""
+"""Which layers of a model a method applies to."""
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -10,13 +10,13 @@ from backpass.errors import InputError
 __all__ = ["Include", "select"]
 
 Include = Callable[[str, nn.Module], bool] | Sequence[str]
-"""Which layers to take: glob patterns on module names, or a function ``(module name, module) -> bool``."""
+"""Which layers to select: glob patterns on module names, or a function ``(module name, module) -> bool``."""
 
 _SHOWN = 20
 
 
 def select(include: Include | None, layers: Mapping[str, nn.Module]) -> set[str]:
-    """Return the names of those ``layers`` that ``include`` takes; ``None`` takes all.
+    """Return the names of the ``layers`` that ``include`` selects; ``None`` selects all.
 
     >>> layers = {"stem": nn.Conv2d(3, 8, 3), "body.0": nn.Conv2d(8, 8, 3), "body.1": nn.Conv2d(8, 9, 3)}
     >>> sorted(select(["body.*"], layers)), sorted(select(lambda name, conv: conv.in_channels == 3, layers))
@@ -36,7 +36,7 @@ def select(include: Include | None, layers: Mapping[str, nn.Module]) -> set[str]
             names = [*layers][:_SHOWN] + ["..."] * (len(layers) > _SHOWN)
             raise InputError(
                 f"the pattern {pattern!r} of include matches none of the layers that it can choose from: "
-                f"{', '.join(names) or 'there are none'}; correct it or leave it out."
+                f"{', '.join(names) or 'there are none'}; correct it or leave it out"
             )
         taken |= matched
     return taken

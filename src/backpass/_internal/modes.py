@@ -1,4 +1,4 @@
-"""Running a model in another mode for a while."""
+"""Running a model in another mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ __all__ = ["eval_mode"]
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode, and every module back in its own mode afterwards, also after an exception.
+    """Put the model in eval mode, and restore the mode of every module at the end, also after an exception.
 
     >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
     >>> with eval_mode(model):

@@ -1,4 +1,4 @@
-"""Running a possibly compiled model eagerly, so that hooks and modes see every operation."""
+"""Running compiled models eagerly, so that hooks and modes see every operation."""
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
@@ -9,7 +9,7 @@ __all__ = ["eagerly"]
 
 
 def eagerly() -> AbstractContextManager[object]:
-    """Return a context in which compiled models and functions run as they were written."""
+    """Return a context in which compiled models and functions run without compilation."""
     # Nothing is compiled while dynamo is not imported, and importing it takes seconds.
     if "torch._dynamo" not in sys.modules:
         return nullcontext()

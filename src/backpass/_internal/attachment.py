@@ -22,10 +22,10 @@ def held_by(optimizer: Optimizer) -> set[int]:
 
 
 def refuse_closure(args: Sequence[Any], kwargs: Mapping[str, Any], call: str) -> None:
-    """Raise if ``step`` was given a closure, whose gradients come after the hook before a step.
+    """Raise if ``step`` received a closure, which computes gradients after the hook before a step.
 
     Args:
-        args: positional arguments of ``step``, the optimizer first, as a hook gets them.
+        args: positional arguments of ``step``, the optimizer first, as a hook receives them.
         kwargs: its keyword arguments.
         call: what to call at the end of the closure instead.
 
@@ -40,18 +40,18 @@ def refuse_closure(args: Sequence[Any], kwargs: Mapping[str, Any], call: str) ->
 
 
 class Attachment:
-    """A method at work in an optimizer, until :meth:`remove` or the end of a ``with`` block."""
+    """A method attached to an optimizer, until :meth:`remove` or the end of a ``with`` block."""
 
     def __init__(self, optimizer: Optimizer, handles: Sequence[RemovableHandle]) -> None:
         self._optimizer = weakref.ref(optimizer)
         self._handles = list(handles)
 
-    def works_in(self, optimizer: Optimizer) -> bool:
-        """Return whether this is ``optimizer``'s attachment and not removed."""
+    def is_attached_to(self, optimizer: Optimizer) -> bool:
+        """Return whether this is attached to ``optimizer``, and not removed."""
         return bool(self._handles) and self._optimizer() is optimizer
 
     def remove(self) -> None:
-        """Let the optimizer step plainly again."""
+        """Detach from the optimizer."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -64,7 +64,7 @@ class Attachment:
 
 
 class Attachments:
-    """The optimizers that one method object works in; each at most once, so that no step is altered twice."""
+    """The attachments of one method object: at most one for each optimizer, so that no step is altered twice."""
 
     def __init__(self) -> None:
         self._all: list[Attachment] = []
@@ -78,9 +78,9 @@ class Attachments:
             StateError: attached to this optimizer already.
 
         Warns:
-            NoEffectWarning: ``has_effect`` is false: the optimizer holds nothing yet that the method alters.
+            NoEffectWarning: ``has_effect`` is false: the optimizer holds nothing that the method alters.
         """
-        if any(attachment.works_in(optimizer) for attachment in self._all):
+        if any(attachment.is_attached_to(optimizer) for attachment in self._all):
             raise StateError(
                 f"attached to this {type(optimizer).__name__} already; remove() the first attachment before another"
             )
