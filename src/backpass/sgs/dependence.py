@@ -167,7 +167,7 @@ class Dependence(ABC):
 
 
 class MutualInformation(Dependence):
-    """Normalised mutual information of equal-width histograms (SGS paper, section 3.2).
+    """Normalised mutual information of equal-width histograms (SGS paper, section 3.3).
 
     ``totals`` holds one int64 histogram ``(C, B, B)`` for each displacement.
     """

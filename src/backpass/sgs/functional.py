@@ -40,7 +40,7 @@ def mutual_information(
         InputError: the map is empty, not finite, not floating, or it, the padding or the dilation does not fit the
             kernel's number of axes.
 
-    Source: SGS paper, section 3.2. Equal to the published estimator wherever that one is defined.
+    Source: SGS paper, section 3.3. Equal to the published estimator wherever that one is defined.
 
     >>> import torch
     >>> ramp = torch.arange(6.0).expand(1, 1, 6, 6)

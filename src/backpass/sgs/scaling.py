@@ -31,7 +31,7 @@ def check_k(k: float) -> float:
 
 
 def k_transform(s: Tensor, k: float) -> Tensor:
-    """Return ``G = k * S / ((k - 1) * S + 1)``, where ``k`` sets the strength (SGS paper, section 3.2).
+    """Return ``G = k * S / ((k - 1) * S + 1)``, where ``k`` sets the strength (SGS paper, section 3.3).
 
     Maps 0 to 0 and 1 to 1. ``k = 1`` is the identity; a larger ``k`` raises small dependences and flattens the scaling.
     Negative ``s`` (autocorrelation only) counts as 0.
