@@ -117,8 +117,6 @@ class SpatialGradientScaling:
             f"warmup={self.warmup}, every={self.every}, drop_near_equal={self.drop_near_equal}, apply={self.apply!r})"
         )
 
-    # When
-
     def due(self, epoch: int) -> bool:
         """Return whether epoch ``epoch`` starts with :meth:`update`: at ``warmup``, then at multiples of ``every``.
 
