@@ -117,8 +117,6 @@ class SpatialGradientScaling:
             f"warmup={self.warmup}, every={self.every}, drop_near_equal={self.drop_near_equal}, apply={self.apply!r})"
         )
 
-    # When
-
     def due(self, epoch: int) -> bool:
         """Return whether epoch ``epoch`` starts with :meth:`update`: at ``warmup``, then at multiples of ``every``.
 
@@ -276,9 +274,8 @@ class SpatialGradientScaling:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scalings and the settings that made them; loads with ``weights_only=True``."""
-        return {
-            "scalings": {name: scaling.detach().clone() for name, scaling in self.scalings.items()},
-        } | {setting: getattr(self, setting) for setting in _SETTINGS}
+        scalings = {name: scaling.detach().clone() for name, scaling in self.scalings.items()}
+        return {"scalings": scalings} | {setting: getattr(self, setting) for setting in _SETTINGS}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the scalings of :meth:`state_dict`, made with the same settings on the same layers.
