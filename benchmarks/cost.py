@@ -1,4 +1,4 @@
-"""Question: what does each method cost beside plain training? Published for VGG-16: SGS 1.09, DBB 3.0, DyRep 3.1 times.
+"""Question: what does each method cost relative to plain training? Published for VGG-16: SGS 1.09, DBB 3.0, DyRep 3.1 times.
 
 Trains one model with every method on generated images by the trainer's own step, loading included, and sets against
 plain training, in the same run:
@@ -51,7 +51,7 @@ from tools import Meter, environment_of, spread
 MODELS = ("vgg16_small", "resnet18")
 RECIPES = {"vgg16_small": "cifar-600"}  # others: cifar-200
 METHODS = ("plain", "sgs", "pgt", "sgs+pgt", "acb", "repvgg", "dbb", "dbb_dyrep", "dyrep")
-PAPER = {"vgg16_small": {"sgs": 1.09, "dbb_dyrep": 3.0, "dyrep": 3.1}}  # whole runs, beside plain training
+PAPER = {"vgg16_small": {"sgs": 1.09, "dbb_dyrep": 3.0, "dyrep": 3.1}}  # whole runs, relative to plain training
 IMAGES = 50_000
 GROWING_BATCH = 8
 GROWTH = {"vgg16_small": 674 / 313.5, "resnet18": 2.92 / 1.814}  # others: 2
@@ -238,7 +238,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timings of each method, 2 or more")
     parser.add_argument("--precision", choices=["no", "bf16"], help="default: bf16 with cuda")
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="default: with cuda")
-    parser.add_argument("--output", type=Path, help="default: results/cost-DEVICE.json beside this script")
+    parser.add_argument("--output", type=Path, help="default: results/cost-DEVICE.json next to this script")
     parser.add_argument("--measure", nargs=2, metavar=("MODEL", "METHOD"), help="memory and sizes alone, in here")
     options = parser.parse_args(arguments)
     cuda = options.device == "cuda"

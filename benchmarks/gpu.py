@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--minutes", type=float, default=25.0, help="limit of this call")
     parser.add_argument("--processes", type=int, default=6, help="runs at once")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="default: results/ beside this script")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="default: results/ next to this script")
     parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="run folders; keep them to go on later")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, scikit-learn's digits")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Question: what does the PowerGrad cross-entropy cost beside the plain one? Asked for: below 2 times, compiled 1.2.
+"""Question: what does the PowerGrad loss cost relative to cross-entropy? Required: below 2 times, compiled 1.2.
 
 Times forward and backward of both losses on the same float32 logits, in turn, in one process, eager and compiled, for
 a small, a middle and a large head. A repetition is one timing of each loss; its ratio is PowerGrad over plain. Prints
@@ -79,13 +79,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--output", type=Path, help="default: results/pgt-DEVICE.json beside this script")
+    parser.add_argument("--output", type=Path, help="default: results/pgt-DEVICE.json next to this script")
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     # Once 30 MB have come and gone, as in any training process, glibc keeps freed memory of this size. Until then every
-    # megabyte is fetched anew from the system, and the timings of the middle head are those of its page faults.
+    # megabyte is fetched again from the system, and the timings of the middle head are those of its page faults.
     torch.empty(30 * 2**20, dtype=torch.uint8)
     output = options.output or Path(__file__).parent / "results" / f"pgt-{options.device}.json"
     print(f"| mode | logits | plain, ms | PowerGrad, ms | ratio (quartiles), n = {options.repetitions} |")

@@ -2,7 +2,7 @@
 
 On VGG-16-BN for CIFAR (13 kernels, float32), each measurement in a fresh process:
 
-- ``update`` on 2 and on 20 batches of 128 images, beside one forward pass over the same batches, taken in turn, and as
+- ``update`` on 2 and on 20 batches of 128 images, and one forward pass over the same batches, taken in turn, and as
   a multiple of it. Added memory is the most that an update adds to
   the resident set (CPU) or to the allocated memory (CUDA) of a process that has run one small update already.
 - ``scale_gradients`` inside whole training steps (forward, backward, scaling, SGD with momentum) at batch 32 and 128,
@@ -97,7 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
-    parser.add_argument("--output", type=Path, help="default: results/sgs-DEVICE.json beside this script")
+    parser.add_argument("--output", type=Path, help="default: results/sgs-DEVICE.json next to this script")
     parser.add_argument("--measure", nargs=3, metavar=("KIND", "SIZE", "REPETITIONS"), help="one measurement, in here")
     options = parser.parse_args()
     if options.device == "cuda" and options.clock == "cpu":

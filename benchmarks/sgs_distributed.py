@@ -2,7 +2,7 @@
 
 Starts 2 and 4 processes (gloo, this machine), splits 20 batches of 128 images among them, updates SGS on VGG-16-BN for
 CIFAR, and counts the bytes of every tensor handed to ``all_reduce``. The published code gathers all maps on every
-process instead; their size is summed up beside. Every process's scalings are compared, bit for bit, with those of one
+process instead; their size is summed up. Every process's scalings are compared, bit for bit, with those of one
 process on all batches.
 
     python benchmarks/sgs_distributed.py        # -> benchmarks/results/sgs-distributed.json

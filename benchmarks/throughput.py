@@ -7,7 +7,7 @@ Trains the same model on the same generated images (32x32, in memory) in two way
 
 With ``--timm-script`` timm's training script trains the same model too, in a process of its own, on the same images as
 PNG files, and its own images per second are read from its output. It crops at random scales instead of shifting, does
-not cut out, and decodes files in worker processes: that is its way, so it stands beside the comparison and not in it.
+not cut out, and decodes files in worker processes: so it is no part of the comparison and is reported apart.
 The script is not part of timm's package: take ``train.py`` from its repository, at the version that is installed.
 
 Prints medians with quartiles of images per second and of the ratio trainer / bare, epoch by epoch; writes every raw
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("--channels-last", action=argparse.BooleanOptionalAction, help="default: with cuda")
     parser.add_argument("--compile", action="store_true", help="torch.compile, of both")
     parser.add_argument("--timm-script", type=Path, help="timm's train.py")
-    parser.add_argument("--output", type=Path, help="default: results/throughput-DEVICE.json beside this script")
+    parser.add_argument("--output", type=Path, help="default: results/throughput-DEVICE.json next to this script")
     options = parser.parse_args()
     cuda = options.device == "cuda"
     options.precision = options.precision or ("bf16" if cuda else "no")

@@ -71,7 +71,7 @@ class Train:
 class Worker:
     """Take the next waiting run of a study, and the next, until every run has ended.
 
-    Start as many as there are GPUs, on any machine that reaches the study and its folder, or several on one GPU. The
+    Start one for each GPU, on any machine that reaches the study and its folder, or several on one GPU. The
     run of a worker that dies is taken over.
 
     Attributes:

@@ -1,73 +1,14 @@
-"""Recipes with some settings replaced: one by its name, or those that shorten a table."""
+"""Settings of a recipe replaced by their dotted names."""
 
 import ast
 import contextlib
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from backpass.errors import InputError
-from backpass.training.recipe import Recipe
 
-__all__ = ["Reduction", "replace_setting"]
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """What a table is reproduced with in place of its recipes' own; ``None``: as in the recipe.
-
-    Attributes:
-        epochs: length of each run; warm-up, cool-down and steps of the schedule shrink in proportion.
-        limit_train: number of training images.
-        limit_test: number of test images.
-        data: name of the data set.
-        data_label: what results call the data.
-        root: where torchvision's data sets lie or go, and ImageNet lies.
-        download: fetch CIFAR when missing.
-    """
-
-    epochs: int | None = None
-    limit_train: int | None = None
-    limit_test: int | None = None
-    data: str | None = None
-    data_label: str | None = None
-    root: str | None = None
-    download: bool = False
-
-    def apply(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with these settings."""
-        images = {
-            "name": self.data,
-            "label": self.data_label,
-            "root": self.root,
-            "limit_train": self.limit_train,
-            "limit_test": self.limit_test,
-            "download": self.download or None,
-        }
-        given: dict[str, Any] = {key: value for key, value in images.items() if value is not None}
-        recipe = replace(recipe, data=replace(recipe.data, **given))
-        if self.epochs is None:
-            return recipe
-        share, schedule = self.epochs / recipe.epochs, recipe.schedule
-        schedule = replace(
-            schedule,
-            warmup_epochs=share * schedule.warmup_epochs,
-            cooldown_epochs=share * schedule.cooldown_epochs,
-            step_epochs=share * schedule.step_epochs,
-        )
-        return replace(recipe, epochs=self.epochs, schedule=schedule)
-
-    def notes(self) -> tuple[str, ...]:
-        """Return what is not as in the paper, in words; where the files lie is of no matter."""
-        names = {
-            "epochs": "epochs",
-            "limit_train": "training images",
-            "limit_test": "test images",
-            "data": "data",
-            "data_label": "data",
-        }
-        shown = {names[key]: value for key, value in vars(self).items() if key in names and value is not None}
-        return tuple(f"not as in the paper: {name} {value}" for name, value in shown.items())
+__all__ = ["replace_setting"]
 
 
 def replace_setting(settings: Any, key: str, value: Any) -> Any:
@@ -96,7 +37,7 @@ def replace_setting(settings: Any, key: str, value: Any) -> Any:
 
 
 def _type_of(settings: Any, name: str) -> type:
-    """Return the type of the present value; where there is none, what the annotation ``X | None`` allows beside it."""
+    """Return the type of the present value; where there is none, the other type of the annotation ``X | None``."""
     present = getattr(settings, name)
     if present is not None:
         return type(present)

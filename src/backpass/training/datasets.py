@@ -67,9 +67,9 @@ def load_dataset(
     before ``limit_train`` applies.
 
     Args:
-        name: one of `list_datasets`, with a path in the place of ``PATH``.
+        name: one of `list_datasets`, with a path instead of ``PATH``.
         root: where the files are, for a name without a path; ``data`` by default for the CIFAR sets.
-        split_validation: share of the training images to hold out, from 0 up to but not including 1.
+        split_validation: fraction of the training images to hold out, from 0 up to but not including 1.
         limit_train: how many training images to keep; all by default.
         limit_test: how many test images to keep; all by default.
         seed: draws the subsets.
@@ -169,15 +169,15 @@ def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
     )
 
 
-def _split_validation(train: Split, share: float, seed: int) -> tuple[Split, Split | None]:
-    if not 0 <= share < 1:
-        raise InputError(f"split_validation must be a share of at least 0 and below 1, got {share}.")
-    if share == 0:
+def _split_validation(train: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
+    if not 0 <= fraction < 1:
+        raise InputError(f"expected 0 <= split_validation < 1, a fraction of the training images, got {fraction}")
+    if fraction == 0:
         return train, None
-    count = round(share * len(train))
+    count = round(fraction * len(train))
     if not 0 < count < len(train):
         raise InputError(
-            f"split_validation={share} of {len(train)} training images leaves {count} to validate on and "
+            f"split_validation={fraction} of {len(train)} training images leaves {count} to validate on and "
             f"{len(train) - count} to train on; both need at least one."
         )
     rest, chosen = _divide(train.labels, count, seed)

@@ -145,12 +145,12 @@ class ImageData:
 
     @property
     def streamed(self) -> bool:
-        """Whether the images are files to be decoded in passing."""
+        """Whether the images are files, decoded on the fly."""
         return isinstance(self.train, FileSplit)
 
 
 def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return the ascending indices of ``count`` random items in which every class keeps its share.
+    """Return the ascending indices of ``count`` random items in which every class keeps its fraction.
 
     Class c with n_c of the N items gets ``count * n_c / N`` of them, rounded down; the items still missing go
     one each to the classes with the largest remainders, chance deciding between equals.

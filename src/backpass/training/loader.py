@@ -59,7 +59,7 @@ class BatchPlan:
         if self.drop_last and self.batch_size % self.world_size:
             raise InputError(
                 f"batch_size={self.batch_size} is the size of a global batch and must be a multiple of "
-                f"world_size={self.world_size}, so that every process gets as many images."
+                f"world_size={self.world_size}, so that every process gets the same number of images."
             )
         if self.drop_last and self.count < self.batch_size:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Loader of image files that are decoded in passing by worker processes, as ImageNet is."""
+"""Loader of image files that worker processes decode on the fly, as for ImageNet."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ __all__ = ["StreamAugmentation", "StreamLoader"]
 
 @dataclass(frozen=True)
 class StreamAugmentation:
-    """Random resized crop, flip and colour jitter of images that are decoded in passing; defaults of SGS's ImageNet.
+    """Random resized crop, flip and colour jitter of images decoded on the fly; defaults of SGS's ImageNet.
 
     Args:
-        min_scale: smallest share of the image's area in the crop (torchvision's default, 0.08).
+        min_scale: smallest fraction of the image's area in the crop (torchvision's default, 0.08).
         flip: mirror half of the images left to right.
         color_jitter: brightness, contrast and saturation each change by a factor within 1 plus or minus this.
 

@@ -100,7 +100,7 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Dif
 
     Args:
         values: at least one number.
-        baseline: as many, in the same order.
+        baseline: the same number of them, in the same order.
     """
     differences = [value - base for value, base in zip(values, baseline, strict=True)]
     mean = statistics.fmean(differences)
