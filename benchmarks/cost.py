@@ -1,4 +1,4 @@
-"""Question: what does each method cost relative to plain training? Published for VGG-16: SGS 1.09, DBB 3.0, DyRep 3.1 times.
+"""Question: what does each method cost relative to plain training? Published, VGG-16: SGS 1.09, DBB 3.0, DyRep 3.1.
 
 Trains one model with every method on generated images by the trainer's own step, loading included, and sets against
 plain training, in the same run:
