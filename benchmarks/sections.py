@@ -107,15 +107,22 @@ def studies(content: dict[str, Any]) -> str:
             rows.append(
                 (
                     f"{study['study']}, {way}",
-                    str(study["cells"]),
+                    str(study["runs"]),
                     str(len(found["killed"])),
                     str(lost),
-                    "yes" if found["each_cell_completed_once"] else "no",
+                    "yes" if found["each_run_completed_once"] else "no",
                     "yes" if found["equal_to_one_worker"] else "no",
                 )
             )
     skipped = content["postgresql_skipped"]
-    header = ("study, workers", "cells", "workers killed", "tries lost", "each cell ended once", "equal to one worker")
+    header = (
+        "study, workers",
+        "runs",
+        "workers killed",
+        "tries lost",
+        "each run completed once",
+        "equal to one worker",
+    )
     return table(header, rows) + (f"\nWithout PostgreSQL: {skipped}.\n" if skipped else "")
 
 
