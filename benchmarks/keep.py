@@ -1,4 +1,4 @@
-"""Keeps a study for the results page: its command, its table and every result, in one file without paths of a machine.
+"""Keeps a study for the results page: command, study, records and notes in one file without paths of a machine.
 
 After ``backpass compare --out runs/digits``:
 
@@ -7,42 +7,65 @@ After ``backpass compare --out runs/digits``:
 
 import argparse
 import json
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from backpass.experiments.plan import read_plan
-from backpass.experiments.results import read_results
-
-from backpass.experiments.tables import result_table
+from backpass.experiments.record import RECORD_FILE, read_record
+from backpass.experiments.serialization import to_json
+from backpass.experiments.study import read_study
+from backpass.training.recipe import DataSettings
 
 __all__ = ["kept"]
 
 
 def kept(folder: Path, command: Sequence[str], notes: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Return what is kept of the study in ``folder``; ``None`` while it has no result.
+    """Return what is kept of the study in ``folder``; ``None`` while it has no record.
 
     Args:
         folder: of the study.
-        command: the words that started it, which its files do not tell; without options that say where and how fast.
-        notes: what its files do not tell either, such as that other work ran beside it.
+        command: the words that started it, which its files do not have; without options of place and speed.
+        notes: what its files do not have either, such as that other programs ran at the same time.
     """
-    plan = read_plan(folder)
-    if plan is None or not any(folder.rglob("result.json")):
+    study = read_study(folder)
+    paths = [] if study is None else [folder / run.folder / RECORD_FILE for run in study.runs()]
+    records = [read_record(path) for path in paths if path.is_file()]
+    if study is None or not records:
         return None
-    results = read_results(folder)
-    runs = [vars(result) for result in results]
-    table = result_table(plan, results).as_dict()
-    table["notes"] = [*table["notes"], *notes]
-    text = shlex.join(command)
-    for run in runs:
-        data = run["run"]["recipe"]["data"]
-        kind, colon, path = data["name"].partition(":")
-        if colon and path:  # where the images lie says nothing to others
-            text = text.replace(data["name"], f"{kind}:PATH")
-            data["name"] = f"{kind}:PATH"
-    return {"command": text, "table": table, "runs": runs, "complete": len(results) == len(plan.cells())}
+    content = {
+        "command": list(command),
+        "study": json.loads(to_json(study)),
+        "records": [json.loads(to_json(record)) for record in records],
+        "notes": list(notes),
+        "complete": len(records) == len(paths),
+    }
+    recipes = [entry.recipe for entry in study.entries if entry.recipe is not None]
+    recipes += [record.run.recipe for record in records]
+    content = _replace_paths(content, {path for recipe in recipes for path in _paths(recipe.data)})
+    return content | {"command": shlex.join(content["command"])}
+
+
+def _paths(data: DataSettings) -> Iterator[str]:
+    kind, _, path = data.name.partition(":")
+    if kind in ("folder", "imagenet") and path:
+        yield path
+    if data.root:
+        yield data.root
+
+
+def _replace_paths(value: Any, paths: Collection[str]) -> Any:
+    """Return plain values without these paths: absolute ones anywhere, others alone or after a colon or equals sign."""
+    if isinstance(value, dict):
+        return {key: _replace_paths(part, paths) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_replace_paths(part, paths) for part in value]
+    if isinstance(value, str):
+        for path in sorted(paths, key=len, reverse=True):
+            before = "" if Path(path).is_absolute() else "(?:^|(?<=[:=]))"
+            value = re.sub(rf"{before}{re.escape(path)}(?![\w.-])", "PATH", value)
+    return value
 
 
 def main() -> None:
@@ -54,7 +77,7 @@ def main() -> None:
     options = parser.parse_args()
     content = kept(options.folder, options.command, options.note)
     if content is None:
-        raise SystemExit(f"expected a study with results in {options.folder}, found none")
+        raise SystemExit(f"expected a study with records in {options.folder}, found none")
     options.output.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -122,7 +122,14 @@ def studies(content: dict[str, Any]) -> str:
                 )
             )
     skipped = content["postgresql_skipped"]
-    header = ("study, workers", "runs", "workers killed", "tries lost", "each run ended once", "equal to one worker")
+    header = (
+        "study, workers",
+        "runs",
+        "workers killed",
+        "tries lost",
+        "each run completed once",
+        "equal to one worker",
+    )
     return _table(header, rows) + (f"\nWithout PostgreSQL: {skipped}.\n" if skipped else "")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from backpass.experiments.record import RECORD_FILE, Record, read_record
 from backpass.experiments.serialization import from_json, to_json
 from backpass.training.checkpoint import atomic_write, remove_temporaries
-from backpass.training.comparison import check_run
+from backpass.training.differences import check_run
 from backpass.training.lock import FolderLock, lock_folder
 from backpass.training.outcome import EpochRecord
 from backpass.training.recipe import Run

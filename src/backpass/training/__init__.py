@@ -1,1 +1,64 @@
-"""The training harness: data, methods, the loop and checkpoints (extra ``lab``)."""
+"""Training: data, tasks, methods as the loop knows them, the trainer and its checkpoints (extra ``lab``).
+
+>>> from backpass.training import DataSettings, Recipe, Run, Runtime, Trainer, load_dataset
+>>> recipe = Recipe(model="digits_net", epochs=1, batch_size=32, augmentation=Augmentation(crop_padding=1, cutout=0))
+>>> trainer = Trainer(Run(recipe, "sgs+pgt", seed=0), load_dataset("digits", limit_train=64), runtime=Runtime("cpu"))
+>>> outcome = trainer.fit()
+>>> sorted(outcome.history[0])[:3]
+['epoch', 'evaluate_seconds', 'lr']
+"""
+
+from backpass.training.augment import Augmentation
+from backpass.training.checkpoint import load_checkpoint, save_checkpoint
+from backpass.training.datasets import list_datasets, load_dataset
+from backpass.training.images import FileSplit, ImageData, ImageSplit
+from backpass.training.method import Context, Method
+from backpass.training.methods import METHODS, list_methods
+from backpass.training.outcome import Outcome
+from backpass.training.recipe import (
+    AgcSettings,
+    DataSettings,
+    DyRepSettings,
+    OptimizerSettings,
+    PgtSettings,
+    Recipe,
+    ReparamSettings,
+    Run,
+    Runtime,
+    ScheduleSettings,
+    SgsSettings,
+)
+from backpass.training.stream import StreamAugmentation
+from backpass.training.task import Classification, Task
+from backpass.training.trainer import Trainer
+
+__all__ = [
+    "METHODS",
+    "AgcSettings",
+    "Augmentation",
+    "Classification",
+    "Context",
+    "DataSettings",
+    "DyRepSettings",
+    "FileSplit",
+    "ImageData",
+    "ImageSplit",
+    "Method",
+    "OptimizerSettings",
+    "Outcome",
+    "PgtSettings",
+    "Recipe",
+    "ReparamSettings",
+    "Run",
+    "Runtime",
+    "ScheduleSettings",
+    "SgsSettings",
+    "StreamAugmentation",
+    "Task",
+    "Trainer",
+    "list_datasets",
+    "list_methods",
+    "load_checkpoint",
+    "load_dataset",
+    "save_checkpoint",
+]

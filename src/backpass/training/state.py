@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from backpass.errors import BackpassError, InputError
 from backpass.models import create_model
-from backpass.training.comparison import check_form, check_run
+from backpass.training.differences import check_form, check_run
 from backpass.training.images import ImageData
 from backpass.training.method import Context, Method
 from backpass.training.methods import build_methods, convert

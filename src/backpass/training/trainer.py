@@ -33,8 +33,8 @@ from torch import Tensor, nn
 
 from backpass.errors import StateError
 from backpass.training.checkpoint import Checkpoints
-from backpass.training.comparison import check_form
 from backpass.training.data import build_loaders, measuring_batches
+from backpass.training.differences import check_form
 from backpass.training.images import ImageData
 from backpass.training.outcome import EpochRecord, Outcome
 from backpass.training.processes import build_accelerator, on_main, total
