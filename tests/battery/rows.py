@@ -266,8 +266,8 @@ AGC = Transform(
     refuses={
         "attached twice": _TWICE_ATTACHED,
         "attached, with a closure": _CLOSURE.format("clip_gradients"),
-        "attached, fused, under a GradScaler": r"still carry the GradScaler's loss scale; call scaler\.unscale_\(opt",
-        "gradients that overflow": r"0\.weight is not finite .* Under a GradScaler, .* pass error_if_nonfinite=False",
+        "attached, fused, under a GradScaler": r"the GradScaler's loss scale, .*; call scaler\.unscale_\(opt",
+        "gradients that overflow": r"NaN or infinity in 0\.weight .* pass error_if_nonfinite=False under a GradScaler",
     },
 )
 

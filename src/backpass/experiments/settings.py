@@ -14,6 +14,7 @@ __all__ = ["replace_setting"]
 def replace_setting(settings: Any, key: str, value: Any) -> Any:
     """Return the recipe with the setting at a dotted key replaced; a text is read as the setting's type.
 
+    >>> from backpass.training.recipe import Recipe
     >>> replace_setting(Recipe(), "sgs.k", "3").sgs.k
     3.0
     >>> replace_setting(Recipe(), "sgs.alpha", "1").sgs.alpha
