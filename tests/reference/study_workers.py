@@ -1,6 +1,7 @@
 """Tiny studies, and what the worker processes of a test do; here, since a started process must be able to import it."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -62,7 +63,13 @@ def start_command(*words, **options):
     """Start ``backpass`` with these words in a process of its own, on the CPU."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "backpass", *map(str, words)]
-    return subprocess.Popen(command, **({"env": environment, "stdout": subprocess.DEVNULL} | options))
+    defaults = {"env": environment, "stdout": subprocess.DEVNULL, "preexec_fn": _hear_interrupts}
+    return subprocess.Popen(command, **(defaults | options))
+
+
+def _hear_interrupts():
+    """Undo what a shell does to commands in its background, whose processes ignore interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def essence(record):
