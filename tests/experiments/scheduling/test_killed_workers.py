@@ -28,7 +28,9 @@ def undisturbed(tmp_path_factory):
     return runs, folder
 
 
-@pytest.mark.parametrize("storage", ["sqlite", "postgresql", pytest.param("journal", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "storage", ["sqlite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("postgresql", "journal"))]
+)
 def test_two_of_four_workers_are_killed_and_nothing_shows(storage, undisturbed, tmp_path, request):
     runs, alone = undisturbed
     folder = tmp_path / "four"

@@ -2,9 +2,9 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
 from backpass.experiments.record import Record
 
@@ -15,7 +15,7 @@ _COLORS = ("#4c566a", "#0b7285", "#c2410c", "#6d28d9", "#15803d", "#b91c1c", "#a
 
 def learning_curves(by_name: Mapping[str, Sequence[Record]]) -> str:
     """Return accuracy by epoch for each named group of runs as SVG: the mean, and the range as a band."""
-    figure = Figure(figsize=(7.5, 4.0), layout="constrained")
+    figure = _figure(7.5, 4.0)
     axes = figure.subplots()
     for number, (name, runs) in enumerate(by_name.items()):
         epochs = min(len(run.history) for run in runs)
@@ -38,7 +38,7 @@ def scaling_pictures(scalings: Mapping[str, Sequence[object]]) -> str:
     """
     columns = min(len(scalings), 6)
     rows = -(-len(scalings) // columns)
-    figure = Figure(figsize=(1.75 * columns, 2.0 * rows), layout="constrained")
+    figure = _figure(1.75 * columns, 2.0 * rows)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     planes = {name: _plane(torch.tensor(values)) for name, values in scalings.items()}
     high = max(float(plane.max()) for plane in planes.values())
@@ -61,7 +61,13 @@ def _plane(scaling: torch.Tensor) -> torch.Tensor:
     return scaling.view(-1, scaling.shape[-1])
 
 
-def _svg(figure: Figure) -> str:
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # Here, since it takes seconds to load, which no worker needs to wait for.
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _svg(figure: Any) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()

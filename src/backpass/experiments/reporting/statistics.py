@@ -5,8 +5,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy.stats import ttest_rel
-
 from backpass.experiments.entry import Entry, Published
 from backpass.experiments.record import Record
 
@@ -107,6 +105,8 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Dif
     # Differences of equal pairs may differ in their last bits.
     if len(differences) < 2 or max(differences) - min(differences) < 1e-12:
         return Difference(len(differences), mean, None, None, None)
+    from scipy.stats import ttest_rel  # Here, since it takes seconds to load, which no worker needs to wait for.
+
     test = ttest_rel(values, baseline)
     low, high = test.confidence_interval(0.95)
     return Difference(len(differences), mean, float(low), float(high), float(test.pvalue))
