@@ -147,7 +147,7 @@ def test_limits_and_validation_draw_stratified_by_the_seed() -> None:
         ({"limit_train": 0}, "limit_train must be from 1 to the 1438 images of the split, got 0"),
         ({"limit_train": 1439}, "limit_train must be from 1 to the 1438 images of the split, got 1439"),
         ({"limit_test": 360}, "limit_test must be from 1 to the 359 images of the split, got 360"),
-        ({"split_validation": 1.0}, "at least 0 and below 1, got 1.0"),
+        ({"split_validation": 1.0}, "expected 0 <= split_validation < 1, .*got 1.0"),
         ({"split_validation": 1e-4}, "of 1438 training images leaves 0 to validate on and 1438 to train on"),
         ({"image_size": 16}, "image_size is for folders and at least 1, got 16 with 'digits'"),
         ({"mean": [0.5]}, r"mean and std go together, got mean=\[0.5\] and std=None"),

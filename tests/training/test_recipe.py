@@ -89,7 +89,9 @@ def test_arguments_reach_the_model(recipe, images):
         return count_parameters(Trainer(run, images, runtime=Runtime(device="cpu")).model)
 
     assert parameters("vgg11_small", ("hidden_layers", 2)) > parameters("vgg11_small")
-    with pytest.raises(InputError, match=r"'digits_net' out of num_classes, in_channels, got others: .*hidden_layers"):
+    with pytest.raises(
+        InputError, match=r"'digits_net', which are num_classes, in_channels, got others: .*hidden_layers"
+    ):
         parameters("digits_net", ("hidden_layers", 2))
 
 

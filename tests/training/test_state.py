@@ -69,7 +69,7 @@ CHANGES = {
     "missing method": (put({}, "methods"), r"methods of the checkpoint to have the keys \['sgs'\], got \[\]"),
     "wrong scalings": (
         put({}, "methods", "sgs", "scalings"),
-        "methods.sgs of the checkpoint .* scalings of this model",
+        r"methods.sgs of the checkpoint .* this model's scalings: missing \['conv1.weight'",
     ),
     "wrong history": (
         put([{"epoch": 4}], "history"),
