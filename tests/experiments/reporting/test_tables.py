@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from backpass.experiments import Entry, Published, Study, result_table
+from backpass.experiments.reporting.statistics import summarize
 from backpass.experiments.reporting.tables import calibration_table, write_tables
 from backpass.training.recipe import Recipe
 
@@ -141,7 +142,7 @@ def test_calibration_at_z_and_at_alpha_z(make_record):
     plain.history[-1] |= {"test_loss": 0.5, "test_calibration_error": 0.0125}
     pgt.history[-1] |= {"test_loss": 1.0, "test_calibration_error": 0.25, "test_loss_at_alpha": 0.4}
     study = Study("t", (Entry("plain", "plain", "plain", RECIPE), Entry("pgt", "pgt", "pgt", RECIPE)), (0,))
-    header, rows = calibration_table(study, [plain, pgt])
+    header, rows = calibration_table(summarize(study.entries, [plain, pgt]))
     assert header == ("entry", "loss", "ECE, %", "loss at alpha z", "ECE at alpha z, %")
     assert rows == [("plain", "0.500", "1.250", "", ""), ("pgt", "1.000", "25.000", "0.400", "")]
-    assert calibration_table(study, [])[1] == []
+    assert calibration_table(summarize(study.entries, []))[1] == []

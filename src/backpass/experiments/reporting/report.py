@@ -44,7 +44,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path) -> Resul
     )
     page = templates.get_template("report.html.j2").render(
         table=table,
-        calibration=calibration_table(study, records),
+        calibration=calibration_table(table.summaries),
         subjects={_subject(record): record for record in reversed(records)},
         curves={subject: learning_curves(by_name) for subject, by_name in curves.items()},
         pictures=pictures,

@@ -113,13 +113,13 @@ def result_table(study: Study, records: Sequence[Record]) -> ResultTable:
     )
 
 
-def calibration_table(study: Study, records: Sequence[Record]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def calibration_table(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return header and rows of a table of loss and calibration error, at the logits z and, with PGT, at alpha * z.
 
     A net trained with PGT is calibrated at alpha * z. Without rows where no record has these metrics.
     """
     rows: list[tuple[str, ...]] = []
-    for summary in summarize(study.entries, records):
+    for summary in summaries:
         found = summary.calibration
         if found:
             loss, error = (
