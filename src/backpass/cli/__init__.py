@@ -1,4 +1,4 @@
-"""The command line: ``train``, ``compare``, ``search``, ``reproduce``, ``worker``, ``report``, ``list``.
+"""The command line: ``train``, ``compare``, ``search``, ``reproduce``, ``worker``, ``report``, ``power``, ``list``.
 
 Each command is a dataclass whose fields are its options. Where a command takes a recipe, the fields of the recipe are
 options too (``--epochs``, ``--optimizer.lr``), on top of the defaults that ``--recipe NAME`` chooses.
@@ -11,13 +11,13 @@ from typing import Any
 import optuna
 import tyro
 
-from backpass.cli.commands import List, Report, Train, Worker
+from backpass.cli.commands import List, Power, Report, Train, Worker
 from backpass.cli.studies import Compare, Reproduce, Search
 from backpass.experiments import get_recipe
 
 __all__ = ["run"]
 
-Command = Train | Compare | Search | Reproduce | Worker | Report | List
+Command = Train | Compare | Search | Reproduce | Worker | Report | Power | List
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -38,6 +38,7 @@ def run(arguments: Sequence[str]) -> None:
         "reproduce": Reproduce(table=missing),
         "worker": Worker(missing),
         "report": Report(missing),
+        "power": Power(missing),
         "list": List(),
     }
     union: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
