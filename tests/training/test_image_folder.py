@@ -47,6 +47,30 @@ def test_other_files_and_hidden_folders_are_ignored(pets: Path) -> None:
     assert len(load_dataset(f"folder:{pets}").train) == 12
 
 
+def test_nested_files_are_sorted_by_class_and_path(pets: Path) -> None:
+    cats = pets / "train" / "cat"
+    nested = cats / "000" / "deeper"
+    nested.mkdir(parents=True)
+    (cats / "003.png").rename(nested / "z.PNG")
+    (pets / "train" / "cat-like").mkdir()
+    (pets / "test" / "cat-like").mkdir()
+    (cats / "001.png").rename(pets / "train" / "cat-like" / "001.png")
+    (pets / "test" / "cat" / "000.png").rename(pets / "test" / "cat-like" / "000.png")
+    data = load_dataset(f"folder:{pets}", image_size=4)
+    assert isinstance(data.train, FileSplit)
+    assert [str(Path(file).relative_to(cats.parent)) for file in data.train.files[:8]] == [
+        "cat/000.png",
+        "cat/000/deeper/z.PNG",
+        "cat/002.png",
+        "cat/004.png",
+        "cat/005.png",
+        "cat/006.png",
+        "cat/007.png",
+        "cat-like/001.png",
+    ]
+    assert data.train.labels.tolist() == [0] * 7 + [1] + [2] * 4
+
+
 def test_with_limits_only_the_selected_images_are_decoded(pets: Path) -> None:
     (pets / "test" / "cat" / "000.png").write_bytes(b"damaged")
     with pytest.raises(InputError):

@@ -21,7 +21,6 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "decode_image", "hold_folder", "impo
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _IMAGENET_CLASSES = 1000
 _DECODE_THREADS = 16
 _DECODE_CHUNK = 256
@@ -64,6 +63,7 @@ def list_folder(root: Path, kind: str, image_size: int | None) -> ImageData:
 
     Raises:
         InputError: the folder, a split or a class folder is missing or empty, or the classes of the splits differ.
+        MissingExtraError: torchvision is not installed.
     """
     if not root.is_dir():
         raise InputError(
@@ -106,27 +106,27 @@ def list_folder(root: Path, kind: str, image_size: int | None) -> ImageData:
 
 
 def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
-    """Return the sorted class names, and the sorted image files of each class."""
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    """Return the sorted class names, and the image files sorted by class and path."""
+    listing = import_lab("torchvision.datasets.folder", "torchvision", "image folders")
+    try:
+        names = listing.find_classes(folder)[0]
+    except FileNotFoundError:
+        names = []
+    # find_classes also returns hidden folders, such as those in which file managers keep thumbnails.
+    classes = tuple(name for name in names if not name.startswith("."))
     if not classes:
         raise InputError(f"expected {folder}/CLASS/IMAGE, got no class folders in {folder}; add them")
-    files: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(
-            os.path.join(parent, file)
-            for parent, _, members in os.walk(folder / name)
-            for file in members
-            if os.path.splitext(file)[1].lower() in _IMAGE_SUFFIXES
-        )
-        if not found:
+    indices = {name: index for index, name in enumerate(classes)}
+    images = listing.make_dataset(folder, indices, listing.IMG_EXTENSIONS, allow_empty=True)
+    images.sort(key=lambda image: (image[1], image[0]))  # the order must not depend on how deep the files lie
+    labels = torch.tensor([label for _, label in images], dtype=torch.int64)
+    for name, count in zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True):
+        if count == 0:
             raise InputError(
-                f"expected images ({', '.join(sorted(_IMAGE_SUFFIXES))}) in the class folder {folder / name}, got "
-                "none; add images or remove the folder from every split"
+                f"expected images ({', '.join(listing.IMG_EXTENSIONS)}) in the class folder {folder / name}, got none; "
+                "add images or remove the folder from every split"
             )
-        files += found
-        labels += [label] * len(found)
-    return tuple(classes), FileSplit(tuple(files), torch.tensor(labels))
+    return classes, FileSplit(tuple(file for file, _ in images), labels)
 
 
 def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, cache: Path | None) -> ImageData:

@@ -167,6 +167,8 @@ def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) ->
     Returns:
         Ascending indices of the subset, int64, shape ``(count,)``.
     """
+    # Not train_test_split(stratify=...) of scikit-learn: it would draw other images, and so change every run with a
+    # limit or held-out validation images. It also refuses to draw all items, or fewer items than there are classes.
     sizes = labels.bincount()
     quotas = sizes * count // len(labels)
     classes = torch.randperm(len(sizes), generator=generator)
