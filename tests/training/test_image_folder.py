@@ -71,6 +71,13 @@ def test_nested_files_are_sorted_by_class_and_path(pets: Path) -> None:
     assert data.train.labels.tolist() == [0] * 7 + [1] + [2] * 4
 
 
+def test_linked_folders_are_followed(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (pets / "train" / "cat" / "003.png").rename(tmp_path / "elsewhere" / "z.png")
+    (pets / "train" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    assert len(load_dataset(f"folder:{pets}").train) == 12
+
+
 def test_with_limits_only_the_selected_images_are_decoded(pets: Path) -> None:
     (pets / "test" / "cat" / "000.png").write_bytes(b"damaged")
     with pytest.raises(InputError):
