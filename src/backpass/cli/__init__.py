@@ -5,7 +5,7 @@ options too (``--epochs``, ``--optimizer.lr``), on top of the defaults that ``--
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -20,16 +20,23 @@ __all__ = ["run"]
 Command = Train | Compare | Search | Reproduce | Worker | Report | Power | List
 
 
+@dataclass(frozen=True)
+class _RecipeName:
+    """The option that decides the defaults of all others."""
+
+    recipe: str = "digits"
+
+
 def run(arguments: Sequence[str]) -> None:
     """Parse the arguments and run the command they name.
 
     Raises:
-        InputError: what the command cannot work with.
+        InputError: an argument of the command is invalid.
         StateError: a run failed.
         SystemExit: after ``--help``, or with status 2 for options that do not parse.
     """
-    recipe = _chosen_recipe(arguments)
-    settings = get_recipe(recipe)
+    chosen, _ = tyro.cli(_RecipeName, args=list(arguments), prog="backpass", add_help=False, return_unknown_args=True)
+    recipe, settings = chosen.recipe, get_recipe(chosen.recipe)
     missing: Any = tyro.MISSING
     commands: dict[str, Command] = {
         "train": replace(Train(), recipe=recipe, settings=settings),
@@ -47,13 +54,3 @@ def run(arguments: Sequence[str]) -> None:
     )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     command()
-
-
-def _chosen_recipe(arguments: Sequence[str]) -> str:
-    """Return the value of ``--recipe``, which decides the defaults of all other options."""
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        if option == "--recipe":
-            return value
-        if option.startswith("--recipe="):
-            return option.partition("=")[2]
-    return "digits"
