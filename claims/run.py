@@ -9,6 +9,7 @@ machine they were made.
 """
 
 import argparse
+import gzip
 import importlib
 import json
 import os
@@ -32,6 +33,7 @@ __all__ = ["NAMES", "RESULTS", "load_claim", "read_kept"]
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+RECORDS = "records.jsonl.gz"
 _TOOLS = ("claim", "page", "run", "settings")
 NAMES = tuple(path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in _TOOLS)
 
@@ -44,8 +46,8 @@ def load_claim(name: str) -> Claim:
 
 def read_kept(name: str) -> dict[str, Record]:
     """Return the records of a claim that are kept, by the name of their folder."""
-    path = RESULTS / name / "records.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    path = RESULTS / name / RECORDS
+    lines = gzip.decompress(path.read_bytes()).splitlines() if path.is_file() else []
     records = [from_json(Record, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     return {StudyRun(record.entry, record.run).folder: record for record in records}
 
@@ -53,9 +55,12 @@ def read_kept(name: str) -> dict[str, Record]:
 def keep(name: str, folder: Path) -> None:
     """Add the records of the folder to those that are kept, and what its tuning has chosen."""
     records = read_kept(name) | {p.parent.name: read_record(p) for p in sorted(folder.glob(f"*/{RECORD_FILE}"))}
+    if not records:
+        return
     lines = [json.dumps(json.loads(to_json(records[key])), separators=(",", ":")) for key in sorted(records)]
     (RESULTS / name).mkdir(parents=True, exist_ok=True)
-    atomic_write(RESULTS / name / "records.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    # Without a time of writing, so that equal records make equal files.
+    atomic_write(RESULTS / name / RECORDS, gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
     if (folder / CHOICES_FILE).is_file():
         shutil.copy(folder / CHOICES_FILE, RESULTS / name)
 
