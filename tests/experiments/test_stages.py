@@ -4,8 +4,9 @@ import pytest
 
 from backpass.errors import InputError
 from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study
+from backpass.experiments.sampling import wanted
 from backpass.experiments.stages import choose, count_runs, next_runs, read_choices, tuned_study, tuning_study
-from backpass.experiments.study import StudyRun, write_study
+from backpass.experiments.study import write_study
 from backpass.experiments.tuning import Tuning, parse_space
 
 RECIPE = replace(RECIPES["digits"], epochs=1, data=replace(RECIPES["digits"].data, limit_train=100, limit_test=50))
@@ -50,21 +51,21 @@ def test_seeds_that_tune_judge_nothing():
         study("lr=0.05,0.1", tuning=Tuning(seeds=(1, 2)))
 
 
-def records_of(found, make_record, accuracy):
-    """Return the records of the first stage, with accuracies by method and learning rate."""
-    return [
-        make_record(run.run.recipe, run.run.method, run.run.seed, [accuracy(run)], entry=run.entry)
-        for run in tuning_study(found).runs()
-    ]
+def results(found, accuracy):
+    """Return what all runs of the first stage tell, by entry, point and seed."""
+    return {
+        entry.key: {
+            (point, seed): accuracy(entry.key, float(point[0][1]), seed)
+            for point, seed in wanted(entry.key, entry.space, found.tuning, {})
+        }
+        for entry in found.entries
+    }
 
 
-def test_each_entry_gets_its_own_best_point(make_record):
+def test_each_entry_gets_its_own_best_point():
     found = study("lr=0.05,0.1,0.2")
     best = {"plain": 0.1, "sgs": 0.2}
-    records = records_of(
-        found, make_record, lambda r: 0.9 - abs(best[r.run.method] - r.run.recipe.optimizer.lr) + 0.01 * r.run.seed
-    )
-    choices = choose(found, records)
+    choices = choose(found, results(found, lambda key, lr, seed: 0.9 - abs(best[key] - lr) + 0.01 * seed))
     assert [choice.settings for choice in choices] == [(("optimizer.lr", "0.1"),), (("optimizer.lr", "0.2"),)]
     assert choices[0].trials[0].accuracies == ((7, pytest.approx(0.92)), (8, pytest.approx(0.93)))
     second = tuned_study(found, choices)
@@ -77,14 +78,16 @@ def test_each_entry_gets_its_own_best_point(make_record):
     )
 
 
-def test_a_missing_record_is_named_and_a_run_that_diverged_is_not_missing(make_record):
+def test_a_missing_record_is_named_and_a_run_that_diverged_is_not_missing():
     found = study("lr=0.05,0.1")
-    records = records_of(found, make_record, lambda r: r.run.recipe.optimizer.lr)
-    lost = StudyRun(records[-1].entry, records[-1].run).folder
-    with pytest.raises(InputError, match=rf"records of all points of sgs, got none of {lost}"):
-        choose(found, records[:-1])
-    choices = choose(found, records[:-1], diverged={lost})
-    assert [choice.settings[0][1] for choice in choices] == ["0.1", "0.05"]
+    known = results(found, lambda key, lr, seed: lr)
+    last = list(known["sgs"])[-1]
+    accuracy = known["sgs"].pop(last)
+    assert accuracy == 0.1
+    with pytest.raises(InputError, match=r"records of all points of sgs, got none of optimizer.lr = 0.1, seed 8"):
+        choose(found, known)
+    known["sgs"][last] = None
+    assert [choice.settings[0][1] for choice in choose(found, known)] == ["0.1", "0.05"]
 
 
 def test_what_is_not_tuned_is_named():
@@ -140,3 +143,18 @@ def test_a_point_that_diverges_is_out_and_another_failure_ends_the_study_before_
 
     failed = run_study(study("lr=0.05,0.1", methods=("plain",)), tmp_path / "failed", load=broken)
     assert (len(failed.failures), failed.records, failed.choices) == (4, [], [])
+
+
+@pytest.mark.parametrize(
+    ("search", "runs"),
+    [(Tuning((7, 8), halving=True), 4 + 2), (Tuning((7,), trials=6, sampler="tpe"), None)],
+    ids=["halving", "tpe"],
+)
+def test_a_search_that_learns_runs_in_rounds_and_resumes_at_its_end(search, runs, tmp_path):
+    found = study("lr=0.001,0.01,0.05,0.1", methods=("plain",), tuning=search)
+    result = run_study(found, tmp_path)
+    result.check()
+    assert result.choices[0].settings[0][1] in ("0.05", "0.1")
+    assert runs is None or result.runs == runs + 2
+    again = run_study(found, tmp_path)
+    assert (again.records, again.choices, again.runs) == (result.records, result.choices, result.runs)

@@ -1,27 +1,32 @@
 import pytest
 
 from backpass.errors import InputError
-from backpass.experiments.tuning import Trial, Tuning, best_point, parse_space, points
+from backpass.experiments.sampling import planned_points, points, wanted
+from backpass.experiments.tuning import Trial, Tuning, best_point, parse_space
 
 SPACE = parse_space(["lr=0.1,0.2,0.4", "weight_decay=1e-4,5e-4"])
 
 
+def grid(entry="plain", space=SPACE, trials=None):
+    return points(entry, space, Tuning(trials=trials), {})
+
+
 def test_a_grid_in_the_order_of_its_settings():
-    assert points("plain", SPACE)[:3] == [
+    assert grid()[:3] == [
         (("optimizer.lr", "0.1"), ("optimizer.weight_decay", "1e-4")),
         (("optimizer.lr", "0.1"), ("optimizer.weight_decay", "5e-4")),
         (("optimizer.lr", "0.2"), ("optimizer.weight_decay", "1e-4")),
     ]
-    assert len(points("plain", SPACE)) == 6
+    assert len(grid()) == 6
 
 
 def test_trials_are_drawn_from_the_grid_without_replacement_and_the_same_each_time():
-    drawn = points("plain", SPACE, 4)
-    assert drawn == points("plain", SPACE, 4)
+    drawn = grid(trials=4)
+    assert drawn == grid(trials=4)
     assert len(set(drawn)) == 4
-    assert set(drawn) < set(points("plain", SPACE))
-    assert points("plain", SPACE, 6) == points("plain", SPACE, 99) == points("plain", SPACE)
-    assert any(points(name, SPACE, 2) != points("plain", SPACE, 2) for name in ("sgs", "pgt", "sgs+pgt"))
+    assert set(drawn) < set(grid())
+    assert grid(trials=6) == grid(trials=99) == grid()
+    assert any(grid(name, trials=2) != grid(trials=2) for name in ("sgs", "pgt", "sgs+pgt"))
 
 
 @pytest.mark.parametrize("texts", [["lr"], ["lr="], ["=1"], ["lr=1,,2"], ["lr=1", "optimizer.lr=2"], ["lr=1,1"]])
@@ -38,6 +43,8 @@ def test_spaces_of_another_form_are_refused(texts):
         ({"validation": 0.0}, "between 0 and 1"),
         ({"validation": float("nan")}, "between 0 and 1"),
         ({"trials": 0}, "expected at least one trial"),
+        ({"sampler": "tpe"}, "a number of trials with sampler 'tpe'"),
+        ({"seeds": (1,), "halving": True}, "at least two seeds with halving"),
     ],
 )
 def test_tuning_that_tries_nothing_is_refused(settings, message):
@@ -46,10 +53,10 @@ def test_tuning_that_tries_nothing_is_refused(settings, message):
 
 
 def trials(*accuracies):
-    grid = points("plain", SPACE[:1])
+    tried = grid(space=SPACE[:1])
     return [
         Trial(point, () if a is None else ((7, a - 0.01), (8, a + 0.01)), (7, 8) if a is None else ())
-        for point, a in zip(grid, accuracies, strict=True)
+        for point, a in zip(tried, accuracies, strict=True)
     ]
 
 
@@ -74,3 +81,62 @@ def test_a_point_that_diverged_is_out():
     assert (found.best, found.trials[1].accuracy) == (0, None)
     with pytest.raises(InputError, match="expected a point of entry 'plain' that trains, but all 3 diverged"):
         best_point("plain", SPACE[:1], trials(None, None, None))
+
+
+LARGE = parse_space([f"lr={','.join(f'{n / 100:g}' for n in range(1, 41))}", "weight_decay=1e-4,5e-4"])
+
+
+def answers(search, accuracy, space=SPACE):
+    """Run a search to its end; return what it ran, in rounds."""
+    known, rounds = {}, []
+    while new := [run for run in wanted("plain", space, search, known) if run not in known]:
+        rounds.append(new)
+        known |= {(point, seed): accuracy(float(dict(point)["optimizer.lr"]), seed) for point, seed in new}
+    return known, rounds
+
+
+def rates(runs):
+    return [float(dict(point)["optimizer.lr"]) for point, _ in runs]
+
+
+def by_rate(lr, seed):
+    return 0.9 - abs(lr - 0.2) + 0.001 * seed
+
+
+def test_halving_goes_on_with_the_better_half():
+    known, rounds = answers(Tuning(seeds=(1, 2, 3), halving=True), by_rate)
+    assert [len(new) for new in rounds] == [6, 3, 2]
+    assert [{seed for _, seed in new} for new in rounds] == [{1}, {2}, {3}]
+    assert set(rates(rounds[2])) == {0.2}
+    assert len(known) == 11
+
+
+def test_halving_drops_points_that_diverge():
+    _, rounds = answers(Tuning(seeds=(1, 2), halving=True), lambda lr, _: 0.5 if lr == 0.1 else None)
+    assert rates(rounds[1]).count(0.1) == 2
+
+
+def test_a_point_that_did_not_go_on_is_not_chosen():
+    tried = grid(space=SPACE[:1])
+    accuracies = (((1, 0.95),), ((1, 0.9), (2, 0.8)), ((1, 0.7), (2, 0.7)))
+    found = [Trial(point, own) for point, own in zip(tried, accuracies, strict=True)]
+    assert best_point("plain", SPACE[:1], found).best == 1
+
+
+def test_tpe_proposes_in_rounds_the_same_for_the_same_results_and_learns_from_them():
+    search = Tuning(seeds=(1,), trials=40, sampler="tpe")
+    known, rounds = answers(search, by_rate, LARGE)
+    assert answers(search, by_rate, LARGE) == (known, rounds)
+    assert all(len(new) <= 4 for new in rounds)
+    assert planned_points("plain", LARGE, search) == 40
+    other = answers(search, lambda lr, seed: -by_rate(lr, seed), LARGE)[1]
+    assert other[:2] == rounds[:2]  # drawn at random
+    assert other != rounds
+    # The one search looks for rates near 0.2, the other for rates far from it.
+    near, far = ([abs(lr - 0.2) for new in found[2:] for lr in rates(new)] for found in (rounds, other))
+    assert sum(near) / len(near) < sum(far) / len(far)
+
+
+def test_tpe_goes_on_where_points_diverge():
+    known, _ = answers(Tuning(seeds=(1,), trials=12, sampler="tpe"), lambda lr, _: None if lr == 0.4 else 0.5)
+    assert set(known.values()) == {None, 0.5}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry
-from backpass.experiments.stages import tuning_study
+from backpass.experiments.stages import tuning_runs
 from backpass.experiments.study import Study
 from backpass.experiments.tuning import Space, Tuning
 from backpass.training.methods import check_method
@@ -41,7 +41,7 @@ def compare_study(
         tuning = Tuning()
     study = Study(recipe_title(recipe), tuple(entries), tuple(dict.fromkeys(seeds)), tuning=tuning if space else None)
     if study.tuning is not None:
-        tuning_study(study)  # refuses what cannot be tuned before anything runs
+        tuning_runs(study, {})  # refuses what cannot be tuned before anything runs
     return study
 
 

@@ -4,20 +4,32 @@ Which runs a study has next follows from its file and from the records in its fo
 answer, and a study that was stopped between its stages resumes like any other.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry
-from backpass.experiments.record import RECORD_FILE, Record, read_record
+from backpass.experiments.record import RECORD_FILE, read_record
+from backpass.experiments.sampling import Known, planned_points, points, wanted
 from backpass.experiments.serialization import from_json, to_json
 from backpass.experiments.settings import replace_settings
 from backpass.experiments.study import Study, StudyRun, make_key
-from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point, points
+from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point
 from backpass.training.checkpoint import atomic_write
+from backpass.training.recipe import Run
 
-__all__ = ["CHOICES_FILE", "choose", "count_runs", "next_runs", "read_choices", "tuned_study", "tuning_study"]
+__all__ = [
+    "CHOICES_FILE",
+    "choose",
+    "count_runs",
+    "next_runs",
+    "read_choices",
+    "runs_of_points",
+    "tuned_study",
+    "tuning_runs",
+    "tuning_study",
+]
 
 CHOICES_FILE = "tuning.json"
 
@@ -29,55 +41,84 @@ class _Chosen:
     choices: tuple[Choice, ...]
 
 
-def tuning_study(study: Study) -> Study:
-    """Return the first stage of a study: an entry for each point of each entry, judged on held-out images.
+def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
+    """Return the runs of the first stage as far as they can be known, entries in turn within a seed.
+
+    Args:
+        study: with a tuning stage.
+        known: what is known so far, by key of the entry.
 
     Raises:
         InputError: the study has no tuning, or its entries would try different numbers of points.
     """
     tuning = _tuning(study)
     tuned = [entry for entry in study.entries if entry.tuned]
-    counts = {entry.label: len(points(entry.key, entry.space, tuning.trials)) for entry in tuned}
+    counts = {entry.label: planned_points(entry.key, entry.space, tuning) for entry in tuned}
     if not tuned or (len(set(counts.values())) > 1 and not tuning.unequal):
         listed = ", ".join(f"{label}: {count}" for label, count in counts.items()) or "no entry with a search space"
         raise InputError(
             f"expected every entry to try the same number of points, got {listed}; give the smallest of these numbers "
             "as the number of trials, which are drawn at random, or allow unequal ones"
         )
+    runs = [
+        (seed, StudyRun(point_entry.key, Run(point_entry.recipe, entry.method, seed)))
+        for entry in tuned
+        for point, seed in wanted(entry.key, entry.space, tuning, known.get(entry.key, {}))
+        for point_entry in [_point_entry(entry, point, tuning)]
+        if point_entry.recipe is not None
+    ]
+    return [run for seed in tuning.seeds for own, run in runs if own == seed]
+
+
+def tuning_study(study: Study) -> Study:
+    """Return a grid search as a study of its own: an entry for each point of each entry, judged on held-out images.
+
+    Raises:
+        InputError: as :func:`tuning_runs`.
+    """
+    tuning = _tuning(study)
+    tuning_runs(study, {})
     entries = tuple(
-        _point_entry(entry, point, tuning) for entry in tuned for point in points(entry.key, entry.space, tuning.trials)
+        _point_entry(entry, point, tuning)
+        for entry in study.entries
+        if entry.tuned
+        for point in points(entry.key, entry.space, tuning, {})
     )
     notes = (f"accuracy on {100 * tuning.validation:g} % of the training images, held out",)
     return Study(f"{study.title}: tuning", entries, tuning.seeds, notes)
 
 
-def choose(study: Study, records: Sequence[Record], diverged: Collection[str] = ()) -> list[Choice]:
+def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
     """Return the best point of every tuned entry, by mean accuracy over the seeds of the tuning.
 
     Args:
         study: with a tuning stage.
-        records: of its first stage.
-        diverged: folders of the runs of that stage whose loss did not stay finite.
+        known: the results of all runs of that stage, by key of the entry.
 
     Raises:
         InputError: a run is missing, or all points of an entry diverged.
     """
-    tuning = _tuning(study)
-    by_folder = {StudyRun(record.entry, record.run).folder: record for record in records}
-    choices = []
+    tuning, choices = _tuning(study), []
     for entry in study.entries:
         if not entry.tuned:
             continue
-        trials = []
-        for point in points(entry.key, entry.space, tuning.trials):
-            folders = {seed: f"{_point_key(entry, point)}-seed{seed}" for seed in tuning.seeds}
-            if missing := [name for name in folders.values() if name not in by_folder and name not in diverged]:
+        found = known.get(entry.key, {})
+        seeds: dict[Point, list[int]] = {}
+        for point, seed in wanted(entry.key, entry.space, tuning, found):
+            seeds.setdefault(point, []).append(seed)
+            if (point, seed) not in found:
                 raise InputError(
-                    f"expected the records of all points of {entry.label}, got none of {', '.join(missing)}; start the "
-                    "same command again to run them"
+                    f"expected the records of all points of {entry.label}, got none of {_text(point)}, seed {seed}; "
+                    "start the same command again to run it"
                 )
-            known = {seed: by_folder[name].accuracy for seed, name in folders.items() if name in by_folder}
-            trials.append(Trial(point, tuple(known.items()), tuple(seed for seed in tuning.seeds if seed not in known)))
+        trials = [
+            Trial(
+                point,
+                tuple((seed, accuracy) for seed in own if (accuracy := found[point, seed]) is not None),
+                tuple(seed for seed in own if found[point, seed] is None),
+            )
+            for point, own in seeds.items()
+        ]
         choices.append(best_point(entry.key, entry.space, trials))
     return choices
 
@@ -102,36 +143,88 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
 def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = None) -> list[StudyRun]:
     """Return the runs of a study that can be known by now.
 
-    Without tuning, these are all. With it, the first stage's, and also the second's once settings are chosen. That
-    happens in the first call that knows that the first stage has ended; the choice is written to ``tuning.json`` of the
-    folder and stays.
+    Without tuning, these are all. With it, the first stage's as far as they follow from the records in the folder, and
+    also the second's once settings are chosen. That happens in the first call that knows that the first stage has
+    ended; the choice is written to ``tuning.json`` of the folder and stays.
 
     Args:
         study: with or without a tuning stage.
         folder: of the study.
-        diverged: folders of the runs that diverged, where every run of the first stage has ended; ``None``: it has not.
+        diverged: folders of the runs that diverged, where every run so far has ended; ``None``: not every one has.
     """
-    if study.tuning is None:
+    tuning = study.tuning
+    if tuning is None:
         return study.runs()
-    first = tuning_study(study)
     choices = read_choices(folder)
-    if choices is not None and [choice.points for choice in choices] != [
-        tuple(points(entry.key, entry.space, study.tuning.trials)) for entry in study.entries if entry.tuned
-    ]:
-        raise InputError(
-            f"expected {folder / CHOICES_FILE} to hold the points of this study, got those of another search; choose "
-            "another folder"
-        )
-    if choices is None and diverged is not None:
-        paths = [folder / run.folder / RECORD_FILE for run in first.runs()]
-        choices = choose(study, [read_record(path) for path in paths if path.is_file()], diverged)
-        atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(choices))).encode())
-    return first.runs() + ([] if choices is None else tuned_study(study, choices).runs())
+    if choices is not None:
+        known = {choice.entry: _tried(choice) for choice in choices}
+        first = tuning_runs(study, known)
+        tried = {choice.entry: set(_tried(choice)) for choice in choices}
+        if tried != {
+            e.key: set(wanted(e.key, e.space, tuning, known.get(e.key, {}))) for e in study.entries if e.tuned
+        }:
+            raise InputError(
+                f"expected {folder / CHOICES_FILE} to hold the points of this study, got those of another search; "
+                "choose another folder"
+            )
+        return first + tuned_study(study, choices).runs()
+    if diverged is None and tuning.sampler == "grid" and not tuning.halving:
+        return tuning_runs(study, {})
+    known = _known(study, folder, diverged or ())
+    first = tuning_runs(study, known)
+    if diverged is None or any(run.folder not in diverged and not _record_path(folder, run).is_file() for run in first):
+        return first
+    choices = choose(study, known)
+    atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(choices))).encode())
+    return first + tuned_study(study, choices).runs()
+
+
+def _known(study: Study, folder: Path, diverged: Collection[str]) -> dict[str, dict[tuple[Point, int], float | None]]:
+    """Return what the records of the first stage tell; found round by round, since later points follow from earlier."""
+    tuning = _tuning(study)
+    known: dict[str, dict[tuple[Point, int], float | None]] = {}
+    for entry in study.entries:
+        found = known.setdefault(entry.key, {})
+        more = entry.tuned
+        while more:
+            more = False
+            for point, seed in wanted(entry.key, entry.space, tuning, found):
+                name = f"{_point_key(entry, point)}-seed{seed}"
+                path = folder / name / RECORD_FILE
+                if (point, seed) not in found and (name in diverged or path.is_file()):
+                    found[point, seed] = None if name in diverged else read_record(path).accuracy
+                    more = True
+    return known
+
+
+def _tried(choice: Choice) -> dict[tuple[Point, int], float | None]:
+    found: dict[tuple[Point, int], float | None] = {}
+    for trial in choice.trials:
+        found |= {(trial.point, seed): accuracy for seed, accuracy in trial.accuracies}
+        found |= {(trial.point, seed): None for seed in trial.diverged}
+    return found
+
+
+def _record_path(folder: Path, run: StudyRun) -> Path:
+    return folder / run.folder / RECORD_FILE
 
 
 def count_runs(study: Study) -> int:
-    """Return the number of runs of all stages."""
-    return len(study.runs()) + (0 if study.tuning is None else len(tuning_study(study).runs()))
+    """Return the number of runs of all stages; fewer where TPE proposes a point twice."""
+    tuning = study.tuning
+    if tuning is None:
+        return len(study.runs())
+    numbers = [planned_points(entry.key, entry.space, tuning) for entry in study.entries if entry.tuned]
+    return len(study.runs()) + sum(runs_of_points(number, tuning) for number in numbers)
+
+
+def runs_of_points(number: int, tuning: Tuning) -> int:
+    """Return how many runs it takes to try so many points."""
+    runs = 0
+    for _ in tuning.seeds:
+        runs += number
+        number = (number + 1) // 2 if tuning.halving else number
+    return runs
 
 
 def read_choices(folder: Path) -> list[Choice] | None:

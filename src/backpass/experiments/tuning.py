@@ -1,14 +1,13 @@
 """Tuning: what the first stage of a study tries for each of its entries, and which point of it wins."""
 
-import itertools
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from backpass.errors import InputError
 
-__all__ = ["VALIDATION", "Choice", "Point", "Space", "Trial", "Tuning", "best_point", "parse_space", "points"]
+__all__ = ["VALIDATION", "Choice", "Point", "Space", "Trial", "Tuning", "best_point", "parse_space"]
 
 VALIDATION = 0.2
 """Fraction of the training images to judge on (SGS paper, sections 4.1, 4.3 and A.2)."""
@@ -35,16 +34,22 @@ class Tuning:
     Attributes:
         seeds: of each point; they share none with the study, whose seeds then judge what was chosen.
         validation: fraction of the training images that is held out and evaluated.
-        trials: points of each entry, drawn at random from its space with a fixed seed; ``None``: all of them.
+        trials: points of each entry; ``None``: the whole grid.
+        sampler: ``grid``: the grid, or points of it drawn at random with a fixed seed; ``tpe``: Optuna's
+            tree-structured Parzen estimator, which needs ``trials``.
+        halving: prune: after each seed, only the better half of the points goes on to the next.
         unequal: let entries try different numbers of points, as papers do. The one that tries most has an advantage.
 
     Raises:
-        InputError: no seed or one given twice, no trial, or a fraction that is not between 0 and 1.
+        InputError: no seed or one given twice, no trial, a fraction that is not between 0 and 1, ``tpe`` without
+            ``trials``, or halving with one seed.
     """
 
     seeds: tuple[int, ...] = (1000, 1001)
     validation: float = VALIDATION
     trials: int | None = None
+    sampler: Literal["grid", "tpe"] = "grid"
+    halving: bool = False
     unequal: bool = False
 
     def __post_init__(self) -> None:
@@ -55,6 +60,10 @@ class Tuning:
             raise InputError(
                 f"expected a fraction of the training images between 0 and 1 to judge on, got {self.validation}"
             )
+        if self.sampler == "tpe" and self.trials is None:
+            raise InputError("expected a number of trials with sampler 'tpe', got none; give it")
+        if self.halving and len(self.seeds) < 2:
+            raise InputError(f"expected at least two seeds with halving, got {list(self.seeds)}; give more")
         if self.trials is not None and self.trials < 1:
             raise InputError(f"expected at least one trial of each entry, got {self.trials}; leave it out to try all")
 
@@ -65,7 +74,8 @@ class Trial:
 
     Attributes:
         point: its settings.
-        accuracies: on the held-out images, as fractions, by seed; a run that diverged has none.
+        accuracies: on the held-out images, as fractions, by seed; a run that diverged has none, nor has a seed that the
+            point did not go on to.
         diverged: seeds of runs that diverged.
     """
 
@@ -132,28 +142,14 @@ def parse_space(texts: Sequence[str]) -> Space:
     return tuple(space.items())
 
 
-def points(entry: str, space: Space, trials: int | None = None) -> list[Point]:
-    """Return the points that an entry tries: its whole grid, or ``trials`` points of it.
-
-    They are drawn without replacement, with a generator that is seeded by the entry's key, and keep their order.
-
-    >>> points("plain", (("optimizer.lr", ("0.1", "0.2")),))
-    [(('optimizer.lr', '0.1'),), (('optimizer.lr', '0.2'),)]
-    """
-    names = [name for name, _ in space]
-    grid = [tuple(zip(names, values, strict=True)) for values in itertools.product(*(values for _, values in space))]
-    if trials is None or trials >= len(grid):
-        return grid
-    return [grid[number] for number in sorted(random.Random(entry).sample(range(len(grid)), trials))]
-
-
 def best_point(entry: str, space: Space, trials: Sequence[Trial]) -> Choice:
-    """Return the choice of the point with the highest mean accuracy.
+    """Return the choice of the point with the highest mean accuracy, of those that ran with most seeds.
 
     Raises:
         InputError: every point diverged.
     """
-    accuracies = {number: trial.accuracy for number, trial in enumerate(trials)}
+    most = max((len(trial.accuracies) for trial in trials if not trial.diverged), default=0)
+    accuracies = {n: trial.accuracy for n, trial in enumerate(trials) if len(trial.accuracies) == most}
     known: Mapping[int, float] = {number: value for number, value in accuracies.items() if value is not None}
     if not known:
         raise InputError(

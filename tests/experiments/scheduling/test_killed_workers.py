@@ -79,12 +79,20 @@ def test_a_worker_is_killed_in_each_stage_of_a_tuned_study_and_nothing_shows(tmp
     recipe = replace(TINY, epochs=25, data=DataSettings(limit_train=256, limit_test=60))
     space, tuning = parse_space(["lr=0.01,0.05"]), Tuning(seeds=(7,))
     study = compare_study(recipe, ["plain", "sgs"], [0, 1], space=space, tuning=tuning)
-    alone = run_study(study, tmp_path / "alone", runtime=CPU)
-    folder = tmp_path / "three"
-    with closing(Queue.create(str(folder), "s", folder=folder, runtime=CPU)) as queue:
+
+    def start(folder, workers):
+        queue = Queue.create(str(folder), "study", folder=folder, runtime=CPU)
         queue.fill(next_runs(study, folder))
         write_study(study, folder)
-        started = [start_worker(folder, folder) for _ in range(3)]
+        return queue, [start_worker(folder, folder) for _ in range(workers)]
+
+    queue, (worker,) = start(tmp_path / "alone", 1)
+    assert worker.wait(300) == 0
+    queue.close()
+    alone = run_study(study, tmp_path / "alone", runtime=CPU)
+    folder = tmp_path / "three"
+    queue, started = start(folder, 3)
+    with closing(queue):
         by_process = {str(process.pid): process for process in started}
         for stage in ("validation", "test"):
             killed = False

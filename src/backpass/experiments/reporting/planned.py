@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from backpass.experiments.entry import Published
-from backpass.experiments.stages import count_runs
+from backpass.experiments.sampling import planned_points
+from backpass.experiments.stages import count_runs, runs_of_points
 from backpass.experiments.study import Study
-from backpass.experiments.tuning import points
 
 __all__ = ["planned_runs", "planned_table"]
 
@@ -21,7 +21,7 @@ def planned_runs(study: Study) -> list[dict[str, Any]]:
         counts[run.entry] += 1
     tuning = study.tuning
     tried = {
-        entry.key: len(tuning.seeds) * len(points(entry.key, entry.space, tuning.trials))
+        entry.key: runs_of_points(planned_points(entry.key, entry.space, tuning), tuning)
         for entry in study.entries
         if entry.tuned and tuning is not None
     }

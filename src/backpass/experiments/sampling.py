@@ -1,0 +1,104 @@
+"""Which points of its space an entry tries, and with which seeds, as far as the runs so far tell."""
+
+import itertools
+import random
+import statistics
+import zlib
+from collections.abc import Mapping, Sequence
+
+from backpass.experiments.tuning import Point, Space, Tuning
+
+__all__ = ["Known", "planned_points", "points", "wanted"]
+
+Known = Mapping[tuple[Point, int], float | None]
+"""Accuracy on the held-out images by point and seed; ``None`` where the run diverged."""
+
+_ROUND = 4  # points that TPE proposes at a time, so that several workers have something to do
+_RANDOM = 8  # points before it learns from results
+
+
+def wanted(entry: str, space: Space, tuning: Tuning, known: Known) -> list[tuple[Point, int]]:
+    """Return points and seeds to run, those that are known included; more follow once these are known.
+
+    Without ``tuning.halving``, every point runs with every seed. With it, all points run with the first seed, the
+    better half of them with the next, and so on.
+
+    Args:
+        entry: key of the entry; with it, the draws of a search are the same each time and differ between entries.
+        space: its space.
+        tuning: how it is searched.
+        known: what is known so far.
+    """
+    tried = points(entry, space, tuning, known)
+    if not tuning.halving:
+        return [(point, seed) for seed in tuning.seeds for point in tried]
+    runs: list[tuple[Point, int]] = []
+    for number, seed in enumerate(tuning.seeds, 1):
+        runs += [(point, seed) for point in tried]
+        scores = {point: _score(point, tuning.seeds[:number], known) for point in tried}
+        if any((point, seed) not in known for point in tried):
+            break
+        ranked = sorted(tried, key=lambda point: scores[point], reverse=True)
+        tried = [point for point in tried if point in ranked[: max(1, (len(tried) + 1) // 2)]]
+    return runs
+
+
+def points(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point]:
+    """Return the points that an entry tries, as far as ``known`` tells.
+
+    ``grid``: its whole grid, or ``tuning.trials`` points of it, drawn without replacement, in the order of the grid.
+    ``tpe``: ``tuning.trials`` proposals of Optuna's tree-structured Parzen estimator, four at a time, each with the
+    results of those before; a point that is proposed twice runs once.
+
+    >>> points("plain", (("optimizer.lr", ("0.1", "0.2")),), Tuning(), {})
+    [(('optimizer.lr', '0.1'),), (('optimizer.lr', '0.2'),)]
+    """
+    if tuning.sampler == "tpe":
+        return _proposals(entry, space, tuning, known)
+    names = [name for name, _ in space]
+    grid = [tuple(zip(names, values, strict=True)) for values in itertools.product(*(values for _, values in space))]
+    if tuning.trials is None or tuning.trials >= len(grid):
+        return grid
+    return [grid[number] for number in sorted(random.Random(entry).sample(range(len(grid)), tuning.trials))]
+
+
+def planned_points(entry: str, space: Space, tuning: Tuning) -> int:
+    """Return the number of points that an entry tries in the end."""
+    if tuning.sampler == "tpe" and tuning.trials is not None:
+        return tuning.trials
+    return len(points(entry, space, tuning, {}))
+
+
+def _proposals(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point]:
+    import optuna  # Here, since it takes seconds to load, which a grid need not wait for.
+    from optuna.distributions import BaseDistribution, CategoricalDistribution
+    from optuna.trial import TrialState
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it announces each of these searches
+    sampler = optuna.samplers.TPESampler(n_startup_trials=_RANDOM, seed=zlib.crc32(entry.encode()))
+    search = optuna.create_study(direction="maximize", sampler=sampler)
+    optuna.logging.set_verbosity(verbosity)
+    distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(values) for name, values in space}
+    judging = tuning.seeds[:1] if tuning.halving else tuning.seeds
+    found: list[Point] = []
+    proposed = 0
+    while proposed < (tuning.trials or 0):
+        trials = [search.ask(distributions) for _ in range(min(_ROUND, (tuning.trials or 0) - proposed))]
+        proposed += len(trials)
+        proposals: list[Point] = [tuple((name, str(trial.params[name])) for name, _ in space) for trial in trials]
+        found = list(dict.fromkeys([*found, *proposals]))
+        if any((point, seed) not in known for point in proposals for seed in judging):
+            break
+        for trial, point in zip(trials, proposals, strict=True):
+            score = _score(point, judging, known)
+            failed = score == -float("inf")
+            search.tell(trial, None if failed else score, TrialState.FAIL if failed else None)
+    return found
+
+
+def _score(point: Point, seeds: Sequence[int], known: Known) -> float:
+    """Return the mean accuracy over the seeds; minus infinity where a run diverged or is missing."""
+    accuracies = [known.get((point, seed)) for seed in seeds]
+    given = [accuracy for accuracy in accuracies if accuracy is not None]
+    return statistics.fmean(given) if len(given) == len(accuracies) else -float("inf")
