@@ -138,13 +138,13 @@ def test_worker_ends_a_study_that_another_began(tmp_path, capsys):
 
 def test_failed_runs_are_named_after_the_table(tmp_path, monkeypatch, capsys):
     out = str(tmp_path / "c")
-    compare = ["compare", *SMALL, "--methods", "plain", "pgt", "--seeds", "0", "--pgt.alpha", "-1", "--out", out]
+    compare = ["compare", *SMALL, "--methods", "plain", "agc", "--seeds", "0", "--agc.head", "nope", "--out", out]
     assert main(compare) == 2
     printed = capsys.readouterr()
     assert "not run" in printed.out
-    assert "backpass: 1 of 2 runs failed (pgt-seed0: " in printed.err
+    assert "backpass: 1 of 2 runs failed (agc-seed0: " in printed.err
     assert main(["worker", "--study", out]) == 2
-    assert "backpass: 1 of 2 runs failed (pgt-seed0: " in capsys.readouterr().err
+    assert "backpass: 1 of 2 runs failed (agc-seed0: " in capsys.readouterr().err
 
 
 def test_sigterm_in_a_run_of_a_study_puts_it_back(tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_what_a_study_cannot_work_with(arguments, text, capsys):
         (["train", "--model", "nope"], "unknown model 'nope'"),
         (["train", "--data.name", "nope"], "unknown data set 'nope'"),
         (["train", "--data.name", "folder:/no/such/place"], "/no/such/place"),
-        (["train", "--sgs.k", "-1", "--method", "sgs"], "expected k to be a finite number > 0"),
+        (["train", "--sgs.k", "-1", "--method", "sgs"], "expected sgs.k to be a finite number > 0"),
         (["train", "--pgt.alpha", "0", "--method", "pgt"], "alpha"),
     ],
 )

@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from backpass.cli.output import new_name, print_json, resume_hint, show
+from backpass._internal.settings import Range, check_settings
+from backpass.cli.output import Processes, new_name, print_json, resume_hint, show
 from backpass.errors import StateError
 from backpass.experiments import RECIPES, list_tables, read_records, read_study
 from backpass.experiments import train as train_run
@@ -24,10 +25,11 @@ from backpass.models import list_models
 from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
 from backpass.training.processes import is_main
-from backpass.training.recipe import Recipe, Runtime
+from backpass.training.recipe import Recipe, Run, Runtime
 
 __all__ = ["List", "Report", "Train", "Worker"]
 
+_LONGEST = 86400.0
 _WORKER_HINT = "its runs wait again; start the same command again to resume"
 
 
@@ -56,6 +58,7 @@ class Train:
     def __call__(self) -> None:
         """Run the command."""
         check_method(self.method)
+        Run(self.settings, self.method, self.seed)  # Refused before anything is shown.
         folder = self.out or Path("runs") / new_name(f"train-{self.settings.model}-{self.method}")
         with resumable(resume_hint(folder)), progress_bars(quiet=self.json) as progress:
             progress.start_study(1)
@@ -87,13 +90,14 @@ class Worker:
     study: str
     name: str | None = None
     out: Path | None = None
-    processes: int | None = None
-    heartbeat: float = HEARTBEAT
-    grace: float = GRACE
+    processes: Processes | None = None
+    heartbeat: Annotated[float, Range(above=0, at_most=_LONGEST)] = HEARTBEAT
+    grace: Annotated[float, Range(above=0, at_most=_LONGEST)] = GRACE
     json: bool = False
 
     def __call__(self) -> None:
         """Run the command."""
+        check_settings(self)
         is_folder = "://" not in self.study and not self.study.startswith("journal:")
         with when_terminated(), resumable(_WORKER_HINT), closing(Queue.open(self.study, self.name)) as queue:
             folder = self.out or (Path(self.study) if is_folder else queue.folder)

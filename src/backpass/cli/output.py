@@ -4,12 +4,17 @@ import json
 import shlex
 import time
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
+from backpass._internal.settings import Range
 from backpass.experiments import Record, Study, write_report
 
-__all__ = ["new_name", "print_json", "resume_hint", "show"]
+__all__ = ["Processes", "new_name", "print_json", "resume_hint", "show"]
+
+Processes = Annotated[int, Range(at_least=1, at_most=1024)]
+"""Number of workers on one machine."""
 
 
 def resume_hint(folder: Path) -> str:
