@@ -3,6 +3,7 @@
 __all__ = [
     "BackpassError",
     "BackpassWarning",
+    "DivergedError",
     "InputError",
     "MissingExtraError",
     "NoEffectWarning",
@@ -21,6 +22,10 @@ class InputError(BackpassError, ValueError):
 
 class StateError(BackpassError, RuntimeError):
     """A call came at the wrong time, or found a model in a state that it cannot work with."""
+
+
+class DivergedError(StateError):
+    """The training loss did not stay finite."""
 
 
 class MissingExtraError(BackpassError, ImportError):

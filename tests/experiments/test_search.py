@@ -16,7 +16,7 @@ def test_an_entry_for_each_value_and_plain_for_comparison():
     assert [entry.baseline for entry in study.entries] == [None] + ["plain"] * 6
     assert {entry.recipe.data.validation for entry in study.entries} == {0.2}
     assert study.entries[1].recipe == replace(study.entries[0].recipe, sgs=replace(RECIPE.sgs, k=2.0))
-    assert [run.folder for run in study.runs()][:2] == ["plain-seed0", "sgs.k-=-2.0-sgs-seed0"]
+    assert [run.folder for run in study.runs()][:2] == ["plain-seed0", "tuning-sgs-sgs.k=2.0-seed0"]
     assert study.notes == ("accuracy on 20 % of the training images, held out",)
 
 
@@ -41,8 +41,8 @@ def test_a_search_over_a_fixed_scaling_covers_both_of_its_settings():
     assert pairs == [(None, None), *SEARCHES["sgs.alpha,sgs.beta"]]
     given = search_study("sgs.alpha,sgs.beta", RECIPE, [0], values=["0.5,0.25", "1, 2"])
     assert [(entry.label, entry.method) for entry in given.entries[1:]] == [
-        ("sgs.alpha = 0.5, sgs.beta = 0.25", "sgs"),
-        ("sgs.alpha = 1, sgs.beta = 2", "sgs"),
+        ("sgs, sgs.alpha,sgs.beta = 0.5,0.25", "sgs"),
+        ("sgs, sgs.alpha,sgs.beta = 1, 2", "sgs"),
     ]
     assert given.entries[1].recipe.sgs == replace(RECIPE.sgs, alpha=0.5, beta=0.25)
     assert given.entries[2].recipe.sgs == replace(RECIPE.sgs, alpha=1.0, beta=2.0)

@@ -28,6 +28,9 @@ IMAGENET = {"image": (3, 224, 224), "train_side": 64}
 # Parameters and MACs at the default number of classes: 100, 1000 on ImageNet, 10 for digits_net.
 TABLE = {
     "digits_net": Row(56_554, 1.79, 3, 0, "none", image=(1, 8, 8), train_side=8),
+    "vgg11_narrow": Row(702_844, 16.60, 8, 0, "none", train_side=32),
+    "resnet20": Row(275_572, 40.56, 19, 0, "none"),
+    "depthwise_net": Row(159_908, 16.55, 6, 5, "none"),
     "vgg11_bn": Row(28_518_244, 172.05, 8, 0, "all", train_side=32),
     "vgg13_bn": Row(28_703_140, 247.55, 10, 0, "all", train_side=32, slow=True),
     "vgg16_bn": Row(34_015_396, 332.48, 13, 0, "all", train_side=32),

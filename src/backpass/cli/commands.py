@@ -20,6 +20,7 @@ from backpass.experiments.scheduling.processes import default_processes, work_in
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.termination import resumable, when_terminated
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
+from backpass.experiments.stages import read_choices, tuned_study
 from backpass.experiments.tables import TABLES
 from backpass.models import list_models
 from backpass.training.datasets import list_datasets
@@ -141,9 +142,13 @@ class Report:
         """Run the command."""
         records = read_records(self.folder)
         study = read_study(self.folder)
+        choices = []
         if study is None:
             study, records = study_of(records)
-        show(study, records, self.folder, as_json=self.json)
+        elif study.tuning is not None:
+            choices = read_choices(self.folder) or []
+            study = tuned_study(study, choices)
+        show(study, records, self.folder, choices=choices, as_json=self.json)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from backpass._internal.settings import Range
 from backpass.experiments import Record, Study, write_report
+from backpass.experiments.tuning import Choice
 
 __all__ = ["Processes", "new_name", "print_json", "resume_hint", "show"]
 
@@ -28,9 +30,9 @@ def new_name(name: str) -> str:
     return f"{safe}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def show(study: Study, records: list[Record], folder: Path, *, as_json: bool) -> None:
+def show(study: Study, records: list[Record], folder: Path, *, choices: Sequence[Choice] = (), as_json: bool) -> None:
     """Write report and tables, and print the table, or the same as JSON."""
-    table = write_report(study, records, folder)
+    table = write_report(study, records, folder, choices)
     report = folder / "report.html"
     if as_json:
         print_json({"folder": str(folder), "report": str(report), **table.as_dict()})

@@ -23,7 +23,7 @@ from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.reporting.planned import planned_runs, planned_table
 from backpass.experiments.scheduling.processes import default_processes
 from backpass.experiments.scheduling.termination import resumable, when_terminated
-from backpass.experiments.search import VALIDATION
+from backpass.experiments.tuning import VALIDATION, Tuning, parse_space
 from backpass.training.recipe import Recipe, Runtime
 
 __all__ = ["Compare", "Reproduce", "Search"]
@@ -71,7 +71,7 @@ class _Study:
                 progress=progress,
             )
         if result.records:
-            show(study, result.records, folder, as_json=self.json)
+            show(result.study, result.records, folder, choices=result.choices, as_json=self.json)
         result.check()
 
 
@@ -85,17 +85,24 @@ class Compare(_Study):
         recipe: name of the recipe whose settings are the defaults of the options below.
         methods: methods to compare; differences and times are relative to plain.
         seeds: seeds; each method is run once with each.
+        tune: a setting and the values to try for each method that has it, such as lr=0.05,0.1,0.2, on training images
+            that are held out; the best are then trained on all. lr, weight_decay, momentum, k and alpha are short
+            for optimizer.lr and so on. May be given several times.
+        tuning: settings of the tuning.
         settings: settings of the recipe.
     """
 
     recipe: str = "digits"
     methods: tuple[str, ...] = ("plain", "sgs", "pgt", "sgs+pgt")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    tune: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    tuning: Tuning = field(default_factory=Tuning)
     settings: _Settings = RECIPES["digits"]
 
     def __call__(self) -> None:
         """Run the command."""
-        study = compare_study(self.settings, self.methods, self.seeds)
+        space = parse_space(self.tune)
+        study = compare_study(self.settings, self.methods, self.seeds, space=space, tuning=self.tuning)
         self.run(study, new_name(f"compare-{self.settings.model}"))
 
 

@@ -10,8 +10,9 @@ from backpass.experiments.record import Record
 from backpass.experiments.reproduction import Reduction, table_study
 from backpass.experiments.run import execute, load_data
 from backpass.experiments.running import StudyResult, run_study
-from backpass.experiments.search import VALIDATION, search_study
+from backpass.experiments.search import search_study
 from backpass.experiments.tables import get_table
+from backpass.experiments.tuning import VALIDATION, Tuning, parse_space
 from backpass.training.recipe import Recipe, Run, Runtime
 
 __all__ = ["compare", "reproduce", "search", "train"]
@@ -52,18 +53,24 @@ def compare(
     *,
     methods: Sequence[str] = ("plain", "sgs", "pgt", "sgs+pgt"),
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    tune: Sequence[str] = (),
+    tuning: Tuning | None = None,
     **options: Any,
 ) -> StudyResult:
-    """Train one model with several methods over several seeds.
+    """Train one model with several methods over several seeds, with settings tuned for each of them where asked for.
 
     Args:
         recipe: all settings but method and seed.
         folder: of the runs.
         methods: to compare; differences are relative to ``plain``.
         seeds: one run of each method for each seed.
+        tune: settings and the values to try for every method that has them, such as ``["lr=0.05,0.1,0.2"]``, judged on
+            held-out training images (:func:`backpass.experiments.tuning.parse_space`).
+        tuning: seeds of the tuning, share of the images held out, number of trials.
         options: of :func:`backpass.experiments.run_study`.
     """
-    return run_study(compare_study(recipe, methods, seeds), folder, **options)
+    study = compare_study(recipe, methods, seeds, space=parse_space(tune), tuning=tuning)
+    return run_study(study, folder, **options)
 
 
 def search(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from backpass.errors import InputError
+from backpass.experiments.tuning import Space
 from backpass.training.methods import check_method
 from backpass.training.recipe import Recipe
 
@@ -55,6 +56,8 @@ class Entry:
         runs_of: key of the entry whose runs this one shares, being the same training; ``None``: it has its own.
         published: what the paper prints; ``None``: nothing.
         note: where settings come from, and which of them are ours.
+        space: what a study with tuning tries for this entry, as :func:`backpass.experiments.tuning.parse_space` gives
+            it; empty: the entry keeps its settings.
     """
 
     key: str
@@ -65,6 +68,12 @@ class Entry:
     runs_of: str | None = None
     published: Published | None = None
     note: str = ""
+    space: Space = ()
+
+    @property
+    def tuned(self) -> bool:
+        """Whether a study with tuning searches settings for this entry."""
+        return bool(self.space) and self.recipe is not None and self.runs_of is None
 
     @property
     def run_key(self) -> str:

@@ -15,7 +15,9 @@ from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.run_state import RunState
 from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
+from backpass.experiments.stages import count_runs, next_runs, read_choices, tuned_study
 from backpass.experiments.study import Study, StudyRun, write_study
+from backpass.experiments.tuning import Choice
 from backpass.training.images import ImageData
 from backpass.training.recipe import DataSettings, Runtime
 
@@ -29,11 +31,15 @@ class StudyResult:
     """What a study has come to.
 
     Attributes:
-        records: of the complete runs, in the order of the study.
+        study: that the records are of: with tuning, its second stage.
+        choices: what the first stage has chosen; empty without tuning, and before it has ended.
+        records: of the complete runs of that study, in its order.
         failures: error by folder of the runs that failed.
         runs: number of runs.
     """
 
+    study: Study
+    choices: list[Choice]
     records: list[Record]
     failures: dict[str, str]
     runs: int
@@ -57,6 +63,10 @@ def run_study(
     grace: float = GRACE,
 ) -> StudyResult:
     """Compute every run of the study that is not complete, and return the records of all.
+
+    With ``study.tuning``, each of its entries first tries the points of its space on held-out training images; the best
+    are then trained, with the study's own seeds. A point that diverges is out; another failure ends the study before
+    its second stage.
 
     An interrupted study resumes when it is started again on the same folder; runs that failed are tried again. Further
     workers may be started on the study meanwhile, here or elsewhere; all of them share the folder.
@@ -85,7 +95,7 @@ def run_study(
             f"it without them, with {ranks} workers (processes={ranks}, --processes {ranks})"
         )
     progress = progress or Progress()
-    runs = study.runs()
+    runs = next_runs(study, folder)
     if not runs:
         notes = "; ".join(dict.fromkeys(entry.note for entry in study.entries if entry.note)) or "no entry or no seed"
         raise InputError(f"expected a study with at least one run, got none ({notes}); choose other entries or seeds")
@@ -94,22 +104,26 @@ def run_study(
     with closing(Queue.create(address, name, folder=folder, runtime=runtime or Runtime())) as queue:
         queue.fill(runs)
         write_study(study, folder)
-        progress.start_study(len(runs))
+        progress.start_study(count_runs(study))
         shown: set[str] = set()
-        _show_ended(queue, runs, folder, progress, shown)
+        _show_ended(queue, study, folder, progress, shown)
         if processes == 1:
             work(queue, folder, progress=progress, load=load, heartbeat=heartbeat, grace=grace)
         else:
 
             def watch() -> None:
                 with suppress(*STORAGE_ERRORS):  # The workers name an error that lasts.
-                    _show_ended(queue, runs, folder, progress, shown)
+                    _show_ended(queue, study, folder, progress, shown)
 
             work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace, watch=watch)
-        states = _states(queue, runs)
-    failures = {state.run.folder: state.error for state in states if state.error is not None}
-    records = [_record(state, folder) for state in states if state.state == "complete"]
-    return StudyResult(records, failures, len(runs))
+        states = _states(queue, next_runs(study, folder))
+    choices = read_choices(folder) or [] if study.tuning is not None else []
+    final = tuned_study(study, choices) if choices else study
+    own = {run.folder for run in final.runs()}
+    records = [_record(state, folder) for state in states if state.state == "complete" and state.run.folder in own]
+    failed = [state for state in states if state.run.folder in own or not state.diverged]
+    failures = {state.run.folder: state.error for state in failed if state.error is not None}
+    return StudyResult(final, choices, records, failures, len(states))
 
 
 def describe_failures(failures: dict[str, str], runs: int) -> str:
@@ -125,12 +139,12 @@ def describe_failures(failures: dict[str, str], runs: int) -> str:
 def _states(queue: Queue, runs: Sequence[StudyRun]) -> list[RunState]:
     """Return the states of the runs, in their order; the queue may hold others of an earlier study in this folder."""
     states = {state.run.folder: state for state in queue.states()}
-    return [states[run.folder] for run in runs]
+    return [states[run.folder] for run in runs if run.folder in states]
 
 
-def _show_ended(queue: Queue, runs: Sequence[StudyRun], folder: Path, progress: Progress, shown: set[str]) -> None:
+def _show_ended(queue: Queue, study: Study, folder: Path, progress: Progress, shown: set[str]) -> None:
     """Show the runs that have ended and are not in ``shown``, and add them to it."""
-    for state in _states(queue, runs):
+    for state in _states(queue, next_runs(study, folder)):
         if state.run.folder in shown or state.state not in ("complete", "failed"):
             continue
         if state.error is None:

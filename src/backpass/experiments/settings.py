@@ -2,13 +2,40 @@
 
 import ast
 import contextlib
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 from backpass.errors import InputError
 
-__all__ = ["replace_setting"]
+__all__ = ["replace_setting", "replace_settings"]
+
+
+def replace_settings(settings: Any, values: Iterable[tuple[str, Any]]) -> Any:
+    """Return the recipe with several settings replaced.
+
+    Args:
+        settings: a recipe.
+        values: a dotted key and its value; or several keys joined by commas, and a value with a part for each: a tuple,
+            or a text such as ``5,10``.
+
+    >>> from backpass.training.recipe import Recipe
+    >>> sgs = replace_settings(Recipe(), [("sgs.alpha,sgs.beta", "5,10")]).sgs
+    >>> sgs.alpha, sgs.beta
+    (5.0, 10.0)
+
+    Raises:
+        InputError: there is no such setting, or a value does not fit.
+    """
+    for key, value in values:
+        keys = key.split(",")
+        parts = (value,) if len(keys) == 1 else value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, (tuple, list)) or len(parts) != len(keys):
+            raise InputError(f"expected a value for each of {key}, joined by commas as in '5,10', got {value!r}")
+        for name, part in zip(keys, parts, strict=True):
+            settings = replace_setting(settings, name, part.strip() if isinstance(part, str) else part)
+    return settings
 
 
 def replace_setting(settings: Any, key: str, value: Any) -> Any:

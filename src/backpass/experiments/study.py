@@ -7,6 +7,7 @@ from pathlib import Path
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry, check_entries
 from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.tuning import Tuning
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Run
 
@@ -53,24 +54,34 @@ class Study:
         entries: the lines of its table.
         seeds: of each entry.
         notes: what a reader of the table must know, such as what is not as in the paper.
+        tuning: a first stage that chooses settings for the entries with a search space; ``None``: none.
 
     Raises:
-        InputError: entries that do not fit together (:func:`check_entries`), or a seed given twice.
+        InputError: entries that do not fit together (:func:`check_entries`), a seed given twice, or one that tunes too.
     """
 
     title: str
     entries: tuple[Entry, ...]
     seeds: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
         """Refuse what makes no study."""
         check_entries(self.entries)
         if len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"expected every seed once, got {list(self.seeds)}")
+        if self.tuning is not None and (shared := set(self.seeds) & set(self.tuning.seeds)):
+            raise InputError(
+                f"expected seeds that have no part in tuning, got {sorted(shared)} for both; choose others, so that "
+                "what was chosen is judged by fresh ones"
+            )
 
     def runs(self) -> list[StudyRun]:
-        """Return the runs, entries in turn within a seed, so that drift is shared and a table fills evenly."""
+        """Return the runs, entries in turn within a seed, so that drift is shared and a table fills evenly.
+
+        Those of a tuning stage are not among them (:mod:`backpass.experiments.stages`).
+        """
         return [
             StudyRun(entry.key, Run(entry.recipe, entry.method, seed))
             for seed in self.seeds

@@ -6,6 +6,7 @@
 """
 
 from backpass.models import (
+    cifar_resnet,
     mobilenetv2,
     norm_free,
     preact_resnet,
@@ -21,6 +22,7 @@ from backpass.models.cost import count_macs, count_parameters
 from backpass.models.registry import create_model, list_models, register_model
 
 __all__ = [
+    "cifar_resnet",
     "count_macs",
     "count_parameters",
     "create_model",

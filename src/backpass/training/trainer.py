@@ -31,7 +31,7 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from backpass.errors import StateError
+from backpass.errors import DivergedError
 from backpass.training.checkpoint import Checkpoints
 from backpass.training.data import build_loaders, measuring_batches
 from backpass.training.differences import check_form
@@ -173,7 +173,7 @@ class Trainer:
         sums = total(torch.stack([loss_sum, self._score, loss_sum.new_tensor(count)]).double()).tolist()
         train_loss, score = sums[0] / sums[2], sums[1] / sums[2]
         if not train_loss < float("inf"):
-            raise StateError(
+            raise DivergedError(
                 f"expected a finite training loss, got {train_loss} in epoch {epoch}; lower the learning rate "
                 f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
             )

@@ -1,6 +1,7 @@
 """Recipes by name: the settings that a run starts from, with their sources."""
 
 from backpass.errors import InputError
+from backpass.experiments.recipes.cpu import CPU_30
 from backpass.experiments.recipes.digits import DIGITS
 from backpass.experiments.recipes.norm_free import NF_IMAGENET
 from backpass.experiments.recipes.pgt import PGT_IMAGENET
@@ -11,6 +12,7 @@ __all__ = ["RECIPES", "get_recipe"]
 
 RECIPES: dict[str, Recipe] = {
     "digits": DIGITS,
+    "cpu-30": CPU_30,
     "cifar-200": CIFAR_200,
     "cifar-600": CIFAR_600,
     "imagenet-120": IMAGENET_120,

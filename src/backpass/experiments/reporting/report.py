@@ -13,6 +13,7 @@ from backpass.experiments.reporting.figures import learning_curves, scaling_pict
 from backpass.experiments.reporting.statistics import records_of
 from backpass.experiments.reporting.tables import ResultTable, calibration_table, result_table, write_tables
 from backpass.experiments.study import Study, make_key
+from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
 
 __all__ = ["study_of", "write_report"]
@@ -20,12 +21,14 @@ __all__ = ["study_of", "write_report"]
 _PICTURES = 8
 
 
-def write_report(study: Study, records: Sequence[Record], folder: Path) -> ResultTable:
+def write_report(study: Study, records: Sequence[Record], folder: Path, choices: Sequence[Choice] = ()) -> ResultTable:
     """Write ``report.html`` and the files of the table into the study's folder; return the table.
 
     The page is self-contained: table, learning curves by model, scalings by layer, settings. The scalings shown are
     those of the first seed of the first eight entries that have any.
     """
+    keys = {entry.run_key for entry in study.entries}
+    records = [record for record in records if record.entry in keys]  # not those of a tuning stage
     table = result_table(study, records)
     write_tables(table, folder)
     runs = {entry.key: list(records_of(entry, records).values()) for entry in study.entries}

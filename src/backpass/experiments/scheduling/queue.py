@@ -17,6 +17,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,16 @@ class Queue:
             if self._storage.get_trial(claim.trial).state != TrialState.COMPLETE:
                 raise LostRunError(claim.run.folder) from error
 
-    def fail(self, claim: Claim, error: str) -> None:
-        """Record that a claimed run raised an error; it is not tried again before the next :meth:`fill`."""
+    def fail(self, claim: Claim, error: str, *, diverged: bool = False) -> None:
+        """Record that a claimed run raised an error; it is not tried again before the next :meth:`fill`.
+
+        Args:
+            claim: of the run.
+            error: why it failed.
+            diverged: whether its loss did not stay finite, which a stage that tries settings takes for an answer.
+        """
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(claim.trial, "diverged", diverged)
         self._fail(claim.trial, error)
 
     def release(self, claim: Claim) -> None:

@@ -26,12 +26,14 @@ class RunState:
         state: a failed run raised an error, or lost its workers too often.
         worker: host and process of the worker, while it runs.
         error: why it failed.
+        diverged: whether it failed because its loss did not stay finite.
     """
 
     run: StudyRun
     state: Literal["waiting", "running", "complete", "failed"]
     worker: str | None = None
     error: str | None = None
+    diverged: bool = False
 
 
 def folder_of(trial: FrozenTrial) -> str:
@@ -70,7 +72,9 @@ def state_of(trials: Sequence[FrozenTrial]) -> RunState:
     if is_abandoned(trials) or any(trial.state == TrialState.WAITING for trial in trials):
         return RunState(run, "waiting")
     last = _endings(trials)[-1]
-    return RunState(run, "failed", error=f"its workers died, {_MAX_LOSSES} times in all" if last == LOST else last)
+    error = f"its workers died, {_MAX_LOSSES} times in all" if last == LOST else last
+    diverged = any(trial.user_attrs.get("diverged") and trial.user_attrs.get("ending") == last for trial in trials)
+    return RunState(run, "failed", error=error, diverged=diverged)
 
 
 def _endings(trials: Sequence[FrozenTrial]) -> list[str]:

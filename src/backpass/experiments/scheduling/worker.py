@@ -12,13 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from backpass.errors import BackpassError
+from backpass.errors import BackpassError, DivergedError
 from backpass.experiments.progress import Progress
 from backpass.experiments.run import execute, load_data
 from backpass.experiments.scheduling.queue import Claim, LostRunError, Queue
 from backpass.experiments.scheduling.run_state import RunState
 from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS, StorageLostError, lasting_cause, root_cause
 from backpass.experiments.scheduling.termination import when_terminated
+from backpass.experiments.stages import next_runs
+from backpass.experiments.study import read_study
 from backpass.training.checkpoint import atomic_write
 from backpass.training.images import ImageData
 from backpass.training.recipe import DataSettings, Runtime
@@ -42,7 +44,7 @@ def work(
     heartbeat: float = HEARTBEAT,
     grace: float = GRACE,
 ) -> None:
-    """Compute waiting runs until every run of the study has ended, here or at another worker.
+    """Compute waiting runs until every run of the study has ended, here or at another worker, in all of its stages.
 
     A run that raises an error has failed, its traceback is in ``error.txt`` of its folder, and the next is taken. A
     worker that is interrupted puts its run back; the run of one that dies is taken over when it has shown no sign of
@@ -75,10 +77,24 @@ def work(
         runs = _insist(queue, queue.states, heartbeat)
         states = {run.state for run in runs}
         if states and not states & {"waiting", "running"}:
-            return
+            if not _insist(queue, lambda: _fill_next_stage(queue, folder, runs), heartbeat):  # noqa: B023
+                return
+            continue
         if "waiting" not in states:
             awaited = _log_awaited(runs, awaited, grace)
             time.sleep(heartbeat / 4)
+
+
+def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> bool:
+    """Let the runs wait that follow from those that have ended; return whether there are any."""
+    study = read_study(folder)
+    if study is None or study.tuning is None or any(run.state == "failed" and not run.diverged for run in ended):
+        return False
+    diverged = {run.run.folder for run in ended if run.diverged}
+    known = {run.run.folder for run in ended}
+    new = [run for run in next_runs(study, folder, diverged) if run.folder not in known]
+    queue.fill(new)
+    return bool(new)
 
 
 def _log_awaited(runs: Sequence[RunState], known: set[str], grace: float) -> set[str]:
@@ -177,7 +193,8 @@ def _compute(
             except Exception as error:
                 trace = traceback.format_exc()
                 text = str(error) if isinstance(error, BackpassError) else f"{type(error).__name__}: {error}"
-                _insist(queue, lambda: queue.fail(claim, text), heartbeat, heart.check)
+                diverged = isinstance(error, DivergedError)
+                _insist(queue, lambda: queue.fail(claim, text, diverged=diverged), heartbeat, heart.check)
                 with suppress(OSError):  # The folder may be what failed.
                     own.mkdir(parents=True, exist_ok=True)
                     atomic_write(own / "error.txt", trace.encode())

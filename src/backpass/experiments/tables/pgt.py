@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from backpass.experiments.entry import Entry, Published
 from backpass.experiments.recipes.pgt import PGT_IMAGENET
-from backpass.experiments.search import SEARCHES, VALIDATION
+from backpass.experiments.search import SEARCHES
 from backpass.experiments.study import make_key
 from backpass.experiments.tables.table import Statement, Table
+from backpass.experiments.tuning import VALIDATION
 from backpass.training.recipe import PgtSettings, Recipe, ScheduleName
 
 __all__ = ["PGT_TABLES"]

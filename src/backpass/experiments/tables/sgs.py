@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from backpass.experiments.entry import Entry, Published
 from backpass.experiments.recipes.sgs import CIFAR_600, IMAGENET_120, SGS_ABLATION
-from backpass.experiments.search import ALPHA_BETA_GRID, AUTOCORRELATION_K_GRID, K_GRID, VALIDATION
+from backpass.experiments.search import ALPHA_BETA_GRID, AUTOCORRELATION_K_GRID, K_GRID
 from backpass.experiments.study import make_key
 from backpass.experiments.tables.table import Table
+from backpass.experiments.tuning import VALIDATION
 from backpass.training.recipe import DataSettings, Recipe, SgsSettings
 
 __all__ = ["SGS_SEARCHES", "SGS_TABLES"]

@@ -1,0 +1,37 @@
+"""What a claim is: a question, the study that answers it, and the rule by which it does, all fixed before its runs."""
+
+from dataclasses import dataclass, field
+
+from backpass.experiments import Study
+from backpass.training.recipe import Runtime
+
+__all__ = ["CPU", "Claim"]
+
+CPU = Runtime(device="cpu", channels_last=True)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A question and how it is answered.
+
+    The verdict on each entry of the study that has a baseline follows from the paired t-test over common seeds, with
+    Holm's correction over these entries: a gain or a loss where the corrected p-value is below ``level``, otherwise no
+    difference can be told, and the smallest one that could have been is given.
+
+    Attributes:
+        question: in one sentence.
+        study: entries with their search spaces, seeds, baselines and tuning.
+        smallest: the smallest difference of interest, in points.
+        seeds_from: the power calculation, or what else the number of seeds comes from.
+        level: of the test, over all entries together.
+        stopping: when runs end.
+        runtime: how every run is computed.
+    """
+
+    question: str
+    study: Study
+    smallest: float
+    seeds_from: str
+    level: float = 0.05
+    stopping: str = "Every run of the study is made; no verdict is given before the last, and no run is left out."
+    runtime: Runtime = field(default=CPU)

@@ -1,0 +1,96 @@
+"""Runs claims, resumes them, and keeps their records in claims/results.
+
+    python claims/run.py                          # all claims, one after the other
+    python claims/run.py fixed_vgg_100_classes    # one of them
+    python claims/run.py NAME --entries plain sgs # some of its entries first
+
+The images are expected in data/ (see claims/README.md). Records that are kept already are not run again, on whatever
+machine they were made.
+"""
+
+import argparse
+import importlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from backpass.experiments import Record, Study, run_study
+from backpass.experiments.progress_bars import progress_bars
+from backpass.experiments.record import RECORD_FILE, read_record
+from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.study import StudyRun
+from backpass.training.checkpoint import atomic_write
+from claim import Claim
+
+__all__ = ["NAMES", "RESULTS", "load_claim", "read_kept"]
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+_TOOLS = ("claim", "page", "run", "settings")
+NAMES = tuple(path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in _TOOLS)
+
+
+def load_claim(name: str) -> Claim:
+    """Return the claim of the file ``claims/NAME.py``."""
+    claim: Claim = importlib.import_module(name).CLAIM
+    return claim
+
+
+def read_kept(name: str) -> dict[str, Record]:
+    """Return the records of a claim that are kept, by the name of their folder."""
+    path = RESULTS / f"{name}.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    records = [from_json(Record, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    return {StudyRun(record.entry, record.run).folder: record for record in records}
+
+
+def keep(name: str, folder: Path) -> None:
+    """Add the records of the folder to those that are kept."""
+    records = read_kept(name) | {p.parent.name: read_record(p) for p in sorted(folder.glob(f"*/{RECORD_FILE}"))}
+    lines = [json.dumps(json.loads(to_json(records[key])), separators=(",", ":")) for key in sorted(records)]
+    atomic_write(RESULTS / f"{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+
+
+def restore(name: str, folder: Path) -> None:
+    """Write the records that are kept into the folder of the study, so that their runs are complete."""
+    for key, record in read_kept(name).items():
+        if not (folder / key / RECORD_FILE).is_file():
+            (folder / key).mkdir(parents=True, exist_ok=True)
+            record.write(folder / key / RECORD_FILE)
+
+
+def run(name: str, folder: Path, *, entries: Sequence[str], processes: int) -> None:
+    """Run what is missing of a claim, all of it or some of its entries, and keep every record."""
+    claim = load_claim(name)
+    restore(name, folder)
+    study = _only(claim.study, entries) if entries else claim.study
+    try:
+        with progress_bars(quiet=False) as progress:
+            result = run_study(study, folder, runtime=claim.runtime, processes=processes, progress=progress)
+        result.check()
+    finally:
+        keep(name, folder)
+
+
+def _only(study: Study, keys: Sequence[str]) -> Study:
+    if unknown := set(keys) - {entry.key for entry in study.entries}:
+        raise SystemExit(f"expected keys of entries, got {sorted(unknown)}")
+    return replace(study, entries=tuple(replace(e, baseline=None) for e in study.entries if e.key in keys))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="default: all")
+    parser.add_argument("--entries", nargs="+", default=(), help="keys of the entries to run; default: all")
+    parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "claims", help="of the run folders")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    os.chdir(HERE.parent)  # The images' folder is relative to it.
+    for name in options.names or NAMES:
+        run(name, options.folder / name, entries=options.entries, processes=options.processes)
+
+
+if __name__ == "__main__":
+    main()
