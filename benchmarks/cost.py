@@ -1,4 +1,4 @@
-"""Question: what does each method cost relative to plain training? Published, VGG-16: SGS 1.09, DBB 3.0, DyRep 3.1.
+"""Question: what does each method cost relative to plain training? Published for VGG-16 in SGS Table 1.
 
 Trains one model with every method on generated images by the trainer's own step, loading included, and sets against
 plain training, in the same run:
@@ -45,13 +45,13 @@ from backpass.training.loader import Batch
 from backpass.training.methods import deploy
 from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
+from paper import RELATIVE_TIME
 from throughput import generated_data
 from tools import Meter, environment_of, spread
 
 MODELS = ("vgg16_small", "resnet18")
 RECIPES = {"vgg16_small": "cifar-600"}  # others: cifar-200
 METHODS = ("plain", "sgs", "pgt", "sgs+pgt", "acb", "repvgg", "dbb", "dbb_dyrep", "dyrep")
-PAPER = {"vgg16_small": {"sgs": 1.09, "dbb_dyrep": 3.0, "dyrep": 3.1}}  # whole runs, relative to plain training
 IMAGES = 50_000
 GROWING_BATCH = 8
 GROWTH = {"vgg16_small": 674 / 313.5, "resnet18": 2.92 / 1.814}  # others: 2
@@ -192,7 +192,7 @@ def run_seconds(times: dict[str, Any], number: int, epochs: int, steps: int) -> 
 
 
 def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Return everything about one model, with the ratios to plain training round by round."""
+    """Return the measurements of one model, with the ratios to plain training in each round."""
     methods = list(options.methods)
     with ThreadPoolExecutor(4 if options.device == "cuda" else 1) as pool:
         sizes = dict(zip(methods, pool.map(lambda m: in_fresh_process(model, m, options), methods), strict=True))
@@ -209,7 +209,6 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
             "step_ratios": [own / base for own, base in zip(times[method]["step"], plain, strict=True)],
             "run_ratios": [own / (epochs * steps * base) for own, base in zip(whole, plain, strict=True)],
             "memory_ratio": sizes[method]["memory_mb"] / sizes["plain"]["memory_mb"],
-            "paper_run_ratio": PAPER.get(model, {}).get(method),
         }
     facts = {"recipe": RECIPES.get(model, "cifar-200"), "epochs": epochs, "steps_an_epoch": steps, "load": load}
     return {"model": model, **facts, "methods": rows}
@@ -219,11 +218,12 @@ def show(result: dict[str, Any], options: argparse.Namespace) -> None:
     print(f"\n{result['model']}, batch {options.batch}, {options.rounds} rounds of {options.steps} steps")
     print("| method | step, ms | step | run | paper's run | memory, MB | memory | trained | deployed |")
     print("|---|---|---|---|---|---|---|---|---|")
+    published = {method: f"{ratio:.3g}" for method, ratio in RELATIVE_TIME.get(result["model"], {}).items()}
     for method, row in result["methods"].items():
         trained = f"{row['parameters'] / 1e6:.2f}M / {row['macs'] / 1e6:.1f}M"
         deployed = f"{row['deployed_parameters'] / 1e6:.2f}M / {row['deployed_macs'] / 1e6:.1f}M"
         step = f"{1e3 * statistics.median(row['seconds']['step']):.1f}"
-        ratios = f"{spread(row['step_ratios'])} | {spread(row['run_ratios'])} | {row['paper_run_ratio'] or ''}"
+        ratios = f"{spread(row['step_ratios'])} | {spread(row['run_ratios'])} | {published.get(method, '')}"
         memory = f"{row['memory_mb']:.0f} | {row['memory_ratio']:.2f}"
         print(f"| {method} | {step} | {ratios} | {memory} | {trained} | {deployed} |", flush=True)
 

@@ -85,13 +85,15 @@ class Tally:
 
 
 class _Begun(Progress):
-    """Tells the starter that training begins."""
+    """Tells the starter when the first step has been taken."""
 
     def __init__(self, starter: Connection) -> None:
-        self._starter = starter
+        self._starter: Connection | None = starter
 
-    def start_run(self, run: Run) -> None:
-        self._starter.send(None)
+    def step(self, epoch: int, step: int, steps: int) -> None:
+        if self._starter is not None:
+            self._starter.send(None)
+            self._starter = None
 
 
 def train(case: Case, folder: Path, rank: int, port: int, starter: Connection) -> None:
@@ -130,7 +132,11 @@ def kill_runs(case: Case, kills: int, folder: Path, generator: random.Random) ->
 
 
 def _start(case: Case, folder: Path, moment: float | None) -> float | None:
-    """Train a run, or resume it; return the seconds of training, or ``None`` if it was killed ``moment`` seconds in."""
+    """Train a run, or resume it, and kill it ``moment`` seconds after its first step.
+
+    Returns:
+        The seconds from its first step to its end; ``None`` if it was killed.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

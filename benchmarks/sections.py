@@ -4,6 +4,7 @@ import statistics
 from typing import Any
 
 from backpass.experiments.reporting.tables import markdown_table as table
+from paper import RELATIVE_TIME
 from tools import spread
 
 
@@ -19,9 +20,9 @@ def cost(content: dict[str, Any]) -> str:
     texts = []
     for result in content["results"]:
         rows = []
+        published_times = {method: f"{ratio:.3g}" for method, ratio in RELATIVE_TIME.get(result["model"], {}).items()}
         for method, row in result["methods"].items():
-            paper = row["paper_run_ratio"]
-            ratios = (spread(row["step_ratios"]), spread(row["run_ratios"]), str(paper or ""))
+            ratios = (spread(row["step_ratios"]), spread(row["run_ratios"]), published_times.get(method, ""))
             memory = (f"{row['memory_mb']:.0f}", f"{row['memory_ratio']:.2f}")
             trained = size(row["parameters"], row["macs"])
             rows.append((method, *ratios, *memory, trained, size(row["deployed_parameters"], row["deployed_macs"])))

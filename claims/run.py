@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
+
 from backpass.experiments import Record, Study, run_study
 from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.record import RECORD_FILE, read_record
@@ -50,6 +52,7 @@ def keep(name: str, folder: Path) -> None:
     """Add the records of the folder to those that are kept."""
     records = read_kept(name) | {p.parent.name: read_record(p) for p in sorted(folder.glob(f"*/{RECORD_FILE}"))}
     lines = [json.dumps(json.loads(to_json(records[key])), separators=(",", ":")) for key in sorted(records)]
+    RESULTS.mkdir(exist_ok=True)
     atomic_write(RESULTS / f"{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
 
 
@@ -87,6 +90,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "claims", help="of the run folders")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.chdir(HERE.parent)  # The images' folder is relative to it.
     for name in options.names or NAMES:
         run(name, options.folder / name, entries=options.entries, processes=options.processes)

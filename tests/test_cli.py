@@ -173,6 +173,27 @@ def test_recipe_decides_the_defaults(capsys):
     assert "600" in text
 
 
+def test_the_last_recipe_decides_the_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--recipe=digits", "--recipe", "cifar-600", "--help"])
+    text = capsys.readouterr().out
+    assert "vgg16_small" in text
+
+
+def test_no_command_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main([])
+    assert ending.value.code == 2
+    assert "{train, compare, search, reproduce, worker, report, list}" in capsys.readouterr().err
+
+
+def test_a_recipe_option_needs_a_value(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["train", "--recipe", "--epochs", "2"])
+    assert ending.value.code == 2
+    assert "Missing value for argument '--recipe'" in capsys.readouterr().err
+
+
 def test_list(capsys):
     assert main(["list", "--json"]) == 0
     names = json.loads(capsys.readouterr().out)
@@ -206,7 +227,7 @@ def test_what_a_study_cannot_work_with(arguments, text, capsys):
         (["compare", "--methods", "plain", "foo"], "got 'foo': unknown 'foo'"),
         (["train", "--recipe", "nope"], "unknown recipe 'nope'"),
         (["train", "--model", "nope"], "unknown model 'nope'"),
-        (["train", "--data.name", "nope"], "unknown data set 'nope'"),
+        (["train", "--data.name", "nope"], "folder:PATH, got 'nope'; choose one of them"),
         (["train", "--data.name", "folder:/no/such/place"], "/no/such/place"),
         (["train", "--sgs.k", "-1", "--method", "sgs"], "expected sgs.k to be a finite number > 0"),
         (["train", "--pgt.alpha", "0", "--method", "pgt"], "alpha"),

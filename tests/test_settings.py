@@ -11,11 +11,12 @@ import torch
 
 from backpass.__main__ import main
 from backpass._internal.settings import COUNT, Range, check_number, check_settings
-from backpass.cli.commands import Worker
+from backpass.cli.commands import Power, Worker
 from backpass.cli.studies import Compare
 from backpass.errors import InputError
 from backpass.experiments.reproduction import Reduction
 from backpass.experiments.serialization import from_json
+from backpass.training.augment import Augmentation
 from backpass.training.recipe import (
     AgcSettings,
     DataSettings,
@@ -29,6 +30,7 @@ from backpass.training.recipe import (
     ScheduleSettings,
     SgsSettings,
 )
+from backpass.training.stream import StreamAugmentation
 
 GROUPS = {
     "": Recipe,
@@ -40,6 +42,8 @@ GROUPS = {
     "agc": AgcSettings,
     "reparam": ReparamSettings,
     "dyrep": DyRepSettings,
+    "augmentation": Augmentation,
+    "stream_augmentation": StreamAugmentation,
     "runtime": Runtime,
 }
 
@@ -56,7 +60,9 @@ def ranges(kind):
     return found
 
 
-@pytest.mark.parametrize("kind", [*GROUPS.values(), Run, Reduction, Worker, Compare], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [*GROUPS.values(), Run, Reduction, Worker, Power, Compare], ids=lambda kind: kind.__name__
+)
 def test_every_number_has_a_range(kind):
     assert [name for name, limits in ranges(kind).items() if limits is None] == []
 
@@ -100,6 +106,8 @@ OUT_OF_RANGE = [
     ("pgt.alpha", 0.0, "a finite number > 0"),
     ("agc.eps", 0.0, "a finite number > 0"),
     ("dyrep.every", 0, "an integer >= 1 and <= 2147483647"),
+    ("augmentation.cutout", -1, "an integer >= 0"),
+    ("stream_augmentation.min_scale", 0.0, "a finite number > 0 and <= 1"),
 ]
 
 

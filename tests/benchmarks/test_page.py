@@ -104,6 +104,16 @@ def test_claims_show_the_mean_of_the_stored_values():
     assert leading(line[2]) == pytest.approx(statistics.mean(shares), rel=5e-3)
 
 
+def test_published_times_are_the_gpu_hours_of_sgs_table_1_over_those_of_plain_training(benchmark_module):
+    hours = {"sgs": 2.5, "dbb_dyrep": 7.0, "dyrep": 7.2}
+    published = benchmark_module("paper").RELATIVE_TIME["vgg16_small"]
+    assert published == pytest.approx({method: value / 2.3 for method, value in hours.items()})
+    claims = {claim.subject: claim for claim in benchmark_module("claims").CLAIMS}
+    assert claims["sgs: relative time of a whole run, VGG-16, cpu"].high == pytest.approx(2.5 / 2.3)
+    dyrep = claims["dyrep: relative time of a whole run, VGG-16, cpu"]
+    assert (dyrep.low, dyrep.high) == pytest.approx((0.85 * 7.2 / 2.3, 1.15 * 7.2 / 2.3))
+
+
 def test_what_was_not_run_is_folded_and_gets_no_numbers(page, tmp_path):
     text = page.page(tmp_path)
     assert text.count("sgs-table-4") == 1

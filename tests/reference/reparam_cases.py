@@ -1,13 +1,17 @@
-"""Blocks, models and numbers on which the re-parameterisation tests agree."""
+"""Blocks, models and inputs that several tests of re-parameterisation use."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from backpass.reparam import reparameterize
+
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw every parameter and statistic: with default ones (0 and 1) many a wrong fusion looks right."""
+    """Draw every parameter and statistic, since the default ones (0 and 1) hide many errors of a fusion."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for layer in module.modules():
@@ -26,7 +30,7 @@ def images(*shape: int, seed: int = 1) -> Tensor:
 
 
 def convolutions() -> list[nn.Conv2d]:
-    """Convolutions of every stride, group count, kernel size, dilation, padding and padding mode that blocks meet."""
+    """Convolutions of every stride, group count, kernel size, dilation, padding and padding mode that blocks accept."""
     centred = [
         nn.Conv2d(8, 8, k, stride, dilation * (k // 2), dilation, groups)
         for k, groups, (stride, dilation) in itertools.product((3, 5), (1, 4, 8), ((1, 1), ((2, 1), 1), (2, 2)))
@@ -72,3 +76,30 @@ class Untraceable(Residual):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x if x.sum() > -1e9 else -x)
+
+
+class Wired(nn.Module):
+    """Two convolutions and two normalisations of one width, wired by a function."""
+
+    def __init__(self, wiring: Callable[["Wired", Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.n, self.m = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+        self.act = nn.ReLU()
+        self.wiring = wiring
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wiring(self, x)
+
+
+X = images(2, 3, 9, 9)
+
+
+def trained(name: str = "dbb", **options: Any) -> nn.Module:
+    """Return a converted :class:`Residual` in eval mode, with random parameters and statistics."""
+    return randomise(reparameterize(Residual(), name, **options), seed=3).eval()
+
+
+def assert_same(model: nn.Module, other: nn.Module) -> None:
+    """Compare the outputs for ``X``, ``model`` in eval mode."""
+    torch.testing.assert_close(model.eval()(X), other(X), rtol=1e-4, atol=1e-4)

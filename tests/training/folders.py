@@ -1,4 +1,4 @@
-"""Folders of tiny images."""
+"""Folders of small images."""
 
 from pathlib import Path
 

@@ -22,7 +22,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def random_images(n: int = 6, c: int = 3, h: int = 7, w: int = 5, seed: int = 0) -> Tensor:
-    # From 1 on, so that a zero can only be padding.
+    # At least 1, so that a zero can only be padding.
     return torch.randint(1, 256, (n, c, h, w), dtype=torch.uint8, generator=generator(seed))
 
 
@@ -64,7 +64,7 @@ def test_crop_at_the_padding_changes_nothing_and_next_to_it_shifts() -> None:
     assert (down[:, :, 0] == 0).all()
 
 
-def test_flip_mirrors_the_marked_images_alone() -> None:
+def test_flip_mirrors_the_selected_images_only() -> None:
     images = random_images()
     flipped = torch.tensor([True, False, True, False, False, True])
     expected = torch.stack([torch.fliplr(x.permute(1, 2, 0)).permute(2, 0, 1) for x in images])
@@ -99,15 +99,15 @@ def test_normalize_agrees_with_float64(dtype: torch.dtype) -> None:
     torch.testing.assert_close(result.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
 
 
-def test_normalize_leaves_float_images_as_they_were() -> None:
+def test_normalize_does_not_change_its_input() -> None:
     images = torch.rand(2, 1, 3, 3, generator=generator())
     before = images.clone()
     normalize(images, [0.5], [0.5], max_value=1.0)
     assert torch.equal(images, before)
 
 
-def test_every_offset_is_as_frequent_as_the_others() -> None:
-    # One white pixel in the middle tells where the window lay.
+def test_offsets_are_uniform() -> None:
+    # The position of the one white pixel shows the offset.
     images = torch.zeros(9000, 1, 5, 5, dtype=torch.uint8)
     images[:, :, 2, 2] = 1
     landed = random_crop(images, 1, generator()).sum(0)[0]
@@ -124,14 +124,14 @@ def test_half_of_the_images_are_flipped() -> None:
     assert abs(flipped - 5000) < 165  # 3.3 standard deviations
 
 
-def test_every_pixel_is_a_centre_as_often_as_the_others() -> None:
+def test_cutout_centres_are_uniform() -> None:
     centres = (cutout(torch.ones(12000, 1, 3, 4), 1, generator()) == 0).sum(0)[0].double()
     chi_square = ((centres - 1000) ** 2 / 1000).sum()
     assert centres.sum() == 12000
     assert chi_square < 31.3  # 99.9 % of chi-square with 11 degrees of freedom
 
 
-def test_same_seed_same_result_and_another_seed_another() -> None:
+def test_results_depend_on_the_seed_only() -> None:
     images = random_images(n=20)
     for augment in (
         lambda g: random_crop(images, 2, g),
@@ -157,7 +157,7 @@ def test_memory_format_is_kept(memory_format: torch.memory_format) -> None:
         assert not result.is_contiguous(memory_format=other)
 
 
-def test_switching_one_augmentation_off_leaves_the_draws_of_the_others() -> None:
+def test_switching_one_augmentation_off_does_not_change_the_draws_of_the_others() -> None:
     full = Augmentation(crop_padding=2, flip=True, cutout=2).draw(8, 7, 5, generator())
     ablated = Augmentation(crop_padding=0, flip=False, cutout=0).draw(8, 7, 5, generator())
     assert torch.equal(full.flipped, ablated.flipped)
@@ -187,19 +187,19 @@ def test_augmentation_switched_off_returns_the_images() -> None:
     assert off.after_normalize(images, draws) is images
 
 
-def test_errors_name_what_came() -> None:
+def test_errors_name_the_values_received() -> None:
     images = random_images()
-    with pytest.raises(InputError, match=r"shape \(N, C, H, W\), got \(3, 7, 5\)"):
+    with pytest.raises(InputError, match=r"expected images of shape \(N, C, H, W\), got \(3, 7, 5\)"):
         normalize(images[0], [0.5] * 3, [0.5] * 3)
-    with pytest.raises(InputError, match=r"each of the 3 channels, got shapes \(1,\) and \(3,\)"):
+    with pytest.raises(InputError, match=r"shape \(3,\), one value per channel, got \(1,\) and \(3,\)"):
         normalize(images, [0.5], [0.5] * 3)
-    with pytest.raises(InputError, match=r"offsets must have shape \(6, 2\) for these images, got \(5, 2\)"):
+    with pytest.raises(InputError, match=r"expected offsets of shape \(6, 2\), got \(5, 2\); draw them for 6 images"):
         crop(images, torch.zeros(5, 2, dtype=torch.int64), 2)
-    with pytest.raises(InputError, match=r"flipped must have shape \(6,\) for these images, got \(1,\)"):
+    with pytest.raises(InputError, match=r"expected flipped of shape \(6,\), got \(1,\)"):
         flip(images, torch.tensor([True]))
-    with pytest.raises(InputError, match=r"centers must have shape \(6, 2\) for these images, got \(6,\)"):
+    with pytest.raises(InputError, match=r"expected centers of shape \(6, 2\), got \(6,\)"):
         cut(images, torch.zeros(6, dtype=torch.int64), 2)
-    with pytest.raises(InputError, match="got crop_padding=-1 and cutout=16"):
+    with pytest.raises(InputError, match=r"expected augmentation\.crop_padding to be an integer >= 0, got -1"):
         Augmentation(crop_padding=-1)
-    with pytest.raises(InputError, match=r"cutout=16 is not smaller than the images \(8x8 pixels\).*cutout < 8"):
+    with pytest.raises(InputError, match="expected cutout < 8 for images of 8x8 pixels, got 16; lower it"):
         Augmentation().check(8, 8)

@@ -1,4 +1,4 @@
-"""Plans and loaders: what resuming, sharding, measuring, devices and workers must not change."""
+"""Plans and loaders: batches do not depend on resumption, number of processes, measuring, device or workers."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -27,7 +27,7 @@ AUGMENTATION = Augmentation(crop_padding=2, flip=True, cutout=3)
 
 
 def toy_data(train: int = 22, test: int = 7) -> ImageData:
-    """Images of one colour each, told apart by it; labels equal to the index."""
+    """Images of one colour each, a different one for each; labels equal to the index."""
 
     def split(count: int) -> ImageSplit:
         colour = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1) * 5 + 3
@@ -105,7 +105,7 @@ def test_order_follows_from_seed_and_epoch_and_nothing_else() -> None:
     assert len(distinct) == 25
 
 
-def test_without_shuffling_the_order_is_the_splits() -> None:
+def test_without_shuffling_the_order_is_that_of_the_split() -> None:
     assert BatchPlan(count=5, batch_size=2, seed=9).order(3).tolist() == [0, 1, 2, 3, 4]
 
 
@@ -133,11 +133,14 @@ def test_evaluation_on_many_processes_sees_every_image_once(count: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
-        ({"rank": 2, "world_size": 2}, "rank must be from 0 to world_size - 1 = 1, got 2"),
-        ({"drop_last": True, "world_size": 3}, "batch_size=4 is the size of a global batch and .* world_size=3"),
-        ({"drop_last": True, "batch_size": 11}, "10 images do not fill one batch of 11; lower batch_size"),
-        ({"shuffle": True, "world_size": 2}, "training on 2 processes needs drop_last=True"),
+        ({"batch_size": 0}, "expected batch_size >= 1, got 0"),
+        ({"rank": 2, "world_size": 2}, "expected 0 <= rank < world_size, got rank=2 and world_size=2"),
+        ({"drop_last": True, "world_size": 3}, "to be a multiple of world_size=3, got 4; change it"),
+        (
+            {"drop_last": True, "batch_size": 11},
+            "at least one batch of 11 images, got 10 images; lower batch_size",
+        ),
+        ({"shuffle": True, "world_size": 2}, "expected drop_last=True for training on 2 processes, got False"),
     ],
 )
 def test_impossible_plans_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -159,7 +162,7 @@ def test_images_keep_their_labels_and_are_normalised() -> None:
     assert len(loader) == 5
 
 
-def test_the_scale_of_the_pixels_is_the_data_sets() -> None:
+def test_pixels_are_scaled_by_the_max_value_of_the_data_set() -> None:
     data = load_dataset("digits", limit_train=20)
     images, labels = joined(build_loaders(data, batch_size=20).train)
     assert isinstance(data.train, ImageSplit)
@@ -169,7 +172,7 @@ def test_the_scale_of_the_pixels_is_the_data_sets() -> None:
     assert torch.equal(labels, data.train.labels[order])
 
 
-def test_augmentation_is_what_the_pure_functions_give() -> None:
+def test_augmented_images_hold_their_own_colour_black_padding_and_the_cut_square() -> None:
     loader = device_loader()
     images, labels = joined(loader.iter_epoch(2))
     black, cut = (torch.tensor(x).view(3, 1, 1) for x in ([-0.25, -0.4, -0.5], [0.0] * 3))
@@ -182,7 +185,7 @@ def test_augmentation_is_what_the_pure_functions_give() -> None:
     assert whole.any()
 
 
-def test_evaluation_is_plain_in_order_and_complete() -> None:
+def test_evaluation_is_unaugmented_in_order_and_complete() -> None:
     data = toy_data()
     loaders = build_loaders(data, batch_size=4, augmentation=AUGMENTATION, eval_batch_size=3)
     assert isinstance(data.test, ImageSplit)
@@ -201,7 +204,7 @@ def test_validation_is_evaluated_like_the_test_images() -> None:
     assert torch.equal(joined(validation)[1], data.validation.labels)
 
 
-def test_epochs_differ_and_any_epoch_can_be_had_again() -> None:
+def test_epochs_differ_and_each_can_be_repeated() -> None:
     loader = device_loader()
     first, second = list(loader.iter_epoch(0)), list(loader.iter_epoch(1))
     assert not same(first, second)
@@ -212,12 +215,12 @@ def test_epochs_differ_and_any_epoch_can_be_had_again() -> None:
     assert not same(device_loader(seed=6).iter_epoch(1), second)
 
 
-def test_an_epoch_can_be_entered_in_the_middle() -> None:
+def test_an_epoch_can_start_in_the_middle() -> None:
     whole = list(device_loader().iter_epoch(3))
     assert same(device_loader().iter_epoch(3, start=2), whole[2:])
 
 
-def test_global_random_state_neither_matters_nor_moves() -> None:
+def test_global_random_state_is_neither_used_nor_changed() -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = list(device_loader())
@@ -248,7 +251,7 @@ def test_memory_format_changes_no_value(channels_last: bool) -> None:
 # Measuring
 
 
-def test_measuring_moves_neither_order_nor_augmentation() -> None:
+def test_measuring_changes_neither_order_nor_augmentation() -> None:
     undisturbed = list(device_loader().iter_epoch(1))
     loader = device_loader()
     batches = []
@@ -258,7 +261,7 @@ def test_measuring_moves_neither_order_nor_augmentation() -> None:
     assert same(batches, undisturbed)
 
 
-def test_measuring_batches_are_training_images_seen_once_each_and_drawn_anew_every_epoch() -> None:
+def test_measuring_batches_are_training_images_without_repetition_and_differ_between_epochs() -> None:
     data = toy_data()
     loader = build_loaders(data, batch_size=4, seed=5).train
     measured = measuring_batches(loader, 3, epoch=0)
@@ -282,19 +285,19 @@ def test_measuring_batches_are_augmented() -> None:
     assert (augmented.flatten(2).std(2) > 1e-3).any(1).all()
 
 
-def test_measuring_on_many_processes_is_the_measuring_of_one_in_parts() -> None:
+def test_parts_of_all_processes_make_the_measuring_batches_of_one() -> None:
     single = measuring_batches(device_loader(), 3, epoch=2)
     ranks = [measuring_batches(device_loader(rank=r, world_size=2), 3, epoch=2) for r in range(2)]
     for batch, parts in zip(single, zip(*ranks, strict=True), strict=True):
         assert torch.equal(batch, torch.cat(parts))
 
 
-def test_measuring_stops_at_what_the_split_holds() -> None:
+def test_measuring_returns_at_most_the_full_batches_of_the_split() -> None:
     assert [len(x) for x in measuring_batches(device_loader(), 100, epoch=0)] == [4] * 5
     assert [len(x) for x in measuring_batches(device_loader(), 100, epoch=0, batch_size=10)] == [10] * 2
-    with pytest.raises(InputError, match="22 images do not fill one batch of 23"):
+    with pytest.raises(InputError, match="expected at least one batch of 23 images, got 22 images"):
         measuring_batches(device_loader(), 1, epoch=0, batch_size=23)
-    with pytest.raises(InputError, match="count must be >= 1 batches to measure on, got 0"):
+    with pytest.raises(InputError, match="expected count >= 1 batches to measure on, got 0"):
         measuring_batches(device_loader(), 0, epoch=0)
 
 
@@ -342,7 +345,7 @@ def test_workers_measuring_and_interruptions_change_nothing(photos: ImageData) -
     assert same(batches, expected[1])
 
 
-def test_streaming_neither_reads_nor_moves_the_global_random_state(photos: ImageData) -> None:
+def test_streaming_neither_uses_nor_changes_the_global_random_state(photos: ImageData) -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = list(stream_loader(photos))
@@ -386,19 +389,19 @@ def test_a_damaged_file_is_named_while_streaming(photos: ImageData) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda data: StreamAugmentation(min_scale=0.0), r"min_scale must be in \(0, 1\].*got min_scale=0.0"),
-        (lambda data: StreamAugmentation(color_jitter=1.0), "color_jitter in .*color_jitter=1.0"),
+        (lambda data: StreamAugmentation(min_scale=0.0), "min_scale to be a finite number > 0 and <= 1, got 0.0"),
+        (lambda data: StreamAugmentation(color_jitter=1.0), "color_jitter to be a finite number >= 0 and < 1, got 1.0"),
         (
             lambda data: build_loaders(data, batch_size=4, augmentation=StreamAugmentation()),
-            r"toy: its images are in memory and take an Augmentation or none, got StreamAugmentation\(",
+            r"expected an Augmentation or none for toy, whose images are in memory, got StreamAugmentation\(",
         ),
         (
             lambda data: build_loaders(data, batch_size=4, augmentation=Augmentation()),
-            r"cutout=16 is not smaller than the images \(6x6 pixels\)",
+            "expected cutout < 6 for images of 6x6 pixels, got 16",
         ),
         (
             lambda data: DeviceLoader(data.train, data, BatchPlan(count=21, batch_size=4)),
-            "the plan is for 21 images, but the split holds 22",
+            "expected a plan for the 22 images of the split, got one for 21",
         ),
     ],
 )
@@ -408,7 +411,7 @@ def test_what_does_not_fit_is_refused(make: Callable[[ImageData], object], messa
 
 
 def test_streams_refuse_the_augmentation_of_images_in_memory(photos: ImageData) -> None:
-    with pytest.raises(InputError, match=r"its images are files and take a StreamAugmentation or none, got Augment"):
+    with pytest.raises(InputError, match=r"expected a StreamAugmentation or none .* are files, got Augment"):
         build_loaders(photos, batch_size=4, augmentation=Augmentation())
     assert isinstance(build_loaders(photos, batch_size=4).test, StreamLoader)
 

@@ -1,4 +1,4 @@
-"""The data sets by name: what is read from tiny sets in the published layouts, how it is divided, and every refusal."""
+"""Data sets by name: reading small sets in the published formats, subsets, and errors."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ torchvision_cifar = pytest.importorskip("torchvision.datasets.cifar")
 
 
 class OldNumpyPickler(pickle.Pickler):
-    """Writes arrays as Python 2 with its NumPy wrote those of the published batches."""
+    """Pickles arrays as the NumPy of Python 2 did in the published batches."""
 
     def reducer_override(self, obj: object) -> Any:
         if isinstance(obj, np.dtype):
@@ -31,7 +31,7 @@ class OldNumpyPickler(pickle.Pickler):
 
 
 def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[np.ndarray, list[int]]:
-    """Write a tiny CIFAR set in the published format, teach torchvision its sums, and return all training images."""
+    """Write a small CIFAR set in the published format, patch torchvision's checksums and return the training set."""
     reader = {"cifar10": torchvision_cifar.CIFAR10, "cifar100": torchvision_cifar.CIFAR100}[name]
     folder = root / reader.base_folder
     folder.mkdir(parents=True)
@@ -61,7 +61,7 @@ def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> tuple
 # Digits
 
 
-def test_digits_are_scikit_learns_on_the_scale_of_sixteen() -> None:
+def test_digits_are_those_of_scikit_learn_with_a_max_value_of_16() -> None:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -81,7 +81,7 @@ def test_digits_are_scikit_learns_on_the_scale_of_sixteen() -> None:
     assert data.std[0] == pytest.approx(values.std(correction=0).item(), abs=1e-12)
 
 
-def test_the_split_of_the_digits_is_stratified_and_does_not_follow_the_seed() -> None:
+def test_the_split_of_the_digits_is_stratified_and_independent_of_the_seed() -> None:
     one, two = load_dataset("digits", seed=1), load_dataset("digits", seed=2)
     assert isinstance(one.test, ImageSplit)
     assert isinstance(two.test, ImageSplit)
@@ -96,21 +96,21 @@ def test_the_split_of_the_digits_is_stratified_and_does_not_follow_the_seed() ->
 def test_stratified_subset_by_hand() -> None:
     labels = torch.tensor([0] * 6 + [1] * 3 + [3] * 1)
     chosen = stratified_subset(labels, 5, torch.Generator().manual_seed(0))
-    # Shares 3, 1.5 and 0.5: one of the two halves is rounded up.
+    # Quotas 3, 1.5 and 0.5: one of the two halves is rounded up.
     assert labels[chosen].bincount(minlength=4).tolist() in ([3, 2, 0, 0], [3, 1, 0, 1])
     assert chosen.tolist() == sorted(set(chosen.tolist()))
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 50, 99, 100])
-def test_stratified_subset_keeps_the_shares_within_one(count: int) -> None:
+def test_stratified_subset_keeps_the_fractions_within_one_item(count: int) -> None:
     labels = torch.randint(7, (100,), generator=torch.Generator().manual_seed(0))
     chosen = stratified_subset(labels, count, torch.Generator().manual_seed(1))
     assert len(set(chosen.tolist())) == len(chosen) == count
-    shares = labels.bincount(minlength=7) * count / 100
-    assert ((labels[chosen].bincount(minlength=7) - shares).abs() < 1).all()
+    quotas = labels.bincount(minlength=7) * count / 100
+    assert ((labels[chosen].bincount(minlength=7) - quotas).abs() < 1).all()
 
 
-def test_stratified_subset_takes_every_item_and_every_tie_alike() -> None:
+def test_stratified_subset_draws_items_and_ties_uniformly() -> None:
     labels = torch.arange(10) // 2
     generator = torch.Generator().manual_seed(0)
     hits = torch.zeros(10)
@@ -119,7 +119,7 @@ def test_stratified_subset_takes_every_item_and_every_tie_alike() -> None:
     assert ((hits - 200).abs() < 60).all()  # more than 4 standard deviations of 12.6
 
 
-def test_limits_and_validation_draw_stratified_by_the_seed() -> None:
+def test_limits_and_validation_are_stratified_and_depend_on_the_seed() -> None:
     def images(split: object) -> Tensor:
         assert isinstance(split, ImageSplit)
         return split.images
@@ -144,13 +144,13 @@ def test_limits_and_validation_draw_stratified_by_the_seed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"limit_train": 0}, "limit_train must be from 1 to the 1438 images of the split, got 0"),
-        ({"limit_train": 1439}, "limit_train must be from 1 to the 1438 images of the split, got 1439"),
-        ({"limit_test": 360}, "limit_test must be from 1 to the 359 images of the split, got 360"),
-        ({"split_validation": 1.0}, "expected 0 <= split_validation < 1, .*got 1.0"),
-        ({"split_validation": 1e-4}, "of 1438 training images leaves 0 to validate on and 1438 to train on"),
-        ({"image_size": 16}, "image_size is for folders and at least 1, got 16 with 'digits'"),
-        ({"mean": [0.5]}, r"mean and std go together, got mean=\[0.5\] and std=None"),
+        ({"limit_train": 0}, "expected 1 <= limit_train <= 1438, .* got 0; leave it out"),
+        ({"limit_train": 1439}, "expected 1 <= limit_train <= 1438, .* got 1439"),
+        ({"limit_test": 360}, "expected 1 <= limit_test <= 359, .* got 360"),
+        ({"split_validation": 1.0}, "expected 0 <= split_validation < 1, got 1.0"),
+        ({"split_validation": 1e-4}, "one for validation, got 1438 and 0 with split_validation=0.0001 of 1438 images"),
+        ({"image_size": 16}, "expected image_size >= 1 with folder:PATH or imagenet:PATH, got 16 with 'digits'"),
+        ({"mean": [0.5]}, r"expected mean and std together, got mean=\[0.5\] and std=None; set both"),
     ],
 )
 def test_impossible_requests_are_refused(arguments: dict[str, object], message: str) -> None:
@@ -159,7 +159,7 @@ def test_impossible_requests_are_refused(arguments: dict[str, object], message: 
 
 
 @pytest.mark.parametrize("name", ["mnist", "Digits", "digits:somewhere", ""])
-def test_unknown_names_are_answered_with_the_known_ones(name: str) -> None:
+def test_errors_for_unknown_names_list_the_known_ones(name: str) -> None:
     with pytest.raises(InputError) as caught:
         load_dataset(name)
     assert repr(name) in str(caught.value)
@@ -183,46 +183,46 @@ def test_cifar_is_read_from_the_published_batches(name: str, tmp_path: Path, mon
     assert data.mean == CIFAR_MEAN
 
 
-def test_the_age_of_the_published_batches_is_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_pickle_format_of_the_batches_does_not_warn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path, monkeypatch, "cifar10")
     load_pickle = pickle.load
 
-    def protest(*args: object, **kwargs: object) -> object:
+    def load_with_warning(*args: object, **kwargs: object) -> object:
         warnings.warn("align should be boolean", np.exceptions.VisibleDeprecationWarning, stacklevel=2)
         return load_pickle(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(torchvision_cifar.pickle, "load", protest)
+    monkeypatch.setattr(torchvision_cifar.pickle, "load", load_with_warning)
     assert len(load_dataset("cifar10", root=tmp_path).train) == 20
     with pytest.warns(np.exceptions.VisibleDeprecationWarning):
         torchvision_cifar.CIFAR10(str(tmp_path))
 
 
-def test_missing_cifar_says_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_missing_cifar_files_are_refused_with_their_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_dataset("cifar10", root=tmp_path)
-    assert f"looked for in {tmp_path / 'cifar-10-batches-py'}, but it does not exist" in str(caught.value)
+    assert f"of cifar10 in {tmp_path / 'cifar-10-batches-py'}, got no such folder" in str(caught.value)
     assert "download=True" in str(caught.value)
 
 
 def test_damaged_cifar_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path, monkeypatch, "cifar10")
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cos\nabort\n(tR.")
-    with pytest.raises(InputError, match="a file in it is missing or not as published"):
+    with pytest.raises(InputError, match="got a folder with a missing or damaged file"):
         load_dataset("cifar10", root=tmp_path)
 
 
-def test_download_is_passed_on_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(torchvision_cifar, "download_and_extract_archive", lambda url, *_, **__: asked.append(url))
+def test_files_are_downloaded_only_with_download_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[str] = []
+    monkeypatch.setattr(torchvision_cifar, "download_and_extract_archive", lambda url, *_, **__: requested.append(url))
     with pytest.raises(InputError):
         load_dataset("cifar100", root=tmp_path)
-    assert asked == []
+    assert requested == []
     with pytest.raises(InputError):
         load_dataset("cifar100", root=tmp_path, download=True)
-    assert asked == [torchvision_cifar.CIFAR100.url]
+    assert requested == [torchvision_cifar.CIFAR100.url]
 
 
-# The records
+# Splits and data sets
 
 
 def split(count: int = 4, channels: int = 3, size: int = 6, labels: list[int] | None = None) -> ImageSplit:
@@ -243,40 +243,43 @@ def data_of(train: ImageSplit | FileSplit, **changes: object) -> ImageData:
     return ImageData(**{**arguments, **changes})  # type: ignore[arg-type]
 
 
-def test_a_record_that_fits_is_accepted() -> None:
+def test_consistent_data_is_accepted() -> None:
     assert data_of(split()).num_classes == 2
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: split(count=3), r"labels must be int64 of shape \(3,\), .*got torch.int64 of shape \(4,\)"),
+        (lambda: split(count=3), r"int64 labels of shape \(3,\), .*got torch.int64 of shape \(4,\)"),
         (lambda: FileSplit(("a",), torch.tensor([0.0])), r"of shape \(1,\), .*got torch.float32 of shape \(1,\)"),
         (
             lambda: ImageSplit(torch.zeros(4, 6, 6), torch.zeros(4).long()),
-            r"uint8 of shape \(N, C, H, W\), got torch.float32 of shape \(4, 6, 6\)",
+            r"uint8 images of shape \(N, C, H, W\), got torch.float32 of shape \(4, 6, 6\)",
         ),
         (
             lambda: data_of(split(labels=[0, 1, 2, 1])),
-            "toy: labels must run from 0 to 1 for 2 classes, but those of the train split run from 0 to 2",
+            "expected labels from 0 to 1 in the train split of toy, got 0 to 2",
         ),
-        (lambda: data_of(split(labels=[0, 1, -1, 1])), "train split run from -1 to 1"),
+        (lambda: data_of(split(labels=[0, 1, -1, 1])), "in the train split of toy, got -1 to 1"),
         (
             lambda: data_of(split(), validation=split(labels=[0, 9, 0, 1])),
-            "those of the validation split run from 0 to 9",
+            "in the validation split of toy, got 0 to 9",
         ),
-        (lambda: data_of(split(size=5)), r"train split have shape \(3, 5, 5\), expected \(C, H, W\) = \(3, 6, 6\)"),
-        (lambda: data_of(split(channels=1)), r"have shape \(1, 6, 6\), expected \(C, H, W\) = \(3, 6, 6\)"),
+        (lambda: data_of(split(size=5)), r"\(C, H, W\) = \(3, 6, 6\) in the train split of toy, got \(3, 5, 5\)"),
+        (lambda: data_of(split(channels=1)), r"\(C, H, W\) = \(3, 6, 6\) .*, got \(1, 6, 6\)"),
         (
             lambda: data_of(FileSplit((), torch.zeros(0).long())),
-            "toy: the train split holds no images",
+            "expected images in the train split of toy, got none",
         ),
-        (lambda: data_of(split(), test=FileSplit(("a",), torch.tensor([0]))), "all be files; test differs"),
-        (lambda: data_of(split(), std=(0.5, 0.0, 0.5)), r"std positive, got .*std=\(0.5, 0.0, 0.5\)"),
-        (lambda: data_of(split(), mean=(0.5,)), r"equally long and std positive, got mean=\(0.5,\)"),
+        (
+            lambda: data_of(split(), test=FileSplit(("a",), torch.tensor([0]))),
+            "expected images in memory in the test split .*, got files",
+        ),
+        (lambda: data_of(split(), std=(0.5, 0.0, 0.5)), r"std > 0, got .*std=\(0.5, 0.0, 0.5\)"),
+        (lambda: data_of(split(), mean=(0.5,)), r"one value per channel and std > 0, got mean=\(0.5,\)"),
     ],
 )
-def test_records_that_do_not_fit_are_refused(make: Callable[[], object], message: str) -> None:
+def test_inconsistent_data_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 

@@ -1,4 +1,4 @@
-"""Folders of images: how they are listed and decoded, and what is refused."""
+"""Folders of images: listing, decoding, the cache, and errors."""
 
 import os
 from collections.abc import Callable
@@ -36,18 +36,49 @@ def test_label_and_normalisation_can_be_given(pets: Path) -> None:
     assert (data.label, data.mean, data.std) == ("Pets (JPEG)", (0.1, 0.2, 0.3), (1, 2, 3))
 
 
-def test_val_serves_where_there_is_no_test(pets: Path) -> None:
+def test_val_is_used_if_there_is_no_test(pets: Path) -> None:
     (pets / "test").rename(pets / "val")
     assert len(load_dataset(f"folder:{pets}").test) == 5
 
 
-def test_other_files_and_hidden_folders_are_passed_over(pets: Path) -> None:
+def test_other_files_and_hidden_folders_are_ignored(pets: Path) -> None:
     (pets / "train" / "cat" / "notes.txt").write_text("not an image")
     (pets / "train" / ".cache").mkdir()
     assert len(load_dataset(f"folder:{pets}").train) == 12
 
 
-def test_limits_decode_only_what_they_keep(pets: Path) -> None:
+def test_nested_files_are_sorted_by_class_and_path(pets: Path) -> None:
+    cats = pets / "train" / "cat"
+    nested = cats / "000" / "deeper"
+    nested.mkdir(parents=True)
+    (cats / "003.png").rename(nested / "z.PNG")
+    (pets / "train" / "cat-like").mkdir()
+    (pets / "test" / "cat-like").mkdir()
+    (cats / "001.png").rename(pets / "train" / "cat-like" / "001.png")
+    (pets / "test" / "cat" / "000.png").rename(pets / "test" / "cat-like" / "000.png")
+    data = load_dataset(f"folder:{pets}", image_size=4)
+    assert isinstance(data.train, FileSplit)
+    assert [str(Path(file).relative_to(cats.parent)) for file in data.train.files[:8]] == [
+        "cat/000.png",
+        "cat/000/deeper/z.PNG",
+        "cat/002.png",
+        "cat/004.png",
+        "cat/005.png",
+        "cat/006.png",
+        "cat/007.png",
+        "cat-like/001.png",
+    ]
+    assert data.train.labels.tolist() == [0] * 7 + [1] + [2] * 4
+
+
+def test_linked_folders_are_followed(pets: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (pets / "train" / "cat" / "003.png").rename(tmp_path / "elsewhere" / "z.png")
+    (pets / "train" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    assert len(load_dataset(f"folder:{pets}").train) == 12
+
+
+def test_with_limits_only_the_selected_images_are_decoded(pets: Path) -> None:
     (pets / "test" / "cat" / "000.png").write_bytes(b"damaged")
     with pytest.raises(InputError):
         load_dataset(f"folder:{pets}")
@@ -81,12 +112,12 @@ def test_images_of_another_size_or_too_many_are_streamed(pets: Path) -> None:
 def test_unequal_sizes_need_an_image_size(pets: Path) -> None:
     odd = pets / "test" / "eagle" / "001.png"
     Image.fromarray(pixels(0, 6, 9)).save(odd)
-    with pytest.raises(InputError, match=rf"6x6 pixels as the first, got 6x9 in {odd}; resize them, or give image"):
+    with pytest.raises(InputError, match=rf"expected 6x6 pixels in {odd}, as in the first image, got 6x9; resize"):
         load_dataset(f"folder:{pets}")
     assert load_dataset(f"folder:{pets}", image_size=6).streamed
 
 
-def test_cache_answers_until_a_file_changes(pets: Path, tmp_path: Path) -> None:
+def test_the_cache_is_used_until_a_file_changes(pets: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     first = load_dataset(f"folder:{pets}", cache=cache)
     assert len(list(cache.iterdir())) == 2
@@ -134,7 +165,7 @@ def test_undecodable_images_are_named(pets: Path, content: bytes | str) -> None:
 def test_incomplete_folders_are_refused(pets: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=rf"got {tmp_path / 'none'}, which does not exist"):
         load_dataset(f"folder:{tmp_path / 'none'}")
-    with pytest.raises(InputError, match=r"'folder' needs a folder; write folder:PATH or give root=PATH"):
+    with pytest.raises(InputError, match="expected folder:PATH, got 'folder' and no root; add the path"):
         load_dataset("folder")
     with pytest.raises(InputError, match=rf"expected {pets / 'train'} to hold .*, got no train/; add it"):
         load_dataset(f"folder:{pets / 'train'}")
@@ -188,7 +219,7 @@ def test_grey_values_of_16_bits_keep_black_grey_and_white(name: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("dtype", "mode"), [(np.float32, "F"), (np.int32, "I")])
-def test_pixels_without_a_fixed_white_are_refused(dtype: type, mode: str, tmp_path: Path) -> None:
+def test_pixels_without_a_defined_white_are_refused(dtype: type, mode: str, tmp_path: Path) -> None:
     file = tmp_path / "image.tif"
     Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype)).save(file)
     with pytest.raises(InputError, match=rf"expected {file} to have 8 or 16 bits .* mode '{mode}', .*; convert"):

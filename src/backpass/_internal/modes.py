@@ -1,31 +1,36 @@
-"""Running a model in another mode."""
+"""Running a model in train or eval mode."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from torch import nn
 
-__all__ = ["eval_mode"]
+__all__ = ["eval_mode", "set_mode"]
+
+
+def eval_mode(model: nn.Module) -> AbstractContextManager[None]:
+    """Set the model to eval mode in a ``with`` block (:func:`set_mode`)."""
+    return set_mode(model, training=False)
 
 
 @contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model in eval mode, and restore the mode of every module at the end, also after an exception.
+def set_mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Set the model to train or eval mode in a ``with`` block, then restore the mode of every module.
 
     >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
-    >>> with eval_mode(model):
+    >>> with set_mode(model, training=False):
     ...     [module.training for module in model.modules()]
     [False, False, False]
     >>> [module.training for module in model.modules()]
     [True, True, False]
     """
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:
-        for module, training in modes:
-            if module.training != training:
-                module.train(training)  # a module may do more than set the flag, such as unmerge a low-rank update
-        for module, training in modes:
-            module.training = training
+        for module, before in modes:
+            if module.training != before:
+                module.train(before)  # a module may do more than set the flag, such as unmerge a low-rank update
+        for module, before in modes:
+            module.training = before

@@ -1,4 +1,4 @@
-"""The command line: ``train``, ``compare``, ``search``, ``reproduce``, ``worker``, ``report``, ``list``.
+"""The command line: ``train``, ``compare``, ``search``, ``reproduce``, ``worker``, ``report``, ``power``, ``list``.
 
 Each command is a dataclass whose fields are its options. Where a command takes a recipe, the fields of the recipe are
 options too (``--epochs``, ``--optimizer.lr``), on top of the defaults that ``--recipe NAME`` chooses.
@@ -8,36 +8,42 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 import tyro
 
 from backpass._internal.settings import check_text
-from backpass.cli.commands import List, Report, Train, Worker
+from backpass.cli.commands import List, Power, Report, Train, Worker
 from backpass.cli.studies import Compare, Reproduce, Search
 from backpass.errors import InputError
 from backpass.experiments import get_recipe
 
 __all__ = ["run"]
 
-Command = Train | Compare | Search | Reproduce | Worker | Report | List
+Command = Train | Compare | Search | Reproduce | Worker | Report | Power | List
+
+
+@dataclass(frozen=True)
+class _RecipeName:
+    """The option that decides the defaults of all others."""
+
+    recipe: str = "digits"
 
 
 def run(arguments: Sequence[str]) -> None:
     """Parse the arguments and run the command they name; without any, print the help.
 
     Raises:
-        InputError: what the command cannot work with, such as a setting that is out of range.
+        InputError: an argument of the command is invalid, such as a setting that is out of range.
         StateError: a run failed.
         SystemExit: after ``--help``, or with status 2 for options that do not parse.
     """
     for argument in arguments:
         check_text("every argument", argument)
-    recipe = _chosen_recipe(arguments)
-    settings = get_recipe(recipe)
+    chosen, _ = tyro.cli(_RecipeName, args=list(arguments), prog="backpass", add_help=False, return_unknown_args=True)
+    recipe, settings = chosen.recipe, get_recipe(chosen.recipe)
     missing: Any = tyro.MISSING
     commands: dict[str, Command] = {
         "train": replace(Train(), recipe=recipe, settings=settings),
@@ -46,6 +52,7 @@ def run(arguments: Sequence[str]) -> None:
         "reproduce": Reproduce(table=missing),
         "worker": Worker(missing),
         "report": Report(missing),
+        "power": Power(missing),
         "list": List(),
     }
     union: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
@@ -75,13 +82,3 @@ def _own_errors() -> Iterator[None]:
             raise cause from None
         sys.stderr.write(printed.getvalue())
         raise
-
-
-def _chosen_recipe(arguments: Sequence[str]) -> str:
-    """Return the value of ``--recipe``, which decides the defaults of all other options."""
-    for option, value in pairwise([*arguments, ""]):
-        if option == "--recipe":
-            return value
-        if option.startswith("--recipe="):
-            return option.partition("=")[2]
-    return "digits"

@@ -1,4 +1,4 @@
-"""The commands that run no study of their own: ``train``, ``worker``, ``report``, ``list``."""
+"""The commands that run no study of their own: ``train``, ``worker``, ``report``, ``power``, ``list``."""
 
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,9 +10,10 @@ from rich.console import Console
 
 from backpass._internal.settings import Range, check_settings
 from backpass.cli.output import Processes, new_name, print_json, resume_hint, show
-from backpass.errors import StateError
+from backpass.errors import InputError, StateError
 from backpass.experiments import RECIPES, list_tables, read_records, read_study
 from backpass.experiments import train as train_run
+from backpass.experiments.power import LEVEL, POWER, seeds_needed, smallest_difference, spread_of_differences
 from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.reporting.report import study_of
 from backpass.experiments.running import describe_failures
@@ -28,7 +29,7 @@ from backpass.training.methods import check_method, list_methods
 from backpass.training.processes import is_main
 from backpass.training.recipe import Recipe, Run, Runtime
 
-__all__ = ["List", "Report", "Train", "Worker"]
+__all__ = ["List", "Power", "Report", "Train", "Worker"]
 
 _LONGEST = 86400.0
 _WORKER_HINT = "its runs wait again; start the same command again to resume"
@@ -149,6 +150,50 @@ class Report:
             choices = read_choices(self.folder) or []
             study = tuned_study(study, choices)
         show(study, records, self.folder, choices=choices, as_json=self.json)
+
+
+@dataclass(frozen=True)
+class Power:
+    """Tell how many seeds a difference needs, or which difference a number of seeds tells (paired t-test).
+
+    Attributes:
+        spread: standard deviation of one method's accuracy over seeds, in points.
+        difference: difference to tell, in points.
+        seeds: number of seeds of each method, instead of a difference.
+        level: largest p-value that counts; with m comparisons, divide it by m.
+        power: probability of telling the difference.
+        correlation: of two methods' accuracies over common seeds.
+        json: print JSON.
+    """
+
+    spread: Annotated[float, Range(above=0)]
+    difference: Annotated[float, Range(above=0)] | None = None
+    seeds: Annotated[int, Range(at_least=2, at_most=2**31 - 1)] | None = None
+    level: Annotated[float, Range(above=0, below=1)] = LEVEL
+    power: Annotated[float, Range(above=0, below=1)] = POWER
+    correlation: Annotated[float, Range(above=-1, below=1)] = 0.0
+    json: bool = False
+
+    def __call__(self) -> None:
+        """Run the command."""
+        check_settings(self)
+        std = spread_of_differences(self.spread, self.correlation)
+        seeds, difference = self.seeds, self.difference
+        if seeds is None and difference is not None:
+            seeds = seeds_needed(difference, std, self.level, self.power)
+        elif difference is None and seeds is not None:
+            difference = smallest_difference(std, seeds, self.level, self.power)
+        else:
+            raise InputError("expected either --difference or --seeds, got both or none; give one of them")
+        if self.json:
+            print_json({"seeds": seeds, "difference": difference, "level": self.level, "power": self.power})
+            return
+        Console().print(
+            f"{seeds} seeds of each method tell a difference of {difference:.3g} points at p < {self.level:g} with "
+            f"power {self.power:g}, where paired differences have a standard deviation of {std:.3g} points",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @dataclass(frozen=True)

@@ -119,11 +119,6 @@ class Record:
         return self.by_epoch("accuracy")[-1]
 
     @property
-    def best_accuracy(self) -> float:
-        """The best accuracy of any epoch, as a fraction; optimistic, since the evaluated images chose the epoch."""
-        return max(self.by_epoch("accuracy"))
-
-    @property
     def seconds(self) -> float:
         """Seconds of training and measuring, without evaluation."""
         return self.cost.train_seconds + self.cost.measure_seconds

@@ -1,18 +1,20 @@
-"""Normalisation and augmentation of whole batches of images, on any device, from explicit generators.
+"""Normalisation and augmentation of batches of images on any device, with explicit generators.
 
-Each augmentation comes in two sizes: a pure function of the images and of what was drawn (`crop`, `flip`,
-`cut`), and the same function drawing for itself from a generator (`random_crop`, `random_flip`, `cutout`).
-A loader uses the first, with the draws of a whole epoch made at once, so that an image gets the same
-augmentation however the epoch is cut into batches and shared over processes.
+Each augmentation has two forms: a pure function of the images and the random draws (:func:`crop`, :func:`flip`,
+:func:`cut`), and one that draws from a generator (:func:`random_crop`, :func:`random_flip`, :func:`cutout`). The loader
+uses the first with draws for a whole epoch, so that the augmentation of an image depends on neither the batch size nor
+the number of processes.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backpass._internal.settings import Range, check_settings
 from backpass.errors import InputError
 
 __all__ = [
@@ -35,20 +37,20 @@ def normalize(
     dtype: torch.dtype = torch.float32,
     max_value: float = 255.0,
 ) -> Tensor:
-    """Return ``(images / max_value - mean) / std``, channel by channel.
+    """Return ``(images / max_value - mean) / std`` for each channel.
 
     Args:
-        images: shape ``(N, C, H, W)``, any dtype; for the data sets here uint8.
-        mean: C values on the scale 0 to 1.
-        std: C values on the same scale, all positive.
-        dtype: of the result; half precisions are computed in float32 and rounded once.
-        max_value: the pixel value that stands for 1.
+        images: shape ``(N, C, H, W)``, any dtype; uint8 in the data sets of this package.
+        mean: C values on the scale from 0 to 1.
+        std: C positive values on the same scale.
+        dtype: dtype of the result; half precisions are computed in float32 and rounded once.
+        max_value: pixel value that corresponds to 1.
 
     Returns:
-        A new tensor of the images' shape, device and memory format.
+        A new tensor with the shape, device and memory format of ``images``.
 
     Raises:
-        InputError: ``mean`` or ``std`` does not hold one value a channel.
+        InputError: ``mean`` or ``std`` does not hold one value per channel.
 
     >>> normalize(torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1, 1), [0.2], [0.4]).flatten()
     tensor([-0.5000,  0.0000,  2.0000])
@@ -60,28 +62,28 @@ def normalize(
     channels = images.shape[1]
     if centre.shape != (channels,) or spread.shape != (channels,):
         raise InputError(
-            f"mean and std must hold one value for each of the {channels} channels, "
-            f"got shapes {tuple(centre.shape)} and {tuple(spread.shape)}."
+            f"expected mean and std of shape ({channels},), one value per channel, got {tuple(centre.shape)} and "
+            f"{tuple(spread.shape)}; give {channels} values each"
         )
     scaled = images.to(compute, copy=True).sub_(centre.view(-1, 1, 1) * max_value)
     return scaled.div_(spread.view(-1, 1, 1) * max_value).to(dtype)
 
 
 def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
-    """Return the window of each zero-padded image that starts at its offset, as large as the image.
+    """Pad each image with zeros and crop it to its original size at the given offset.
 
-    With ``P`` the images padded by ``padding`` zeros on all four sides and ``(y, x)`` the offsets of image
-    ``n``, the result is ``out[n, c, i, j] = P[n, c, i + y, j + x]``. The recipes crop before they normalise,
-    so the zeros are black pixels and not the mean colour.
+    With ``P`` the images padded by ``padding`` zeros on all four sides and ``(y, x)`` the offset of image ``n``, the
+    result is ``out[n, c, i, j] = P[n, c, i + y, j + x]``. The recipes crop before they normalise, so the zeros are
+    black pixels, not the mean colour.
 
     Args:
         images: shape ``(N, C, H, W)``, any dtype.
-        offsets: shape ``(N, 2)``, int64, rows then columns, each from 0 to ``2 * padding``; ``padding`` itself
-            leaves the image where it is.
-        padding: pixels of zeros on each side.
+        offsets: shape ``(N, 2)``, int64, row and column, each from 0 to ``2 * padding``; at ``padding`` the image is
+            unchanged.
+        padding: number of zero pixels on each side.
 
     Returns:
-        A new tensor of the images' shape, dtype, device and memory format.
+        A new tensor with the shape, dtype, device and memory format of ``images``.
     """
     _check_images(images)
     _check_draws("offsets", offsets, (len(images), 2))
@@ -93,9 +95,14 @@ def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
 
 
 def flip(images: Tensor, flipped: Tensor) -> Tensor:
-    """Return the images, those marked in ``flipped`` (shape ``(N,)``, bool) mirrored left to right.
+    """Mirror the selected images left to right.
 
-    Shape ``(N, C, H, W)``, dtype, device and memory format are those of ``images``.
+    Args:
+        images: shape ``(N, C, H, W)``, any dtype.
+        flipped: shape ``(N,)``, bool, True for the images to mirror.
+
+    Returns:
+        A new tensor with the shape, dtype, device and memory format of ``images``.
     """
     _check_images(images)
     _check_draws("flipped", flipped, (len(images),))
@@ -103,19 +110,19 @@ def flip(images: Tensor, flipped: Tensor) -> Tensor:
 
 
 def cut(images: Tensor, centers: Tensor, size: int) -> Tensor:
-    """Return the images with one ``size`` x ``size`` square of zeros in each, clipped at the borders.
+    """Set one ``size`` x ``size`` square of each image to zero, clipped at the borders.
 
-    The square of image ``n`` with centre ``(y, x)`` covers rows ``y - size // 2`` to
-    ``y - size // 2 + size - 1`` and columns likewise. The recipes cut after they normalise, so the zeros are
-    the mean colour.
+    The square with centre ``(y, x)`` covers the rows from ``y - size // 2`` to ``y - size // 2 + size - 1`` and the
+    columns from ``x - size // 2`` to ``x - size // 2 + size - 1``. The recipes cut after they normalise, so the zeros
+    are the mean colour.
 
     Args:
         images: shape ``(N, C, H, W)``, any dtype.
-        centers: shape ``(N, 2)``, int64, row and column of a pixel of the image.
-        size: side of the square in pixels; 0 cuts nothing.
+        centers: shape ``(N, 2)``, int64, row and column of a pixel in the image.
+        size: side of the square in pixels; at 0 the images are unchanged.
 
     Returns:
-        A new tensor of the images' shape, dtype, device and memory format.
+        A new tensor with the shape, dtype, device and memory format of ``images``.
     """
     _check_images(images)
     _check_draws("centers", centers, (len(images), 2))
@@ -126,38 +133,44 @@ def cut(images: Tensor, centers: Tensor, size: int) -> Tensor:
     inside_rows = (rows >= 0) & (rows < size)
     inside_columns = (columns >= 0) & (columns < size)
     inside = inside_rows[:, None, :, None] & inside_columns[:, None, None, :]
-    # Filled in place, since masked_fill does not keep the memory format.
+    # In place, since masked_fill does not preserve the memory format.
     return images.clone().masked_fill_(inside, 0)
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Return a random window of each zero-padded image (see `crop`); all ``(2 * padding + 1)**2`` are alike."""
+    """Crop each zero-padded image at an offset drawn uniformly from all ``(2 * padding + 1)**2`` (:func:`crop`)."""
     return crop(images, _draw_offsets(len(images), padding, generator), padding)
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the images, each mirrored left to right with probability 1/2 (see `flip`)."""
+    """Mirror each image left to right with probability 1/2 (:func:`flip`)."""
     return flip(images, _draw_flips(len(images), generator))
 
 
 def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Return the images with one zero square each, its centre uniform over the pixels (see `cut`).
+    """Set one square of each image to zero, with its centre drawn uniformly from the pixels (:func:`cut`).
 
-    DeVries & Taylor, 2017 (arXiv 1708.04552).
+    Cutout, DeVries & Taylor, 2017 (arXiv 1708.04552).
     """
     return cut(images, _draw_centers(len(images), images.shape[-2], images.shape[-1], generator), size)
 
 
 @dataclass(frozen=True, eq=False)
 class AugmentationDraws:
-    """What chance decided for N images: crop offsets ``(N, 2)``, flips ``(N,)``, cutout centres ``(N, 2)``."""
+    """Random draws for the augmentation of N images.
+
+    Attributes:
+        offsets: crop offsets (:func:`crop`), shape ``(N, 2)``, int64.
+        flipped: images to mirror (:func:`flip`), shape ``(N,)``, bool.
+        centers: centres of the cutout squares (:func:`cut`), shape ``(N, 2)``, int64.
+    """
 
     offsets: Tensor
     flipped: Tensor
     centers: Tensor
 
     def __getitem__(self, rows: slice) -> "AugmentationDraws":
-        """Return the draws of a range of the images."""
+        """Return the draws for a range of images."""
         return AugmentationDraws(self.offsets[rows], self.flipped[rows], self.centers[rows])
 
     def to(self, device: torch.device) -> "AugmentationDraws":
@@ -167,45 +180,41 @@ class AugmentationDraws:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop, flip and cutout of images that are held in one tensor; the defaults are the CIFAR recipe's.
+    """Random crop, flip and cutout of images in memory.
 
-    The order is crop, flip, normalise, cutout (SGS paper, CIFAR settings; also DyRep's).
+    The order is crop, flip, normalise, cutout. Order and defaults are the CIFAR settings of SGS and DyRep.
 
-    Args:
-        crop_padding: zeros on each side before the crop; 0 switches the crop off.
-        flip: mirror half of the images left to right.
-        cutout: side of the zero square; 0 switches it off.
+    Attributes:
+        crop_padding: number of zero pixels on each side before the random crop; 0: no crop.
+        flip: mirror each image left to right with probability 1/2.
+        cutout: side in pixels of the square that cutout sets to zero; 0: no cutout.
 
     Raises:
-        InputError: a number is negative.
+        InputError: a setting is out of range.
     """
 
-    crop_padding: int = 4
+    crop_padding: Annotated[int, Range(at_least=0)] = 4
     flip: bool = True
-    cutout: int = 16
+    cutout: Annotated[int, Range(at_least=0)] = 16
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0 or self.cutout < 0:
-            raise InputError(
-                f"crop_padding and cutout must be >= 0 pixels, got crop_padding={self.crop_padding} and "
-                f"cutout={self.cutout}; use 0 to switch one off."
-            )
+        check_settings(self, "augmentation")
 
     def check(self, height: int, width: int) -> None:
-        """Raise InputError where images of this size could be cropped or cut away altogether."""
+        """Raise ``InputError`` if a crop or cutout could remove an image of this size completely."""
         side = min(height, width)
         for name, pixels in (("crop_padding", self.crop_padding), ("cutout", self.cutout)):
             if pixels >= side:
                 raise InputError(
-                    f"{name}={pixels} is not smaller than the images ({height}x{width} pixels) and could leave "
-                    f"nothing of them; choose {name} < {side}, or 0 to switch it off."
+                    f"expected {name} < {side} for images of {height}x{width} pixels, got {pixels}; lower it, or use 0 "
+                    "to switch it off"
                 )
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> AugmentationDraws:
-        """Return the draws for ``count`` images.
+        """Draw the random numbers for ``count`` images.
 
-        Flips and centres are drawn also where they are switched off, so that changing one augmentation leaves
-        the draws of the others as they were.
+        All are drawn even if an augmentation is switched off, so that a change of one does not affect the draws of
+        the others.
         """
         return AugmentationDraws(
             offsets=_draw_offsets(count, self.crop_padding, generator),
@@ -214,13 +223,13 @@ class Augmentation:
         )
 
     def before_normalize(self, images: Tensor, draws: AugmentationDraws) -> Tensor:
-        """Return the images cropped and flipped."""
+        """Crop and flip the images."""
         if self.crop_padding:
             images = crop(images, draws.offsets, self.crop_padding)
         return flip(images, draws.flipped) if self.flip else images
 
     def after_normalize(self, images: Tensor, draws: AugmentationDraws) -> Tensor:
-        """Return the normalised images with their squares cut out."""
+        """Apply cutout to the normalised images."""
         return cut(images, draws.centers, self.cutout) if self.cutout else images
 
 
@@ -240,9 +249,11 @@ def _draw_centers(count: int, height: int, width: int, generator: torch.Generato
 
 def _check_images(images: Tensor) -> None:
     if images.ndim != 4:
-        raise InputError(f"images must have shape (N, C, H, W), got {tuple(images.shape)}.")
+        raise InputError(f"expected images of shape (N, C, H, W), got {tuple(images.shape)}; reshape them")
 
 
 def _check_draws(name: str, draws: Tensor, expected: tuple[int, ...]) -> None:
     if draws.shape != expected:
-        raise InputError(f"{name} must have shape {expected} for these images, got {tuple(draws.shape)}.")
+        raise InputError(
+            f"expected {name} of shape {expected}, got {tuple(draws.shape)}; draw them for {expected[0]} images"
+        )

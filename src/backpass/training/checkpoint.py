@@ -51,7 +51,7 @@ class Checkpoints:
     def save(self, state: dict[str, Any]) -> None:
         """Save a state atomically, and keep the last good one."""
         with _written(self.newest, lambda file: _write_checkpoint(file, state)) as temporary:
-            # A process that is killed between these two lines leaves the previous one, which `load` then returns.
+            # A process that is killed between these two lines leaves the previous one, which ``load`` then returns.
             if self.newest.is_file() and not self._damaged:
                 self.newest.replace(self.previous)
             temporary.replace(self.newest)

@@ -1,4 +1,4 @@
-"""The loaders of a data set, and the batches that measuring draws apart from the training itself."""
+"""Build the loaders of a data set, and draw batches of training images to measure on."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,26 +16,26 @@ __all__ = ["Loaders", "build_loaders", "measuring_batches"]
 
 
 def measuring_batches(loader: Loader, count: int, *, epoch: int, batch_size: int | None = None) -> list[Tensor]:
-    """Return batches of training images to measure on, drawn apart from the training itself.
+    """Draw batches of training images to measure on, without an effect on the training batches.
 
-    They are augmented as in training, come from a generator of their own that is seeded by the loader's seed and
-    the epoch, and hold no image twice. Over several processes each gets its part of every batch.
+    The images are augmented as in training and drawn without replacement by a separate generator, seeded with the seed
+    of the loader and the epoch. With several processes, each gets its part of every batch.
 
     Args:
-        loader: the training loader.
-        count: batches, >= 1; where the split holds fewer full ones, all that it holds.
-        epoch: the epoch that the measurement is for.
-        batch_size: images in a global batch; the loader's own by default.
+        loader: loader of the training images.
+        count: number of batches, at least 1; all full batches of the split if there are fewer.
+        epoch: epoch of the measurement.
+        batch_size: number of images in a global batch; default: that of the loader.
 
     Returns:
-        Tensors of shape ``(batch_size / world_size, C, H, W)``.
+        Images of each batch, shape ``(batch_size / world_size, C, H, W)``.
 
     Raises:
-        InputError: ``count`` is below 1, or ``batch_size`` is below 1, not a multiple of the world size, or more
-            than the split holds.
+        InputError: ``count`` is below 1, or ``batch_size`` is below 1, not a multiple of the world size, or above the
+            number of images in the split.
     """
     if count < 1:
-        raise InputError(f"count must be >= 1 batches to measure on, got {count}.")
+        raise InputError(f"expected count >= 1 batches to measure on, got {count}; raise it")
     plan = loader.plan
     size = plan.batch_size if batch_size is None else batch_size
     measuring = replace(plan, count=min(count * size, plan.count), batch_size=size, drop_last=True)
@@ -45,7 +45,7 @@ def measuring_batches(loader: Loader, count: int, *, epoch: int, batch_size: int
 
 
 class Loaders(NamedTuple):
-    """The loaders of a data set; the validation loader is None where no images are held out."""
+    """The loaders of a data set; ``validation`` is ``None`` if no images are held out."""
 
     train: Loader
     test: Loader
@@ -66,21 +66,23 @@ def build_loaders(
     world_size: int = 1,
     workers: int = 0,
 ) -> Loaders:
-    """Return the loaders of a data set: training shuffled and augmented, the others plain, in order and complete.
+    """Build the loaders of a data set.
+
+    Training images are shuffled and augmented; test and validation images are neither, and none of them is dropped.
 
     Args:
-        data: the data set; held in memory it gets `DeviceLoader`, as files `StreamLoader`.
-        batch_size: images in a global batch.
-        augmentation: of the training images; an `Augmentation` for images in memory, a `StreamAugmentation` for
-            files, none by default.
-        eval_batch_size: images in a global batch of evaluation; ``batch_size`` by default.
-        drop_last: whether training leaves out a last, smaller batch (the recipes do).
-        device: where the batches are made.
-        channels_last: whether the batches are in that memory format.
-        seed: of order and augmentation.
+        data: data set; images in memory get a :class:`DeviceLoader`, image files a :class:`StreamLoader`.
+        batch_size: number of images in a global batch.
+        augmentation: augmentation of the training images: :class:`Augmentation` for images in memory,
+            :class:`StreamAugmentation` for files; default: none.
+        eval_batch_size: number of images in a global batch of evaluation; default: ``batch_size``.
+        drop_last: drop the last batch of training images if it is not full, as the published recipes do.
+        device: device of the batches.
+        channels_last: return images in the ``torch.channels_last`` memory format.
+        seed: seed of the order and the augmentation.
         rank: index of this process.
         world_size: number of processes.
-        workers: processes that decode files; images in memory need none.
+        workers: number of processes that decode files; ignored for images in memory.
 
     Raises:
         InputError: the augmentation is for the other kind of data, or a number is out of range.
@@ -102,7 +104,10 @@ def build_loaders(
         if isinstance(split, FileSplit) and not isinstance(chosen, Augmentation):
             return StreamLoader(split, data, plan, chosen, device, channels_last, workers)
         kind, suited = ("files", "a StreamAugmentation") if data.streamed else ("in memory", "an Augmentation")
-        raise InputError(f"{data.label}: its images are {kind} and take {suited} or none, got {chosen}.")
+        raise InputError(
+            f"expected {suited} or none for {data.label}, whose images are {kind}, got {chosen}; change the "
+            "augmentation"
+        )
 
     return Loaders(
         train=loader(data.train, training=True),

@@ -1,7 +1,7 @@
-"""The data sets by name, as uint8 images in memory or as lists of image files to stream.
+"""Data sets by name, as uint8 images in memory or as lists of image files.
 
-``digits`` is bundled with scikit-learn, ``cifar10`` and ``cifar100`` are read by torchvision from their
-published files, ``imagenet:PATH`` and ``folder:PATH`` are folders of images, one sub-folder a class.
+``digits`` comes with scikit-learn. ``cifar10`` and ``cifar100`` are read by torchvision from their published files.
+``imagenet:PATH`` and ``folder:PATH`` are folders of images with one sub-folder per class.
 """
 
 import os
@@ -19,16 +19,16 @@ from backpass.training.images import ImageData, ImageSplit, Split, channel_stati
 
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "list_datasets", "load_dataset"]
 
-# Of CIFAR-10's training images; the SGS and DyRep configurations use them for both CIFAR sets.
+# Statistics of the CIFAR-10 training images, which the configurations of SGS and DyRep use for CIFAR-100 as well.
 CIFAR_MEAN = (0.49139968, 0.48215827, 0.44653124)
 CIFAR_STD = (0.24703233, 0.24348505, 0.26158768)
 
 _NAMES = ("digits", "cifar10", "cifar100", "imagenet:PATH", "folder:PATH")
-_DIGITS_TEST_SHARE = 0.2
+_DIGITS_TEST_FRACTION = 0.2
 
 
 def list_datasets() -> tuple[str, ...]:
-    """Return the names that `load_dataset` knows.
+    """Return the names that :func:`load_dataset` accepts.
 
     >>> list_datasets()
     ('digits', 'cifar10', 'cifar100', 'imagenet:PATH', 'folder:PATH')
@@ -52,57 +52,59 @@ def load_dataset(
     memory_limit: float = 4.0,
     cache: str | os.PathLike[str] | None = None,
 ) -> ImageData:
-    """Return a data set by name.
+    """Load a data set by name.
 
-    - ``digits``: 1,797 grey images of 8x8 pixels, values 0 to 16 (``max_value`` 16), ten classes. One fifth,
-      the same whatever the seed, is the test split.
-    - ``cifar10``, ``cifar100``: the published Python batches below ``root``, read once torchvision has found
-      their MD5 sums to be the published ones.
-    - ``folder:PATH``: RGB images in ``train/CLASS/`` and in ``test/CLASS/`` or, where there is no ``test/``,
-      ``val/CLASS/``. Images of one size that fit in ``memory_limit`` are decoded into memory; others are
-      streamed, which takes ``image_size``.
-    - ``imagenet:PATH``: the same with ``train/`` and ``val/``, exactly 1,000 classes, always streamed.
+    - ``digits``: 1,797 grey images of 8x8 pixels with values from 0 to 16 (``max_value`` 16) in ten classes. One fifth
+      of them is the test split, which does not depend on the seed.
+    - ``cifar10``, ``cifar100``: the published Python batches below ``root``. torchvision verifies their MD5 checksums
+      before it reads them.
+    - ``folder:PATH``: RGB images in ``train/CLASS/`` and ``test/CLASS/``, or ``val/CLASS/`` if there is no ``test/``.
+      Images of one size that fit into ``memory_limit`` are decoded into memory; all others are decoded on the fly,
+      which requires ``image_size``.
+    - ``imagenet:PATH``: the same with ``train/`` and ``val/``, exactly 1,000 classes, always decoded on the fly.
 
-    Every subset is stratified (see `stratified_subset`). Validation images are taken from the training images
-    before ``limit_train`` applies.
+    Every subset is stratified (:func:`~backpass.training.images.stratified_subset`). Validation images are taken from
+    the training images before ``limit_train`` is applied.
 
     Args:
-        name: one of `list_datasets`, with a path instead of ``PATH``.
-        root: where the files are, for a name without a path; ``data`` by default for the CIFAR sets.
-        split_validation: fraction of the training images to hold out, from 0 up to but not including 1.
-        limit_train: how many training images to keep; all by default.
-        limit_test: how many test images to keep; all by default.
-        seed: draws the subsets.
-        download: fetch a missing CIFAR set with torchvision.
-        label: name for reports; by default the set's own, for a folder the folder's name.
-        mean: normalisation per channel on the scale 0 to 1. By default the CIFAR-10 values for both CIFAR sets
-            (SGS and DyRep configurations), ImageNet's usual ones for streamed images, those of the whole
-            training split for ``digits``, and those of the training images that are kept for folders in memory.
-        std: likewise.
-        image_size: side in pixels to which streamed images are cropped; 224 by default for ImageNet.
-        memory_limit: largest size in GiB of a folder's decoded images.
-        cache: folder in which to keep a folder's decoded images as tensors, so that the next call reads them
-            from there as long as no file has changed. Nothing is kept by default.
+        name: one of :func:`list_datasets`, with a path instead of ``PATH``.
+        root: folder that holds the files, for a name without a path; default: ``data`` for the CIFAR sets.
+        split_validation: fraction of the training images to hold out, at least 0 and below 1.
+        limit_train: number of training images to keep; default: all.
+        limit_test: number of test images to keep; default: all.
+        seed: seed of the subsets.
+        download: download a missing CIFAR set with torchvision.
+        label: name of the data set in reports; default: its own name, or that of the folder.
+        mean: mean of each channel on the scale from 0 to 1. The default is that of CIFAR-10 for both CIFAR sets
+            (configurations of SGS and DyRep), the usual one of ImageNet for images decoded on the fly, that of the
+            whole training split for ``digits``, and that of the selected training images for folders in memory.
+        std: standard deviation of each channel; same scale and defaults.
+        image_size: side in pixels to which images decoded on the fly are cropped; default: 224 for ImageNet.
+        memory_limit: maximum size of the decoded images of a folder, in GiB.
+        cache: folder in which the decoded images of a folder are stored as tensors. The next call reads them from
+            there unless a file has changed. Default: nothing is stored.
 
     Raises:
-        InputError: the name is unknown, files are missing, damaged or of unequal sizes, a class is empty or in
-            one split alone, or a limit is not in the range of the set.
+        InputError: the name is unknown, a file is missing or damaged, images differ in size, a class is empty or
+            missing from a split, or an argument is out of range.
         MissingExtraError: torchvision or scikit-learn is not installed.
     """
     kind, _, path = name.partition(":")
     if kind not in {known.partition(":")[0] for known in _NAMES} or (kind == "digits" and path):
-        raise InputError(f"unknown data set {name!r}; the known ones are {', '.join(_NAMES)}.")
+        raise InputError(f"expected one of the data sets {', '.join(_NAMES)}, got {name!r}; choose one of them")
     if (mean is None) != (std is None):
-        raise InputError(f"mean and std go together, got mean={mean} and std={std}.")
+        raise InputError(f"expected mean and std together, got mean={mean} and std={std}; set both or neither")
     if image_size is not None and (kind not in {"folder", "imagenet"} or image_size < 1):
-        raise InputError(f"image_size is for folders and at least 1, got {image_size} with {name!r}; leave it out.")
+        raise InputError(
+            f"expected image_size >= 1 with folder:PATH or imagenet:PATH, got {image_size} with {name!r}; leave it out"
+        )
     place = Path(path or root or "data")
     if kind == "digits":
         data = _load_digits()
     elif kind.startswith("cifar"):
         data = _load_cifar(kind, place, download)
     elif not path and root is None:
-        raise InputError(f"{name!r} needs a folder; write {kind}:PATH or give root=PATH.")
+        raise InputError(f"expected {kind}:PATH, got {name!r} and no root; add the path to the name or set root")
     else:
         default_size = 224 if kind == "imagenet" else None
         data = list_folder(place, kind, image_size or default_size)
@@ -123,7 +125,7 @@ def _load_digits() -> ImageData:
     bunch = sklearn_datasets.load_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
     split = ImageSplit(images, torch.from_numpy(bunch.target).long())
-    for_training, for_test = _divide(split.labels, round(_DIGITS_TEST_SHARE * len(split)), seed=0)
+    for_training, for_test = _divide(split.labels, round(_DIGITS_TEST_FRACTION * len(split)), seed=0)
     train, test = split.select(for_training), split.select(for_test)
     mean, std = channel_statistics(train.images, max_value=16.0)
     return ImageData(
@@ -145,14 +147,14 @@ def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
     folder = root / reader.base_folder
     try:
         with warnings.catch_warnings():
-            # NumPy 2.4.0 to 2.4.4 warn of the form in which an old NumPy pickled the batches.
+            # NumPy 2.4.0 to 2.4.4 warn about the pickle format of the batches, written by an old NumPy.
             warnings.simplefilter("ignore", exceptions.VisibleDeprecationWarning)
             stored = [reader(str(root), train=train, download=download) for train in (True, False)]
     except RuntimeError as error:
-        found = "a file in it is missing or not as published" if folder.is_dir() else "it does not exist"
+        found = "a folder with a missing or damaged file" if folder.is_dir() else "no such folder"
         raise InputError(
-            f"{kind} was looked for in {folder}, but {found}; set download=True to fetch the set, or set root "
-            f"to the folder that holds {reader.base_folder}."
+            f"expected the published files of {kind} in {folder}, got {found}; set download=True, or set root to the "
+            f"folder that holds {reader.base_folder}"
         ) from error
     train, test = (
         ImageSplit(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
@@ -171,14 +173,14 @@ def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
 
 def _split_validation(train: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
     if not 0 <= fraction < 1:
-        raise InputError(f"expected 0 <= split_validation < 1, a fraction of the training images, got {fraction}")
+        raise InputError(f"expected 0 <= split_validation < 1, got {fraction}; give a fraction of the training images")
     if fraction == 0:
         return train, None
     count = round(fraction * len(train))
     if not 0 < count < len(train):
         raise InputError(
-            f"split_validation={fraction} of {len(train)} training images leaves {count} to validate on and "
-            f"{len(train) - count} to train on; both need at least one."
+            f"expected at least one image for training and one for validation, got {len(train) - count} and {count} "
+            f"with split_validation={fraction} of {len(train)} images; change split_validation"
         )
     rest, chosen = _divide(train.labels, count, seed)
     return train.select(rest), train.select(chosen)
@@ -189,14 +191,15 @@ def _limit(split: Split, limit: int | None, argument: str, seed: int) -> Split:
         return split
     if not 1 <= limit <= len(split):
         raise InputError(
-            f"{argument} must be from 1 to the {len(split)} images of the split, got {limit}; leave it out to keep all."
+            f"expected 1 <= {argument} <= {len(split)}, the number of images in the split, got {limit}; leave it out "
+            "to keep all images"
         )
     generator = torch.Generator().manual_seed(seed)
     return split.select(stratified_subset(split.labels, limit, generator))
 
 
 def _divide(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices outside of a stratified subset of ``count`` images, and those of the subset."""
+    """Draw a stratified subset of ``count`` images; return the indices of the others and of the subset."""
     chosen = stratified_subset(labels, count, torch.Generator().manual_seed(seed))
     outside = torch.ones(len(labels), dtype=torch.bool)
     outside[chosen] = False

@@ -21,28 +21,27 @@ __all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "decode_image", "hold_folder", "impo
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 _IMAGENET_CLASSES = 1000
 _DECODE_THREADS = 16
 _DECODE_CHUNK = 256
 
 
 def decode_image(file: str) -> Any:
-    """Return the image in ``file`` as a Pillow image in RGB, 8 bits a channel.
+    """Decode an image file as a Pillow image in RGB with 8 bits per channel.
 
-    Grey values of 16 bits are divided by 257, so that black stays black and white stays white.
+    16-bit grey values are divided by 257, which maps 65535 to 255.
 
     Raises:
-        InputError: the file is not a readable image, or its pixels are floats or 32-bit integers, which have no fixed
-            white; the message names the file.
+        InputError: the file is not a readable image, or its pixels are floats or 32-bit integers, for which no value
+            is defined as white. The message names the file.
     """
     image_module = import_lab("PIL.Image", "Pillow", "image files")
     try:
         with image_module.open(file) as image:
             if image.mode in ("F", "I"):
                 raise InputError(
-                    f"expected {file} to have 8 or 16 bits a channel, got pixels of mode {image.mode!r}, which have no "
-                    "fixed white; convert the image or remove the file"
+                    f"expected {file} to have 8 or 16 bits per channel, got pixels of mode {image.mode!r}, for which "
+                    "no value is defined as white; convert the image or remove the file"
                 )
             if image.mode.startswith("I;16"):
                 grey = (numpy.asarray(image, dtype=numpy.float32) / 257).round().astype(numpy.uint8)
@@ -55,10 +54,16 @@ def decode_image(file: str) -> Any:
 
 
 def list_folder(root: Path, kind: str, image_size: int | None) -> ImageData:
-    """Return the data set of a folder, its images as files.
+    """List the images of a folder as a data set of files.
+
+    Args:
+        root: folder that holds ``train/CLASS/`` and ``val/CLASS/`` or ``test/CLASS/``.
+        kind: ``imagenet`` (the test images are in ``val/``, 1,000 classes) or ``folder``.
+        image_size: side in pixels to which images decoded on the fly are cropped.
 
     Raises:
-        InputError: the folder, a split or a class folder is missing or empty, or the splits differ in their classes.
+        InputError: the folder, a split or a class folder is missing or empty, or the classes of the splits differ.
+        MissingExtraError: torchvision is not installed.
     """
     if not root.is_dir():
         raise InputError(
@@ -67,7 +72,7 @@ def list_folder(root: Path, kind: str, image_size: int | None) -> ImageData:
         )
     if not (root / "train").is_dir():
         raise InputError(
-            f"expected {root} to hold train/CLASS/IMAGE and the same below val/ or test/, got no train/; add it"
+            f"expected {root} to hold train/CLASS/IMAGE and the same in val/ or test/, got no train/; add it"
         )
     wanted = ("val",) if kind == "imagenet" else ("test", "val")
     test_name = next((folder for folder in wanted if (root / folder).is_dir()), None)
@@ -101,31 +106,42 @@ def list_folder(root: Path, kind: str, image_size: int | None) -> ImageData:
 
 
 def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
-    """Return the class names, sorted, and the image files below each, sorted."""
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    """Return the sorted class names, and the image files sorted by class and path."""
+    listing = import_lab("torchvision.datasets.folder", "torchvision", "image folders")
+    try:
+        names = listing.find_classes(folder)[0]
+    except FileNotFoundError:
+        names = []
+    # find_classes also returns hidden folders, such as those in which file managers keep thumbnails.
+    classes = tuple(name for name in names if not name.startswith("."))
     if not classes:
         raise InputError(f"expected {folder}/CLASS/IMAGE, got no class folders in {folder}; add them")
-    files: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(
-            os.path.join(parent, file)
-            for parent, _, members in os.walk(folder / name)
-            for file in members
-            if os.path.splitext(file)[1].lower() in _IMAGE_SUFFIXES
-        )
-        if not found:
+    indices = {name: index for index, name in enumerate(classes)}
+    images = listing.make_dataset(folder, indices, listing.IMG_EXTENSIONS, allow_empty=True)
+    images.sort(key=lambda image: (image[1], image[0]))  # the order must not depend on how deep the files lie
+    labels = torch.tensor([label for _, label in images], dtype=torch.int64)
+    for name, count in zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True):
+        if count == 0:
             raise InputError(
-                f"expected images ({', '.join(sorted(_IMAGE_SUFFIXES))}) in the class folder {folder / name}, got "
-                "none; add images or remove the folder from every split"
+                f"expected images ({', '.join(listing.IMG_EXTENSIONS)}) in the class folder {folder / name}, got none; "
+                "add images or remove the folder from every split"
             )
-        files += found
-        labels += [label] * len(found)
-    return tuple(classes), FileSplit(tuple(files), torch.tensor(labels))
+    return classes, FileSplit(tuple(file for file, _ in images), labels)
 
 
 def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, cache: Path | None) -> ImageData:
-    """Return ``data`` with its files decoded, or unchanged if they are to be decoded on the fly."""
+    """Decode the files of ``data`` into memory, or return it unchanged if they are to be decoded on the fly.
+
+    Args:
+        data: data set of files in a folder.
+        image_size: side in pixels to which images decoded on the fly are cropped, if given.
+        memory_limit: maximum size of the decoded images, in GiB.
+        cache: folder in which the decoded images are stored; ``None``: they are not stored.
+
+    Raises:
+        InputError: ``image_size`` is not given and the images differ in size or exceed ``memory_limit``; or a file
+            cannot be decoded.
+    """
     splits = {
         name: split
         for name, split in (("train", data.train), ("test", data.test), ("validation", data.validation))
@@ -160,7 +176,7 @@ def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, ca
 
 
 class _UnequalSizesError(InputError):
-    """Images that cannot be stacked in one tensor."""
+    """The images differ in size, so one tensor cannot hold them."""
 
 
 def _hold_split(split: FileSplit, height: int, width: int, cache: Path | None) -> ImageSplit:
@@ -182,7 +198,7 @@ def _hold_split(split: FileSplit, height: int, width: int, cache: Path | None) -
 
 
 def _decode(files: Sequence[str], height: int, width: int) -> Tensor:
-    """Return the images as uint8 of shape ``(N, 3, height, width)``, decoded by a pool of threads."""
+    """Decode the images in a pool of threads, as uint8 of shape ``(N, 3, height, width)``."""
     images = torch.empty((len(files), height, width, 3), dtype=torch.uint8)
     pixels = images.numpy()
 
@@ -191,13 +207,12 @@ def _decode(files: Sequence[str], height: int, width: int) -> Tensor:
             image = decode_image(files[index])
             if image.size != (width, height):
                 raise _UnequalSizesError(
-                    f"expected images of one size, {height}x{width} pixels as the first, got {image.height}x"
-                    f"{image.width} in {files[index]}; resize them, or give image_size=... to decode them on the fly, "
-                    "resized and cropped"
+                    f"expected {height}x{width} pixels in {files[index]}, as in the first image, got {image.height}x"
+                    f"{image.width}; resize the images, or give image_size=... to decode and crop them on the fly"
                 )
             pixels[index] = image
 
-    # Pillow releases the interpreter's lock while it decodes.
+    # Threads are enough, since Pillow releases the global interpreter lock while it decodes.
     with ThreadPoolExecutor(min(_DECODE_THREADS, os.cpu_count() or 1)) as pool:
         for _ in pool.map(decode_range, range(0, len(files), _DECODE_CHUNK)):
             pass
@@ -205,7 +220,11 @@ def _decode(files: Sequence[str], height: int, width: int) -> Tensor:
 
 
 def import_lab(module: str, package: str, purpose: str) -> Any:
-    """Return an optional module, or raise the error that names the extra it belongs to."""
+    """Import an optional module.
+
+    Raises:
+        MissingExtraError: the module is not installed; the message names the extra that installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a data set is: its splits, held in memory or as lists of files, and what a loader needs to know of them."""
+"""Data sets for image classification: splits in memory or as lists of files, with their sizes and statistics."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,14 +15,14 @@ _STATISTICS_CHUNK = 1024
 
 @dataclass(frozen=True, eq=False)
 class ImageSplit:
-    """Images held in memory.
+    """Images in memory.
 
-    Args:
+    Attributes:
         images: uint8, shape ``(N, C, H, W)``.
         labels: int64, shape ``(N,)``, class indices.
 
     Raises:
-        InputError: a dtype or a shape is another, or the counts of images and labels differ.
+        InputError: a dtype or shape is different, or the numbers of images and labels differ.
     """
 
     images: Tensor
@@ -31,8 +31,8 @@ class ImageSplit:
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != torch.uint8:
             raise InputError(
-                f"images must be uint8 of shape (N, C, H, W), got {self.images.dtype} of shape "
-                f"{tuple(self.images.shape)}."
+                f"expected uint8 images of shape (N, C, H, W), got {self.images.dtype} of shape "
+                f"{tuple(self.images.shape)}; convert them"
             )
         _check_labels(self.labels, len(self.images))
 
@@ -40,20 +40,20 @@ class ImageSplit:
         return len(self.images)
 
     def select(self, indices: Tensor) -> Self:
-        """Return the split of the images at ``indices`` (int64, shape ``(M,)``), in their order."""
+        """Return a split with the images at ``indices`` (int64, shape ``(M,)``), in that order."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
 class FileSplit:
-    """Image files, to be decoded when they are needed.
+    """Image files, decoded on the fly.
 
-    Args:
-        files: one path an image.
+    Attributes:
+        files: path of each image.
         labels: int64, shape ``(N,)``, class indices.
 
     Raises:
-        InputError: a dtype or a shape is another, or the counts of files and labels differ.
+        InputError: the dtype or shape of the labels is different, or the numbers of files and labels differ.
     """
 
     files: tuple[str, ...]
@@ -66,7 +66,7 @@ class FileSplit:
         return len(self.files)
 
     def select(self, indices: Tensor) -> Self:
-        """Return the split of the files at ``indices`` (int64, shape ``(M,)``), in their order."""
+        """Return a split with the files at ``indices`` (int64, shape ``(M,)``), in that order."""
         files = tuple(self.files[index] for index in indices.tolist())
         return replace(self, files=files, labels=self.labels[indices])
 
@@ -76,22 +76,22 @@ Split = ImageSplit | FileSplit
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """A data set for image classification: its splits and all that a loader and a report need to know of it.
+    """A data set for image classification.
 
-    Args:
-        label: the name under which results are reported, with its provenance, as ``"CIFAR-10 (JPEG)"``.
-        train: the training images.
-        test: the test images.
-        class_names: one name a class, in the order of the labels.
-        image_size: height and width in pixels of the images, or for files of what they are cropped to.
-        mean: per channel, on the scale 0 to 1.
-        std: per channel, on the same scale.
-        max_value: the pixel value that stands for 1.
-        validation: training images held out, where asked for.
+    Attributes:
+        label: name of the data set in reports, with its source, such as ``"CIFAR-10 (JPEG)"``.
+        train: training images.
+        test: test images.
+        class_names: name of each class, in the order of the labels.
+        image_size: height and width in pixels, for files after the crop.
+        mean: mean of each channel on the scale from 0 to 1.
+        std: standard deviation of each channel on the same scale.
+        max_value: pixel value that corresponds to 1.
+        validation: training images held out for validation, if any.
 
     Raises:
-        InputError: a split is empty, a label is out of range, images differ from ``image_size`` or ``mean`` in
-            size or channels, or files and tensors are mixed.
+        InputError: a split is empty, a label is out of range, the size of the images differs from ``image_size`` or
+            their number of channels from the length of ``mean``, or some splits are files and others in memory.
     """
 
     label: str
@@ -107,8 +107,8 @@ class ImageData:
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
             raise InputError(
-                f"{self.label}: mean and std must be equally long and std positive, got mean={self.mean} and "
-                f"std={self.std}."
+                f"expected mean and std of {self.label} to have one value per channel and std > 0, got "
+                f"mean={self.mean} and std={self.std}; correct them"
             )
         splits = {"train": self.train, "test": self.test, "validation": self.validation}
         for name, split in splits.items():
@@ -117,20 +117,24 @@ class ImageData:
 
     def _check_split(self, name: str, split: Split) -> None:
         if len(split) == 0:
-            raise InputError(f"{self.label}: the {name} split holds no images.")
+            raise InputError(f"expected images in the {name} split of {self.label}, got none; add images")
         low, high = int(split.labels.min()), int(split.labels.max())
         if low < 0 or high >= self.num_classes:
             raise InputError(
-                f"{self.label}: labels must run from 0 to {self.num_classes - 1} for {self.num_classes} classes, "
-                f"but those of the {name} split run from {low} to {high}."
+                f"expected labels from 0 to {self.num_classes - 1} in the {name} split of {self.label}, got {low} to "
+                f"{high}; number the classes from 0 and name each in class_names"
             )
         if isinstance(split, FileSplit) != self.streamed:
-            raise InputError(f"{self.label}: all splits must be held in memory or all be files; {name} differs.")
+            train, other = ("files", "images in memory") if self.streamed else ("images in memory", "files")
+            raise InputError(
+                f"expected {train} in the {name} split of {self.label}, as in the train split, got {other}; "
+                "use one kind for all splits"
+            )
         expected = (self.channels, *self.image_size)
         if isinstance(split, ImageSplit) and split.images.shape[1:] != expected:
             raise InputError(
-                f"{self.label}: images of the {name} split have shape {tuple(split.images.shape[1:])}, expected "
-                f"(C, H, W) = {expected}; bring all images to one size first."
+                f"expected images of shape (C, H, W) = {expected} in the {name} split of {self.label}, got "
+                f"{tuple(split.images.shape[1:])}; resize them, or correct image_size, mean and std"
             )
 
     @property
@@ -140,29 +144,31 @@ class ImageData:
 
     @property
     def channels(self) -> int:
-        """The number of channels of an image."""
+        """The number of channels."""
         return len(self.mean)
 
     @property
     def streamed(self) -> bool:
-        """Whether the images are files, decoded on the fly."""
+        """Whether the images are files that are decoded on the fly."""
         return isinstance(self.train, FileSplit)
 
 
 def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return the ascending indices of ``count`` random items in which every class keeps its fraction.
+    """Draw a random subset in which each class has its fraction of the items.
 
-    Class c with n_c of the N items gets ``count * n_c / N`` of them, rounded down; the items still missing go
-    one each to the classes with the largest remainders, chance deciding between equals.
+    A class with ``n`` of the ``N`` items gets ``count * n / N`` of them, rounded down. The remaining items go, one
+    each, to the classes with the largest remainders; ties are broken at random.
 
     Args:
-        labels: int64, shape ``(N,)``, on the CPU.
-        count: from 0 to N.
-        generator: on the CPU.
+        labels: class of each item, int64, shape ``(N,)``, on the CPU.
+        count: number of items to draw, from 0 to ``N``.
+        generator: random number generator on the CPU.
 
     Returns:
-        int64, shape ``(count,)``.
+        Ascending indices of the subset, int64, shape ``(count,)``.
     """
+    # Not train_test_split(stratify=...) of scikit-learn: it would draw other images, and so change every run with a
+    # limit or held-out validation images. It also refuses to draw all items, or fewer items than there are classes.
     sizes = labels.bincount()
     quotas = sizes * count // len(labels)
     classes = torch.randperm(len(sizes), generator=generator)
@@ -177,7 +183,15 @@ def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) ->
 
 
 def channel_statistics(images: Tensor, max_value: float = 255.0) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and (population) standard deviation of each channel on the scale 0 to 1, from exact sums."""
+    """Compute the mean and population standard deviation of each channel from exact integer sums.
+
+    Args:
+        images: uint8, shape ``(N, C, H, W)``.
+        max_value: pixel value that corresponds to 1.
+
+    Returns:
+        C means and C standard deviations, both on the scale from 0 to 1.
+    """
     total = torch.zeros(images.shape[1], dtype=torch.int64)
     squares = torch.zeros_like(total)
     for part in torch.split(images, _STATISTICS_CHUNK):
@@ -193,6 +207,6 @@ def channel_statistics(images: Tensor, max_value: float = 255.0) -> tuple[tuple[
 def _check_labels(labels: Tensor, count: int) -> None:
     if labels.dtype != torch.int64 or labels.shape != (count,):
         raise InputError(
-            f"labels must be int64 of shape ({count},), one for each image, got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}."
+            f"expected int64 labels of shape ({count},), one per image, got {labels.dtype} of shape "
+            f"{tuple(labels.shape)}; convert them"
         )

@@ -1,8 +1,8 @@
-"""Loaders whose order and augmentation follow from the seed and the epoch alone.
+"""Loaders whose order and augmentation depend on the seed and the epoch only.
 
-An epoch is planned before it starts: the order of the images, their cut into global batches, the part of each
-batch that belongs to this process, and what chance decides for every image. The plan comes from generators of
-its own, so a resumed run needs no loader state, and several processes see together what one would see.
+The order of the images, the global batches, this process's part of each and the random numbers of the augmentation are
+determined before an epoch starts, by separate generators. A resumed run therefore needs no loader state, and the parts
+of all processes together are the batches of a single process.
 """
 
 import hashlib
@@ -24,23 +24,22 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """Which image goes into which batch of which process.
+    """The assignment of images to batches and processes.
 
-    Args:
-        count: images in the split.
-        batch_size: images in a global batch, over all processes together (the recipes' "total" batch).
-        shuffle: draw a new order each epoch; otherwise the images come in the order of the split.
-        drop_last: leave out the images that do not fill a last batch. Without it the last batch is smaller and
-            no image is repeated, so a process may get fewer images or batches than another: right for
-            evaluation.
-        seed: of the order and the augmentation.
+    Attributes:
+        count: number of images in the split.
+        batch_size: number of images in a global batch, over all processes.
+        shuffle: draw a new order in each epoch; otherwise use the order of the split.
+        drop_last: drop the last batch of an epoch if it is not full. Otherwise the last batch is smaller and no image
+            is repeated, so processes may get different numbers of images or batches, as needed for evaluation.
+        seed: seed of the order and the augmentation.
         rank: index of this process.
         world_size: number of processes. Process r gets the r-th contiguous part of each global batch, so the
-            parts put one after the other are the batch of a single process.
+            concatenated parts are the batch of a single process.
 
     Raises:
-        InputError: a number is out of range, no batch can be filled, or processes that train together would get
-            batches of unequal sizes.
+        InputError: a number is out of range, there are fewer images than one batch holds, or training processes would
+            get batches of different sizes.
     """
 
     count: int
@@ -53,32 +52,35 @@ class BatchPlan:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise InputError(f"batch_size must be >= 1, got {self.batch_size}.")
+            raise InputError(f"expected batch_size >= 1, got {self.batch_size}; raise it")
         if not 0 <= self.rank < self.world_size:
-            raise InputError(f"rank must be from 0 to world_size - 1 = {self.world_size - 1}, got {self.rank}.")
+            raise InputError(
+                f"expected 0 <= rank < world_size, got rank={self.rank} and world_size={self.world_size}; correct them"
+            )
         if self.drop_last and self.batch_size % self.world_size:
             raise InputError(
-                f"batch_size={self.batch_size} is the size of a global batch and must be a multiple of "
-                f"world_size={self.world_size}, so that every process gets the same number of images."
+                f"expected batch_size, the size of a global batch, to be a multiple of world_size={self.world_size}, "
+                f"got {self.batch_size}; change it so that every process gets the same number of images"
             )
         if self.drop_last and self.count < self.batch_size:
             raise InputError(
-                f"{self.count} images do not fill one batch of {self.batch_size}; lower batch_size or keep more images."
+                f"expected at least one batch of {self.batch_size} images, got {self.count} images; lower batch_size "
+                "or use more images"
             )
         if self.shuffle and not self.drop_last and self.world_size > 1:
             raise InputError(
-                f"training on {self.world_size} processes needs drop_last=True; a smaller last batch would leave "
-                "them with gradients of unequal weight."
+                f"expected drop_last=True for training on {self.world_size} processes, got False; set it, since a "
+                "smaller last batch would weight the gradients of the processes unequally"
             )
 
     def order(self, epoch: int) -> Tensor:
-        """Return the images' indices in the order of an epoch, int64, shape ``(count,)``."""
+        """Return the indices of the images in the order of an epoch, int64, shape ``(count,)``."""
         if not self.shuffle:
             return torch.arange(self.count)
         return torch.randperm(self.count, generator=epoch_generator(self.seed, epoch, "order"))
 
     def shards(self) -> list[slice]:
-        """Return the ranges of positions in the order that make this process's batches, none of them empty."""
+        """Return this process's non-empty batches as ranges of positions in the order."""
         end = self.count - self.count % self.batch_size if self.drop_last else self.count
         shards = []
         for start in range(0, end, self.batch_size):
@@ -91,10 +93,10 @@ class BatchPlan:
 
 
 class Loader(ABC):
-    """What the loaders share: ``for images, labels in loader`` walks through an epoch of a `BatchPlan`.
+    """Base class of the loaders; ``for images, labels in loader`` iterates over an epoch of a :class:`BatchPlan`.
 
-    Images come as floats of shape ``(B, C, H, W)``, normalised and augmented; labels as int64 of shape
-    ``(B,)``; both on the loader's device.
+    Images are float32 of shape ``(B, C, H, W)``, normalised and augmented; labels are int64 of shape ``(B,)``. Both are
+    on the device of the loader.
     """
 
     def __init__(self, plan: BatchPlan) -> None:
@@ -103,18 +105,18 @@ class Loader(ABC):
         self._shards = plan.shards()
 
     def __len__(self) -> int:
-        """Return the number of this process's batches in an epoch."""
+        """Return the number of batches that this process gets in an epoch."""
         return len(self._shards)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.iter_epoch(self.epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch (from 0) that the next ``iter(loader)`` walks through."""
+        """Set the epoch, counted from 0, that the next ``iter(loader)`` iterates over."""
         self.epoch = epoch
 
     def iter_epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Return an iterator over the batches of an epoch from batch ``start`` on, as they are in the whole epoch."""
+        """Iterate over the batches of an epoch from batch ``start``; they are those of an iteration from 0."""
         generator = epoch_generator(self.plan.seed, epoch, "augmentation")
         return self.batches(self.plan.order(epoch), self._shards[start:], generator)
 
@@ -122,23 +124,23 @@ class Loader(ABC):
     def batches(self, order: Tensor, shards: list[slice], generator: torch.Generator) -> Iterator[Batch]:
         """Yield one batch for each range of positions in ``order``.
 
-        The generator decides the augmentation of every position in ``order``, in the shards or not.
+        The generator draws the augmentation of every position in ``order``, whether in the shards or not.
         """
 
 
 class DeviceLoader(Loader):
-    """Loader of images that stay on the device, where they are indexed, augmented and normalised in batches.
+    """Loader of images in device memory, which are indexed, augmented and normalised there in batches.
 
     Args:
-        split: the images and labels; they are copied to the device, still as uint8.
-        data: the data set that the split belongs to, for its normalisation.
-        plan: the order.
-        augmentation: crop, flip, normalise, cutout; normalisation alone by default.
-        device: where the batches are made.
-        channels_last: whether the batches are in that memory format.
+        split: images and labels, copied to the device as uint8 and int64.
+        data: data set of the split, for the normalisation.
+        plan: order and batches.
+        augmentation: crop, flip, normalise, cutout; default: normalise.
+        device: device of the batches.
+        channels_last: return images in the ``torch.channels_last`` memory format.
 
     Raises:
-        InputError: the augmentation does not suit the image size, or the plan is for another number of images.
+        InputError: a crop or cutout is as large as the images, or the plan is for another number of images.
     """
 
     def __init__(
@@ -165,11 +167,11 @@ class DeviceLoader(Loader):
         self.augmentation = augmentation
 
     def batches(self, order: Tensor, shards: list[slice], generator: torch.Generator) -> Iterator[Batch]:
-        """Yield one batch for each range of positions in ``order`` (see `Loader.batches`)."""
+        """Yield one batch for each range of positions in ``order`` (:meth:`Loader.batches`)."""
         height, width = self.images.shape[-2:]
         draws = None
         if self.augmentation is not None:
-            # Drawn on the CPU and for all positions, so that device and world size change nothing.
+            # Drawn on the CPU and for all positions, so that the result depends on neither device nor world size.
             draws = self.augmentation.draw(len(order), height, width, generator).to(self.device)
         order = order.to(self.device)
         for shard in shards:
@@ -184,12 +186,14 @@ class DeviceLoader(Loader):
 
 
 def epoch_generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
-    """Return a CPU generator that no other seed, epoch or purpose shares."""
+    """Return a CPU generator seeded with a hash of ``seed``, ``epoch`` and ``purpose``."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
 def check_count(plan: BatchPlan, count: int) -> None:
-    """Raise InputError where the plan is for another number of images."""
+    """Raise ``InputError`` if the plan is for another number of images."""
     if plan.count != count:
-        raise InputError(f"the plan is for {plan.count} images, but the split holds {count}.")
+        raise InputError(
+            f"expected a plan for the {count} images of the split, got one for {plan.count}; set its count"
+        )

@@ -81,4 +81,6 @@ def build_schedule(
     def factor(step: int) -> float:
         return (step + 1) / warmup if step < warmup else decay(min(step, end))
 
+    # A closed form, since torch's SequentialLR over LinearLR and CosineAnnealingLR updates the rate of the last step:
+    # its rounding errors accumulate, and a run could not resume bit for bit from the number of its step alone.
     return LambdaLR(optimizer, factor)

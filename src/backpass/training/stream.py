@@ -1,14 +1,15 @@
-"""Loader of image files that worker processes decode on the fly, as for ImageNet."""
+"""Loader of image files, which worker processes decode on the fly, as for ImageNet."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from backpass.errors import InputError, missing_extra
+from backpass._internal.settings import Range, check_settings
+from backpass.errors import missing_extra
 from backpass.training.augment import normalize
 from backpass.training.image_folder import decode_image
 from backpass.training.images import FileSplit, ImageData
@@ -19,49 +20,45 @@ __all__ = ["StreamAugmentation", "StreamLoader"]
 
 @dataclass(frozen=True)
 class StreamAugmentation:
-    """Random resized crop, flip and colour jitter of images decoded on the fly; defaults of SGS's ImageNet.
+    """Random resized crop, flip and colour jitter of images decoded on the fly; defaults: ImageNet settings of SGS.
 
-    Args:
-        min_scale: smallest fraction of the image's area in the crop (torchvision's default, 0.08).
-        flip: mirror half of the images left to right.
-        color_jitter: brightness, contrast and saturation each change by a factor within 1 plus or minus this.
+    Attributes:
+        min_scale: smallest fraction of the area of an image in the random crop (default of torchvision: 0.08).
+        flip: mirror each image left to right with probability 1/2.
+        color_jitter: largest relative change of brightness, contrast and saturation.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: a setting is out of range.
     """
 
-    min_scale: float = 0.08
+    min_scale: Annotated[float, Range(above=0, at_most=1)] = 0.08
     flip: bool = True
-    color_jitter: float = 0.06
+    color_jitter: Annotated[float, Range(at_least=0, below=1)] = 0.06
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_scale <= 1 or not 0 <= self.color_jitter < 1:
-            raise InputError(
-                f"min_scale must be in (0, 1] and color_jitter in [0, 1), got min_scale={self.min_scale} and "
-                f"color_jitter={self.color_jitter}."
-            )
+        check_settings(self, "stream_augmentation")
 
 
 class StreamLoader(Loader):
-    """Loader of image files, decoded and transformed by worker processes, normalised on the device.
+    """Loader of image files, which are decoded and transformed by worker processes and normalised on the device.
 
-    With an augmentation: random resized crop (bilinear), flip, colour jitter. Without: the shorter side is
-    resized to ``image_size / crop_fraction`` and the centre cropped. Chance is seeded for every position in the
-    epoch, so the number of workers changes nothing. The transforms are torchvision's (v2).
+    With an augmentation, the transforms are a random resized crop (bilinear), a flip and colour jitter. Without, the
+    shorter side is resized to ``image_size / crop_fraction`` and the centre is cropped. The transforms are those of
+    ``torchvision.transforms.v2``, seeded for each position in the epoch, so the batches do not depend on ``workers``.
 
     Args:
         split: files and labels.
-        data: the data set that the split belongs to, for its image size and normalisation.
-        plan: the order.
-        augmentation: for training; none by default.
-        device: where the batches end.
-        channels_last: whether the batches are in that memory format.
-        workers: worker processes, kept from epoch to epoch; 0 works in this process.
-        prefetch: batches that each worker prepares ahead.
-        crop_fraction: of evaluation; 0.875 is 224 of 256.
+        data: data set of the split, for image size and normalisation.
+        plan: order and batches.
+        augmentation: random transforms for training; default: none.
+        device: device of the batches.
+        channels_last: return images in the ``torch.channels_last`` memory format.
+        workers: number of worker processes, which persist between epochs; 0: decode in this process.
+        prefetch: number of batches that each worker prepares in advance.
+        crop_fraction: side of the centre crop over the resized shorter side; 0.875 is 224 of 256 pixels.
 
     Raises:
-        InputError: the plan is for another number of images; while iterating: a file cannot be decoded.
+        InputError: the plan is for another number of images; during iteration: a file cannot be decoded.
         MissingExtraError: torchvision is not installed.
     """
 
@@ -91,9 +88,9 @@ class StreamLoader(Loader):
         self._in_use = False
 
     def batches(self, order: Tensor, shards: list[slice], generator: torch.Generator) -> Iterator[Batch]:
-        """Yield one batch for each range of positions in ``order`` (see `Loader.batches`).
+        """Yield one batch for each range of positions in ``order`` (:meth:`Loader.batches`).
 
-        Two iterations at a time, as when measuring within an epoch, have workers of their own.
+        An iteration that starts during another, as for measuring within an epoch, gets its own workers.
         """
         seeds = torch.randint(2**62, (len(order),), generator=generator)
         planned = [list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shards]
@@ -119,13 +116,13 @@ class StreamLoader(Loader):
             persistent_workers=keep_workers and self.workers > 0,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.device.type == "cuda",
-            # Without a generator of its own, it would draw from the global one.
+            # Without one, DataLoader would draw its base seed from the global generator.
             generator=torch.Generator().manual_seed(self.plan.seed),
         )
 
 
 class _StreamDataset(Dataset[Batch]):
-    """Images by index and seed."""
+    """Images and labels, indexed by pairs of index and seed."""
 
     def __init__(self, split: FileSplit, transform: Any) -> None:
         self.split = split
@@ -135,7 +132,7 @@ class _StreamDataset(Dataset[Batch]):
         index, seed = item
         image = decode_image(self.split.files[index])
         with torch.random.fork_rng(devices=[]):
-            # torchvision's transforms draw from the global generator of the CPU.
+            # The transforms of torchvision draw from the global CPU generator.
             torch.default_generator.manual_seed(seed)
             pixels: Tensor = self.transform(image)
         return pixels, int(self.split.labels[index])
@@ -147,7 +144,7 @@ def _stream_transform(
     try:
         from torchvision.transforms import v2
     except ImportError as error:
-        raise missing_extra("torchvision", "lab", "streamed images") from error
+        raise missing_extra("torchvision", "lab", "images decoded on the fly") from error
     if augmentation is None:
         steps = [v2.Resize(round(min(image_size) / crop_fraction)), v2.CenterCrop(image_size)]
     else:

@@ -4,7 +4,8 @@ import pytest
 import scipy.stats
 
 from backpass.experiments.entry import Entry, Published
-from backpass.experiments.reporting.statistics import paired_difference, summarize
+from backpass.experiments.reporting.differences import paired_difference
+from backpass.experiments.reporting.statistics import summarize
 from backpass.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2)

@@ -46,7 +46,7 @@ def test_markdown(table):
         "std": "11.00",
         "difference": "+2.00",
         "95 % CI": "-0.48 to +4.48",
-        "p-value": "0.074",
+        "p (Holm)": "0.074",
         "relative time": "1.50",
         "seconds": "3.0",
         "published": "73.2 ± 0.1",

@@ -9,16 +9,9 @@ from backpass.errors import InputError
 from backpass.reparam import (
     DyRepBlock,
     block_map,
-    reparameterize,
     restore_blocks,
 )
-from reference.reparam_cases import Residual, images, randomise
-
-X = images(2, 3, 9, 9)
-
-
-def trained(name: str = "dbb", **options) -> nn.Module:
-    return randomise(reparameterize(Residual(), name, **options), seed=3).eval()
+from reference.reparam_cases import Residual, X, randomise, trained
 
 
 def test_block_maps_survive_json_and_safe_loading() -> None:

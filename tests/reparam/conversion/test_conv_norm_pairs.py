@@ -7,22 +7,7 @@ from torch import Tensor, nn
 
 from backpass.reparam import ACBlock
 from backpass.reparam.conversion.conv_norm_pairs import find_pairs
-from reference.reparam_cases import Residual, Untraceable, images
-
-
-class Wired(nn.Module):
-    """Two convolutions and two normalisations of one width, wired by a function."""
-
-    def __init__(self, wiring: Callable[["Wired", Tensor], Any]) -> None:
-        super().__init__()
-        self.a, self.b = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
-        self.n, self.m = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-        self.act = nn.ReLU()
-        self.wiring = wiring
-
-    def forward(self, x: Tensor) -> Any:
-        return self.wiring(self, x)
-
+from reference.reparam_cases import Residual, Untraceable, Wired, images
 
 PROBES = [None, images(2, 3, 8, 8)]
 RESIDUAL = {"conv1": "bn1", "conv2": "bn2", "shortcut.0": "shortcut.1"}

@@ -6,27 +6,16 @@ from backpass.errors import InputError, StateError
 from backpass.reparam import (
     BLOCKS,
     DyRepBlock,
-    reparameterize,
     to_plain,
 )
-from reference.reparam_cases import Residual, images, randomise
-
-X = images(2, 3, 9, 9)
-
-
-def trained(name: str = "dbb", **options) -> nn.Module:
-    return randomise(reparameterize(Residual(), name, **options), seed=3).eval()
-
-
-def same(model: nn.Module, other: nn.Module) -> None:
-    torch.testing.assert_close(model.eval()(X), other(X), rtol=1e-4, atol=1e-4)
+from reference.reparam_cases import Residual, X, assert_same, randomise, trained
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_plain_form_loads_strictly_into_the_plain_model(name: str) -> None:
     model, plain = trained(name), Residual()
     plain.load_state_dict(to_plain(model).state_dict(), strict=True)
-    same(plain, model)
+    assert_same(plain, model)
     assert not plain.conv2.bias.any()
     assert isinstance(model.conv1, BLOCKS[name])
 

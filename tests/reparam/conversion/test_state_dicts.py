@@ -10,17 +10,7 @@ from backpass.reparam import (
     load_state_dict,
     reparameterize,
 )
-from reference.reparam_cases import Residual, images, randomise
-
-X = images(2, 3, 9, 9)
-
-
-def trained(name: str = "dbb", **options) -> nn.Module:
-    return randomise(reparameterize(Residual(), name, **options), seed=3).eval()
-
-
-def same(model: nn.Module, other: nn.Module) -> None:
-    torch.testing.assert_close(model.eval()(X), other(X), rtol=1e-4, atol=1e-4)
+from reference.reparam_cases import Residual, assert_same, randomise, trained
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -30,7 +20,7 @@ def test_a_training_checkpoint_loads_into_every_form(name: str) -> None:
     fused_form, training_form = fuse(reparameterize(Residual(), name).eval()), reparameterize(Residual(), name)
     for target in (Residual(), fused_form, training_form):
         load_state_dict(target, state, blocks=blocks)
-        same(target, model)
+        assert_same(target, model)
     assert all(torch.equal(tensor, state[key]) for key, tensor in training_form.state_dict().items())
 
 
@@ -40,7 +30,7 @@ def test_normalisation_settings_come_back_in_the_fused_form() -> None:
     model = randomise(reparameterize(plain, "acb")).eval()
     target = fuse(reparameterize(Residual(), "acb").eval())
     load_state_dict(target, model.state_dict(), blocks=block_map(model))
-    same(target, model)
+    assert_same(target, model)
 
 
 def test_a_branchless_checkpoint_does_not_load_into_a_training_form() -> None:
@@ -61,7 +51,7 @@ def test_a_training_checkpoint_without_its_blocks_says_what_to_pass() -> None:
 def test_plain_checkpoints_load_into_plain_models_and_stay_strict() -> None:
     source, target = randomise(Residual()).eval(), Residual()
     load_state_dict(target, source.state_dict())
-    same(target, source)
+    assert_same(target, source)
     with pytest.raises(RuntimeError, match="Missing key"):
         load_state_dict(target, {})
 
@@ -74,6 +64,6 @@ def test_a_checkpoint_of_a_block_with_two_names_loads_into_every_form() -> None:
     model = randomise(reparameterize(tied(), "acb"), seed=3).eval()
     for target in (reparameterize(tied(), "acb"), tied(), fuse(reparameterize(tied(), "acb").eval())):
         load_state_dict(target, model.state_dict(), blocks=block_map(model))
-        same(target, model)
+        assert_same(target, model)
         assert target[3] is target[0]
     load_state_dict(reparameterize(tied(), "acb"), model.state_dict())

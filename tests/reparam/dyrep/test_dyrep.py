@@ -221,8 +221,10 @@ def test_misuse_is_refused_with_the_next_step() -> None:
         DyRep(model, optimizer, metric="taylor")
     with pytest.raises(InputError, match=r"every=0, recalibration_batches=20, until=500"):
         DyRep(model, optimizer, every=0)
-    with pytest.raises(InputError, match=r"got it wrapped in OptimizedModule; make DyRep first, wrap afterwards"):
+    with pytest.raises(InputError, match="got it wrapped in OptimizedModule; create DyRep first, wrap afterwards"):
         DyRep(torch.compile(model), optimizer)
+    with pytest.raises(InputError, match="got it wrapped in DataParallel; create DyRep first"):
+        DyRep(nn.DataParallel(model), optimizer)
     linear = nn.Linear(2, 2)
     with pytest.raises(InputError, match=r"expected an nn.Conv2d that can grow, .*, got Linear without one"):
         DyRep(linear, torch.optim.SGD(linear.parameters(), lr=0.1))

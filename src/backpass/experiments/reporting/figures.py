@@ -1,4 +1,4 @@
-"""Pictures of results, as SVG text: learning curves, and the scalings of each layer."""
+"""Pictures of results, as SVG text: learning curves, the scalings of each layer, accuracy over tuned settings."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import torch
 
 from backpass.experiments.record import Record
 
-__all__ = ["learning_curves", "scaling_pictures"]
+__all__ = ["heat_map", "learning_curves", "scaling_pictures", "value_curve"]
 
 _COLORS = ("#4c566a", "#0b7285", "#c2410c", "#6d28d9", "#15803d", "#b91c1c", "#a16207", "#0369a1")
 
@@ -53,6 +53,53 @@ def scaling_pictures(scalings: Mapping[str, Sequence[object]]) -> str:
             color = "black" if value > 0.6 * high else "white"
             ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=6, color=color)
     return _svg(figure)
+
+
+def value_curve(name: str, accuracies: Mapping[str, float | None]) -> str:
+    """Return accuracy over the values of one setting as SVG, values evenly spaced; a value that diverged has no point.
+
+    Args:
+        name: of the setting.
+        accuracies: fraction by value, in the order of the values.
+    """
+    figure = _figure(5.0, 2.6)
+    axes = figure.subplots()
+    known = [(place, 100 * value) for place, value in enumerate(accuracies.values()) if value is not None]
+    axes.plot([x for x, _ in known], [y for _, y in known], color=_COLORS[1], marker="o", markersize=4, linewidth=1.4)
+    axes.set_xticks(range(len(accuracies)), [_plain(value) for value in accuracies])
+    axes.set(xlabel=name, ylabel="held-out accuracy, %")
+    axes.grid(alpha=0.25)
+    return _svg(figure)
+
+
+def heat_map(names: Sequence[str], accuracies: Mapping[tuple[str, str], float | None]) -> str:
+    """Return accuracy in % over the values of two settings as SVG; what was not tried or diverged is an empty cell.
+
+    Args:
+        names: of the settings: rows, columns.
+        accuracies: fraction by value of the first and of the second setting.
+    """
+    rows, columns = (list(dict.fromkeys(point[axis] for point in accuracies)) for axis in (0, 1))
+    nan = float("nan")
+    cells = [[100 * (accuracies.get((r, c)) or nan) for c in columns] for r in rows]
+    figure = _figure(1.6 + 0.75 * len(columns), 1.0 + 0.45 * len(rows))
+    axes = figure.subplots()
+    axes.imshow(cells, cmap="viridis", aspect="auto")
+    known = [value for row in cells for value in row if value == value]
+    middle = (min(known) + max(known)) / 2
+    for i, row in enumerate(cells):
+        for j, value in enumerate(row):
+            if value == value:
+                color = "black" if value > middle else "white"
+                axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=color)
+    axes.set_xticks(range(len(columns)), [_plain(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [_plain(value) for value in rows])
+    axes.set(xlabel=names[1], ylabel=names[0])
+    return _svg(figure)
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # no formula
 
 
 def _plane(scaling: torch.Tensor) -> torch.Tensor:

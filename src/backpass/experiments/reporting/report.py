@@ -11,7 +11,14 @@ from backpass.experiments.entry import Entry
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.figures import learning_curves, scaling_pictures
 from backpass.experiments.reporting.statistics import records_of
-from backpass.experiments.reporting.tables import ResultTable, calibration_table, result_table, write_tables
+from backpass.experiments.reporting.tables import (
+    ResultTable,
+    calibration_table,
+    difference_table,
+    result_table,
+    write_tables,
+)
+from backpass.experiments.reporting.tuning import tuning_section
 from backpass.experiments.study import Study, make_key
 from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
@@ -24,8 +31,14 @@ _PICTURES = 8
 def write_report(study: Study, records: Sequence[Record], folder: Path, choices: Sequence[Choice] = ()) -> ResultTable:
     """Write ``report.html`` and the files of the table into the study's folder; return the table.
 
-    The page is self-contained: table, learning curves by model, scalings by layer, settings. The scalings shown are
-    those of the first seed of the first eight entries that have any.
+    The page is self-contained: table, differences, what tuning has tried, learning curves by model, scalings by layer,
+    settings. The scalings shown are those of the first seed of the first eight entries that have any.
+
+    Args:
+        study: that the records are of: with tuning, its second stage.
+        records: of the study; others are left out.
+        folder: of the files.
+        choices: what the first stage has chosen.
     """
     keys = {entry.run_key for entry in study.entries}
     records = [record for record in records if record.entry in keys]  # not those of a tuning stage
@@ -42,12 +55,15 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
         if found[0].scalings and len(pictures) < _PICTURES:
             svg = scaling_pictures(found[0].scalings)
             pictures.append({"name": _name(entry), "seed": found[0].seed, "svg": svg})
+    labels = {entry.key: entry.label for entry in study.entries}
     templates = Environment(
         loader=PackageLoader("backpass.experiments.reporting"), autoescape=select_autoescape(["html", "j2"])
     )
     page = templates.get_template("report.html.j2").render(
         table=table,
+        differences=difference_table(table.summaries),
         calibration=calibration_table(table.summaries),
+        tuning=[tuning_section(choice, labels[choice.entry]) for choice in choices],
         subjects={_subject(record): record for record in reversed(records)},
         curves={subject: learning_curves(by_name) for subject, by_name in curves.items()},
         pictures=pictures,

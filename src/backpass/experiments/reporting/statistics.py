@@ -1,36 +1,18 @@
-"""Statistics of a study: means, spreads, and paired differences to a baseline."""
+"""Statistics of a study, entry by entry: means, spreads, and the difference to the baseline."""
 
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from backpass.experiments.entry import Entry, Published
 from backpass.experiments.record import Record
+from backpass.experiments.reporting.differences import Difference, holm, paired_difference
 
-__all__ = ["Difference", "Summary", "paired_difference", "records_of", "summarize"]
+__all__ = ["Summary", "records_of", "summarize"]
 
 
 _CALIBRATION = ("loss", "calibration_error", "loss_at_alpha", "calibration_error_at_alpha")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The mean of paired differences, with its uncertainty.
-
-    Attributes:
-        n: number of pairs.
-        mean: mean difference.
-        low: lower end of its 95 % confidence interval (Student's t); ``None`` for one pair, or without any spread.
-        high: upper end.
-        p: two-sided p value of the paired t-test; ``None`` likewise.
-    """
-
-    n: int
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
 
 
 @dataclass(frozen=True)
@@ -89,33 +71,15 @@ class Summary:
         return asdict(self)
 
 
-def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Difference:
-    """Return the mean of ``values - baseline``, pair by pair, with its 95 % interval and paired t-test.
-
-    The interval is ``mean +- t * s / sqrt(n)``, where ``s`` is the sample standard deviation of the differences and
-    ``t`` the 0.975 quantile of Student's t with ``n - 1`` degrees of freedom. Both need some spread: with one pair, or
-    with differences that are all the same, the data say nothing of their own error, and interval and p are ``None``.
-
-    Args:
-        values: at least one number.
-        baseline: the same number of them, in the same order.
-    """
-    differences = [value - base for value, base in zip(values, baseline, strict=True)]
-    mean = statistics.fmean(differences)
-    # Differences of equal pairs may differ in their last bits.
-    if len(differences) < 2 or max(differences) - min(differences) < 1e-12:
-        return Difference(len(differences), mean, None, None, None)
-    from scipy.stats import ttest_rel  # Here, since it takes seconds to load, which no worker needs to wait for.
-
-    test = ttest_rel(values, baseline)
-    low, high = test.confidence_interval(0.95)
-    return Difference(len(differences), mean, float(low), float(high), float(test.pvalue))
-
-
 def summarize(entries: Sequence[Entry], records: Sequence[Record]) -> list[Summary]:
-    """Return one summary for each entry, of the records that carry its key."""
+    """Return one summary for each entry, of the records that carry its key; p-values are corrected over all entries."""
     by_key = {entry.key: records_of(entry, records) for entry in entries}
-    return [_summary(entry, by_key[entry.key], by_key.get(entry.baseline or "", {})) for entry in entries]
+    found = [_summary(entry, by_key[entry.key], by_key.get(entry.baseline or "", {})) for entry in entries]
+    corrected = holm([None if s.difference is None else s.difference.p for s in found])
+    return [
+        s if s.difference is None else replace(s, difference=replace(s.difference, p_holm=p))
+        for s, p in zip(found, corrected, strict=True)
+    ]
 
 
 def records_of(entry: Entry, records: Sequence[Record]) -> dict[int, Record]:

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,24 @@ from rich.table import Table as RichTable
 from tabulate import tabulate
 
 from backpass.experiments.record import Record
-from backpass.experiments.reporting.statistics import Difference, Summary, summarize
+from backpass.experiments.reporting.differences import Difference
+from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.study import Study
 from backpass.training.checkpoint import atomic_write
 
-__all__ = ["NOT_RUN", "ResultTable", "calibration_table", "markdown_table", "result_table", "write_tables"]
+__all__ = [
+    "NOT_RUN",
+    "ResultTable",
+    "calibration_table",
+    "difference_table",
+    "markdown_table",
+    "result_table",
+    "write_tables",
+]
 
 NOT_RUN = "not run"
 _TEXTS = ("entry", "method")
+_DIFFERENCE = tuple(field.name for field in fields(Difference))
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,26 @@ def result_table(study: Study, records: Sequence[Record]) -> ResultTable:
     )
 
 
+def difference_table(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return header and rows of a table of the differences to the baselines, in points, and of their tests."""
+    rows: list[tuple[str, ...]] = [
+        (
+            _name(summary),
+            str(found.n),
+            _number(found.mean, "+.2f", 100),
+            _interval(found),
+            _number(found.std, ".2f", 100),
+            _number(found.effect, "+.2f"),
+            _p_value(found.p),
+            _p_value(found.p_holm),
+            _number(found.detectable, ".2f", 100),
+        )
+        for summary in summaries
+        if (found := summary.difference) is not None
+    ]
+    return ("entry", "n", "difference", "95 % CI", "std", "effect size", "p-value", "p (Holm)", "detectable"), rows
+
+
 def calibration_table(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return header and rows of a table of loss and calibration error, at the logits z and, with PGT, at alpha * z.
 
@@ -176,10 +206,10 @@ def _interval(found: Difference | None) -> str:
     return f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
 
 
-def _p_value(found: Difference | None) -> str:
-    if found is None or found.p is None:
+def _p_value(p: float | None) -> str:
+    if p is None:
         return ""
-    return "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _was_branched(summary: Summary) -> bool:
@@ -199,7 +229,7 @@ _COLUMNS: dict[str, Callable[[Summary], str]] = {
     "train accuracy, %": lambda s: _number(s.train_accuracy, ".2f", 100),
     "difference": lambda s: _number(s.difference.mean if s.difference else None, "+.2f", 100),
     "95 % CI": lambda s: _interval(s.difference),
-    "p-value": lambda s: _p_value(s.difference),
+    "p (Holm)": lambda s: _p_value(s.difference.p_holm if s.difference else None),
     "relative time": lambda s: _number(s.relative_time, ".2f"),
     "seconds": lambda s: _number(s.seconds, ".1f"),
     "GPU hours": lambda s: _number(s.gpu_hours, ".2f"),
@@ -223,5 +253,5 @@ def _flat(summary: Summary) -> dict[str, Any]:
     flat |= flat.pop("calibration")
     for key in ("values", "relative_times"):
         flat[key] = " ".join(f"{seed}:{value!r}" for seed, value in flat[key].items())
-    flat |= {f"difference_{key}": difference.get(key) for key in ("n", "mean", "low", "high", "p")}
+    flat |= {f"difference_{key}": difference.get(key) for key in _DIFFERENCE}
     return flat | {f"published_{key}": published.get(key) for key in ("value", "std", "cost", "flops", "params")}

@@ -5,6 +5,7 @@ from typing import Self, cast
 
 from torch import nn
 
+from backpass._internal.padding import same_padding
 from backpass.errors import InputError
 
 __all__ = ["ConvGeometry"]
@@ -36,14 +37,14 @@ class ConvGeometry:
             InputError: ``padding="same"`` pads one side more than the other (a span of even length).
         """
         kernel_size, dilation = cast(Pair, conv.kernel_size), cast(Pair, conv.dilation)
-        spans = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
-        if conv.padding == "same" and any(span % 2 for span in spans):
+        rows, columns = same_padding(kernel_size, dilation)
+        if conv.padding == "same" and (rows[0] != rows[1] or columns[0] != columns[1]):
             raise InputError(
                 "expected padding that is equal on both sides, got padding='same' with "
                 f"kernel_size={kernel_size} and dilation={dilation}, which pads one side more than the other; give the "
                 "padding as numbers"
             )
-        words = {"same": (spans[0] // 2, spans[1] // 2), "valid": (0, 0)}
+        words = {"same": (rows[0], columns[0]), "valid": (0, 0)}
         padding = words[conv.padding] if isinstance(conv.padding, str) else cast(Pair, conv.padding)
         return cls(
             in_channels=conv.in_channels,

@@ -1,11 +1,10 @@
 """Which convolution feeds which batch normalisation, and nothing else."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from torch import nn
 
+from backpass._internal.modes import set_mode
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.conversion.data_flow import DataFlow
 from backpass.reparam.conversion.probe import Probe
@@ -53,7 +52,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
         run(model, probe, names, flow)
     else:
         for training in (True, False):
-            with _mode(model, training):
+            with set_mode(model, training=training):
                 trace(model, names, flow)
     pairs, reasons = {}, {}
     for module, name in names.items():
@@ -81,14 +80,3 @@ def _names(model: nn.Module) -> dict[nn.Module, str]:
 
     visit(model, "")
     return names
-
-
-@contextmanager
-def _mode(model: nn.Module, training: bool) -> Iterator[None]:
-    before = {module: module.training for module in model.modules()}
-    try:
-        model.train(training)
-        yield
-    finally:
-        for module, was in before.items():
-            module.training = was

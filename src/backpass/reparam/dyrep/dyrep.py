@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn, optim
 
+from backpass._internal.wrappers import unwrap
 from backpass.errors import BackpassWarning, InputError, StateError
 from backpass.reparam.blocks.batch_norm import BatchNorm
 from backpass.reparam.blocks.block import ReparamBlock
@@ -108,10 +109,10 @@ class DyRep:
                 "expected every and recalibration_batches to be at least 1 and until at least 0, got "
                 f"every={every}, recalibration_batches={recalibration_batches}, until={until}"
             )
-        if isinstance(model, nn.parallel.DistributedDataParallel) or hasattr(model, "_orig_mod"):
+        if unwrap(model) is not model:
             raise InputError(
                 "expected the network itself, whose modules DyRep changes, got it wrapped in "
-                f"{type(model).__name__}; make DyRep first, wrap afterwards, and wrap again after each adjustment"
+                f"{type(model).__name__}; create DyRep first, wrap afterwards, and wrap again after each adjustment"
             )
         self.model = model
         self._followed, _, self._read = find_pairs(model, probe)
