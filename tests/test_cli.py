@@ -11,6 +11,7 @@ from backpass.experiments import RECIPES, Entry, Published, Table
 from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.tables import TABLES
+from training.folders import write_folder
 
 SMALL = ["--epochs", "1", "--data.limit-train", "96", "--data.limit-test", "30", "--runtime.device", "cpu"]
 
@@ -238,3 +239,20 @@ def test_errors_are_one_line_and_status_2(arguments, text, capsys, tmp_path):
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("backpass: ")
     assert text in error
+
+
+def test_photographs_of_unequal_sizes_are_streamed_with_the_option_that_the_error_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photographs" / "cats", {"train": {"a": 4, "b": 4}, "test": {"a": 2, "b": 2}}, size=(9, 14))
+    write_folder(tmp_path / "photographs" / "dogs", {"train": {"c": 4}, "test": {"c": 2}}, size=(12, 10))
+    for split in ("train", "test"):
+        (tmp_path / "photographs" / "dogs" / split / "c").rename(tmp_path / "photographs" / "cats" / split / "c")
+    command = ["train", "--data.name", "folder:photographs/cats", "--data.limit-train", "None", "--data.limit-test"]
+    command += ["None", "--epochs", "1", "--batch-size", "4", "--runtime.device", "cpu", "--runtime.workers", "0"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "expected 9x14 pixels in " in error
+    assert "got 12x10; resize the images, or give image_size (--data.image-size) to decode and crop them" in error
+    assert main([*command, "--data.image-size", "8", "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["entries"]
+    assert entry["n"] == 1

@@ -146,6 +146,10 @@ def test_the_command_line_gives_the_same_message(key, value, wanted, capsys, tmp
         (["worker", "--study", "x", "--heartbeat", "nan"], "heartbeat to be a finite number > 0 and <= 86400.0, got"),
         (["worker", "--study", "x", "--grace", "nan"], "grace to be a finite number > 0 and <= 86400.0, got nan"),
         (["train", "--data.label", "\udcff"], r"every argument to be text in UTF-8, got '\udcff'"),
+        (
+            ["power", "--spread", "1", "--seeds", "5", "--level", "5e-324"],
+            "level to be a finite number >= 1e-09 and < 1",
+        ),
         (["search", "sgs.k", "--values", "-1", "--dry-run"], "sgs.k to be a finite number > 0, got -1"),
     ],
 )

@@ -32,6 +32,7 @@ from backpass.training.recipe import Recipe, Run, Runtime
 __all__ = ["List", "Power", "Report", "Train", "Worker"]
 
 _LONGEST = 86400.0
+_POINTS = Range(at_least=1e-6, at_most=100)
 _WORKER_HINT = "its runs wait again; start the same command again to resume"
 
 
@@ -166,12 +167,12 @@ class Power:
         json: print JSON.
     """
 
-    spread: Annotated[float, Range(above=0)]
-    difference: Annotated[float, Range(above=0)] | None = None
-    seeds: Annotated[int, Range(at_least=2, at_most=2**31 - 1)] | None = None
-    level: Annotated[float, Range(above=0, below=1)] = LEVEL
-    power: Annotated[float, Range(above=0, below=1)] = POWER
-    correlation: Annotated[float, Range(above=-1, below=1)] = 0.0
+    spread: Annotated[float, _POINTS]
+    difference: Annotated[float, _POINTS] | None = None
+    seeds: Annotated[int, Range(at_least=2, at_most=1_000_000)] | None = None
+    level: Annotated[float, Range(at_least=1e-9, below=1)] = LEVEL
+    power: Annotated[float, Range(above=0, at_most=0.999)] = POWER
+    correlation: Annotated[float, Range(at_least=-1, at_most=0.999)] = 0.0
     json: bool = False
 
     def __call__(self) -> None:

@@ -86,7 +86,7 @@ class _Database(RDBStorage):
 def _open_database(address: str) -> RDBStorage:
     try:
         url = sqlalchemy.make_url(address)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise InputError(f"expected a database URL such as postgresql://user@host/database, got {address!r}") from error
     if url.drivername == "postgresql":
         # Which driver that means depends on the version of SQLAlchemy.
