@@ -256,3 +256,35 @@ def test_photographs_of_unequal_sizes_are_streamed_with_the_option_that_the_erro
     assert main([*command, "--data.image-size", "8", "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["entries"]
     assert entry["n"] == 1
+
+
+def test_paths_and_labels_are_not_taken_for_markup(tmp_path, capsys):
+    out = tmp_path / "[bold]a[" / "b]"
+    command = ["compare", *SMALL, "--methods", "plain", "--seeds", "0", "--data.label", "[/x]", "--out", str(out)]
+    assert main(command) == 0
+    assert f"runs   {out}\n" in capsys.readouterr().out
+    assert main(["worker", "--study", str(out)]) == 0
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "1 runs have ended, 0 failed" in printed
+    assert "[bold]a[" in printed
+    assert main(["report", str(out)]) == 0
+    assert "digits_net on [/x]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("out", "text"),
+    [
+        ("file", "got File exists"),
+        ("file/x", "got Not a directory"),
+        ("x" * 300, "got File name too long"),
+        ("/proc/nope/x", "got No such file or directory"),
+    ],
+)
+def test_folders_that_cannot_be_made_are_named_in_one_line(out, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["train", *SMALL, "--out", out]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("backpass: expected to read and write '")
+    assert text in error
+    assert error.endswith("; give another path or mend it")

@@ -123,7 +123,8 @@ class Worker:
         if self.json:
             print_json({"folder": str(folder), "runs": len(states), "failures": failures})
         else:
-            Console().print(f"{len(states)} runs have ended, {len(failures)} failed\nruns   {folder}", highlight=False)
+            ended = f"{len(states)} runs have ended, {len(failures)} failed\nruns   {folder}"
+            Console().print(ended, highlight=False, markup=False)
         if failures:
             raise StateError(describe_failures(failures, len(states)))
 

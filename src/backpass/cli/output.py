@@ -39,7 +39,7 @@ def show(study: Study, records: list[Record], folder: Path, *, choices: Sequence
         return
     console = Console()
     console.print(table.rich())
-    console.print(f"runs   {folder}\nreport {report}", highlight=False, soft_wrap=True)
+    console.print(f"runs   {folder}\nreport {report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(content: object) -> None:
