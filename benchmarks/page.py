@@ -14,7 +14,7 @@ from backpass.experiments.reporting.tables import markdown_table
 from backpass.experiments.serialization import from_json
 from backpass.experiments.tables import TABLES
 from claims import CLAIMS, Claim, Verdict, judge
-from sections import cost, distributed, gpu_tests, measuring, power_grad, published, studies, throughput
+from sections import cost, distributed, gpu_tests, measuring, old_new, power_grad, published, studies, throughput
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "results.md"
@@ -44,6 +44,7 @@ BENCHMARKS: tuple[_Section, ...] = (
     ),
     ("throughput-timm-cpu", "The trainer and timm's script, cpu", throughput),
     ("sgs-published-cpu", "The published estimator and ours, cpu", published),
+    ("sgs-old-new", "SGS before and after its measuring code was rewritten", old_new),
     ("sgs-distributed", "SGS: update on several processes", distributed),
     ("tests-cuda", "Tests that need a GPU", gpu_tests),
 )

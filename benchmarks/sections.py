@@ -67,6 +67,29 @@ def measuring(content: dict[str, Any]) -> str:
     return _table(header, updates) + "\n" + _table(("batch", "step, ms", "scaling, ms", "share, %", "n"), steps)
 
 
+def old_new(content: dict[str, Any]) -> str:
+    """Return the table of two source trees measured in turn."""
+    units = {"update": (1.0, "s"), "scale": (1e-3, "ms"), "memory": (1.0, "MB")}
+    subjects = {
+        "update": "update on {} batches",
+        "scale": "scale_gradients, batch {}",
+        "memory": "update on {} batches",
+    }
+    rows = []
+    for row in content["rows"]:
+        kind, size = row["what"].split()
+        factor, unit = units[kind]
+        old, new = (
+            spread(row[name], factor) if len(row[name]) > 1 else f"{row[name][0]:.0f}" for name in ("old", "new")
+        )
+        ratio = spread(row["ratios"]) if len(row["ratios"]) > 1 else f"{row['ratios'][0]:.2f}"
+        rows.append((f"{subjects[kind].format(size)}, {unit}", old, new, ratio, str(len(row["ratios"]))))
+    commits = content["commits"]
+    header = ("what", f"before ({commits['old']})", f"after ({commits['new']})", "after / before", "n")
+    clock = "CPU time of one thread" if content["clock"] == "cpu" else "wall time"
+    return f"VGG-16 with the small head, batches of 128 images; {clock}.\n\n" + _table(header, rows)
+
+
 def published(content: dict[str, Any]) -> str:
     rows = []
     for row in content["rows"]:

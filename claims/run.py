@@ -9,9 +9,11 @@ machine they were made.
 """
 
 import argparse
+import gzip
 import importlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from backpass.experiments import Record, Study, run_study
 from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.stages import CHOICES_FILE
 from backpass.experiments.study import StudyRun
 from backpass.training.checkpoint import atomic_write
 from claim import Claim
@@ -30,6 +33,7 @@ __all__ = ["NAMES", "RESULTS", "load_claim", "read_kept"]
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+RECORDS = "records.jsonl.gz"
 _TOOLS = ("claim", "page", "run", "settings")
 NAMES = tuple(path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in _TOOLS)
 
@@ -42,26 +46,34 @@ def load_claim(name: str) -> Claim:
 
 def read_kept(name: str) -> dict[str, Record]:
     """Return the records of a claim that are kept, by the name of their folder."""
-    path = RESULTS / f"{name}.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
+    path = RESULTS / name / RECORDS
+    lines = gzip.decompress(path.read_bytes()).splitlines() if path.is_file() else []
     records = [from_json(Record, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
     return {StudyRun(record.entry, record.run).folder: record for record in records}
 
 
 def keep(name: str, folder: Path) -> None:
-    """Add the records of the folder to those that are kept."""
+    """Add the records of the folder to those that are kept, and what its tuning has chosen."""
     records = read_kept(name) | {p.parent.name: read_record(p) for p in sorted(folder.glob(f"*/{RECORD_FILE}"))}
+    if not records:
+        return
     lines = [json.dumps(json.loads(to_json(records[key])), separators=(",", ":")) for key in sorted(records)]
-    RESULTS.mkdir(exist_ok=True)
-    atomic_write(RESULTS / f"{name}.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    (RESULTS / name).mkdir(parents=True, exist_ok=True)
+    # Without a time of writing, so that equal records make equal files.
+    atomic_write(RESULTS / name / RECORDS, gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
+    if (folder / CHOICES_FILE).is_file():
+        shutil.copy(folder / CHOICES_FILE, RESULTS / name)
 
 
 def restore(name: str, folder: Path) -> None:
-    """Write the records that are kept into the folder of the study, so that their runs are complete."""
+    """Write what is kept into the folder of the study, so that its runs are complete."""
     for key, record in read_kept(name).items():
         if not (folder / key / RECORD_FILE).is_file():
             (folder / key).mkdir(parents=True, exist_ok=True)
             record.write(folder / key / RECORD_FILE)
+    if (RESULTS / name / CHOICES_FILE).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(RESULTS / name / CHOICES_FILE, folder)
 
 
 def run(name: str, folder: Path, *, entries: Sequence[str], processes: int) -> None:

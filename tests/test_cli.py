@@ -37,12 +37,47 @@ def test_compare_as_json(tmp_path, capsys):
     ]
 
 
+def test_compare_tunes_first_and_its_report_shows_what_was_tried(tmp_path, capsys):
+    out = tmp_path / "t"
+    tune = ["--tune", "lr=0.01,0.02,0.05", "--tune", "weight_decay=0,5e-4", "--tuning.seeds", "7"]
+    arguments = ["compare", *SMALL, "--methods", "plain", "pgt", "--seeds", "0", *tune, "--out", str(out), "--json"]
+    assert main(arguments) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [(e["label"], e["n"]) for e in content["entries"]] == [("plain", 1), ("pgt", 1)]
+    assert [note.partition(":")[0] for note in content["notes"]] == ["plain", "pgt"]
+    assert all("the best of 6 points" in note for note in content["notes"])
+    page = (out / "report.html").read_text()
+    assert page.count("<h3>") == 2
+    assert page.count(">chosen<") == 2
+    assert main(["report", str(out), "--json"]) == 0  # made again from the files
+    assert json.loads(capsys.readouterr().out) == content
+    assert (out / "report.html").read_text() == page
+
+
+def test_tuning_that_cannot_be_is_refused_before_anything_runs(tmp_path, capsys):
+    out = tmp_path / "t"
+    assert main(["compare", *SMALL, "--tune", "lr=0.1,0.2", "--tune", "k=3,5", "--out", str(out)]) == 2
+    assert "expected every entry to try the same number of points, got plain: 2, sgs: 4" in capsys.readouterr().err
+    assert main(["compare", *SMALL, "--tune", "speed=1,2", "--out", str(out)]) == 2
+    assert "unknown setting 'speed'" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_power(capsys):
+    assert main(["power", "--spread", "0.15", "--difference", "0.2", "--level", "0.01", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seeds"] == 21
+    assert main(["power", "--spread", "0.15", "--seeds", "21", "--level", "0.01"]) == 0
+    assert "21 seeds of each method tell a difference of 0.19" in capsys.readouterr().out
+    assert main(["power", "--spread", "0.15"]) == 2
+    assert "expected either --difference or --seeds" in capsys.readouterr().err
+
+
 def test_search_judges_on_held_out_images(tmp_path, capsys):
     out = tmp_path / "s"
     arguments = ["search", "sgs.k", *SMALL, "--values", "2", "7", "--seeds", "0", "--out", str(out), "--json"]
     assert main(arguments) == 0
     content = json.loads(capsys.readouterr().out)
-    assert [row["label"] for row in content["entries"]] == ["plain", "sgs.k = 2", "sgs.k = 7"]
+    assert [row["label"] for row in content["entries"]] == ["plain", "sgs, sgs.k = 2", "sgs, sgs.k = 7"]
     assert content["notes"] == ["accuracy on 20 % of the training images, held out"]
     history = json.loads((out / "plain-seed0" / "result.json").read_text())["history"]
     assert "validation_accuracy" in history[0]
@@ -185,7 +220,9 @@ def test_no_command_lists_the_commands(capsys):
     with pytest.raises(SystemExit) as ending:
         main([])
     assert ending.value.code == 2
-    assert "{train, compare, search, reproduce, worker, report, list}" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    commands = ("train", "compare", "search", "reproduce", "worker", "report", "power", "list")
+    assert all(command in printed for command in commands)
 
 
 def test_a_recipe_option_needs_a_value(capsys):

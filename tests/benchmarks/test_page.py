@@ -144,3 +144,13 @@ def test_the_worst_setting_decides(benchmark_module):
     found = claims.judge(claim, {"small": [1.0, 1.1, 1.2], "large": [1.9, 2.0, 2.1], "none": []})
     assert (found.setting, found.verdict, found.n) == ("large", "cannot be told", 3)
     assert claims.judge(claim, {"none": []}) is None
+
+
+def test_before_and_after():
+    table = rows(section("SGS before and after its measuring code was rewritten"))
+    stored = raw("sgs-old-new")["rows"]
+    assert len(table) == len(stored) == 5
+    for line, row in zip(table, stored, strict=True):
+        ratios = [new / old for old, new in zip(row["old"], row["new"], strict=True)]
+        assert leading(line[3]) == pytest.approx(statistics.median(ratios), abs=0.006)
+        assert line[4] == str(len(ratios))

@@ -115,4 +115,5 @@ def table_study(
         replace(e, recipe=reduction.apply(e.recipe) if e.recipe and e.key in needed else None) for e in table.entries
     )
     notes = (f"paper: {table.repetitions}", *table.notes, *reduction.notes())
-    return Study(f"{table.title} ({table.name})", shown, seeds, notes)
+    tuning = table.tuning if any(entry.tuned for entry in shown) else None
+    return Study(f"{table.title} ({table.name})", shown, seeds, notes, tuning)

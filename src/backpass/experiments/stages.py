@@ -17,9 +17,9 @@ from backpass.experiments.study import Study, StudyRun, make_key
 from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point, points
 from backpass.training.checkpoint import atomic_write
 
-__all__ = ["choose", "count_runs", "next_runs", "read_choices", "tuned_study", "tuning_study"]
+__all__ = ["CHOICES_FILE", "choose", "count_runs", "next_runs", "read_choices", "tuned_study", "tuning_study"]
 
-_CHOICES_FILE = "tuning.json"
+CHOICES_FILE = "tuning.json"
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ def tuning_study(study: Study) -> Study:
     tuning = _tuning(study)
     tuned = [entry for entry in study.entries if entry.tuned]
     counts = {entry.label: len(points(entry.key, entry.space, tuning.trials)) for entry in tuned}
-    if not tuned or len(set(counts.values())) > 1:
+    if not tuned or (len(set(counts.values())) > 1 and not tuning.unequal):
         listed = ", ".join(f"{label}: {count}" for label, count in counts.items()) or "no entry with a search space"
         raise InputError(
             f"expected every entry to try the same number of points, got {listed}; give the smallest of these numbers "
-            "as the number of trials, which are drawn at random"
+            "as the number of trials, which are drawn at random, or allow unequal ones"
         )
     entries = tuple(
         _point_entry(entry, point, tuning) for entry in tuned for point in points(entry.key, entry.space, tuning.trials)
@@ -94,7 +94,7 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
         entries.append(replace(entry, recipe=replace_settings(entry.recipe, choice.settings), space=()))
         edge = f"; at the edge of its values: {', '.join(choice.at_edge)}" if choice.at_edge else ""
         notes.append(f"{entry.label}: {_text(choice.settings)}, the best of {len(choice.trials)} points{edge}")
-    if untuned := [entry.label for entry in study.entries if entry.recipe is not None and not entry.tuned]:
+    if untuned := [e.label for e in study.entries if e.recipe is not None and e.runs_of is None and not e.tuned]:
         notes.append(f"not tuned: {', '.join(untuned)}")
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
 
@@ -119,13 +119,13 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
         tuple(points(entry.key, entry.space, study.tuning.trials)) for entry in study.entries if entry.tuned
     ]:
         raise InputError(
-            f"expected {folder / _CHOICES_FILE} to hold the points of this study, got those of another search; choose "
+            f"expected {folder / CHOICES_FILE} to hold the points of this study, got those of another search; choose "
             "another folder"
         )
     if choices is None and diverged is not None:
         paths = [folder / run.folder / RECORD_FILE for run in first.runs()]
         choices = choose(study, [read_record(path) for path in paths if path.is_file()], diverged)
-        atomic_write(folder / _CHOICES_FILE, to_json(_Chosen(tuple(choices))).encode())
+        atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(choices))).encode())
     return first.runs() + ([] if choices is None else tuned_study(study, choices).runs())
 
 
@@ -140,7 +140,7 @@ def read_choices(folder: Path) -> list[Choice] | None:
     Raises:
         InputError: its file cannot be read.
     """
-    path = folder / _CHOICES_FILE
+    path = folder / CHOICES_FILE
     try:
         text = path.read_bytes()
     except FileNotFoundError:

@@ -36,6 +36,7 @@ class Tuning:
         seeds: of each point; they share none with the study, whose seeds then judge what was chosen.
         validation: fraction of the training images that is held out and evaluated.
         trials: points of each entry, drawn at random from its space with a fixed seed; ``None``: all of them.
+        unequal: let entries try different numbers of points, as papers do. The one that tries most has an advantage.
 
     Raises:
         InputError: no seed or one given twice, no trial, or a fraction that is not between 0 and 1.
@@ -44,6 +45,7 @@ class Tuning:
     seeds: tuple[int, ...] = (1000, 1001)
     validation: float = VALIDATION
     trials: int | None = None
+    unequal: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what tries nothing."""

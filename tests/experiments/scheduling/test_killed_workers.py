@@ -5,9 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from backpass.experiments import run_study
 from backpass.experiments.comparison import compare_study
 from backpass.experiments.record import read_record
 from backpass.experiments.scheduling.queue import Queue
+from backpass.experiments.stages import next_runs
+from backpass.experiments.study import write_study
+from backpass.experiments.tuning import Tuning, parse_space
 from backpass.training.recipe import DataSettings
 from reference.study_workers import CPU, TINY, accuracies, essence, queue_of, start_command
 
@@ -69,3 +73,35 @@ def test_two_of_four_workers_are_killed_and_nothing_shows(storage, undisturbed, 
             ours, theirs = (read_record(place / run.folder / "result.json") for place in (folder, alone))
             assert essence(ours) == essence(theirs)
             assert ours.entry == run.entry
+
+
+def test_a_worker_is_killed_in_each_stage_of_a_tuned_study_and_nothing_shows(tmp_path):
+    recipe = replace(TINY, epochs=25, data=DataSettings(limit_train=256, limit_test=60))
+    space, tuning = parse_space(["lr=0.01,0.05"]), Tuning(seeds=(7,))
+    study = compare_study(recipe, ["plain", "sgs"], [0, 1], space=space, tuning=tuning)
+    alone = run_study(study, tmp_path / "alone", runtime=CPU)
+    folder = tmp_path / "three"
+    with closing(Queue.create(str(folder), "s", folder=folder, runtime=CPU)) as queue:
+        queue.fill(next_runs(study, folder))
+        write_study(study, folder)
+        started = [start_worker(folder, folder) for _ in range(3)]
+        by_process = {str(process.pid): process for process in started}
+        for stage in ("validation", "test"):
+            killed = False
+            while not killed:
+                assert any(process.poll() is None for process in started), f"the workers ended before a kill in {stage}"
+                for state in queue.states():
+                    metrics = folder / state.run.folder / "metrics.jsonl"
+                    process = by_process.get((state.worker or "").rpartition(":")[2])
+                    lines = metrics.read_text().splitlines() if process and metrics.is_file() else []
+                    if not killed and 2 <= len(lines) <= 15 and f"{stage}_accuracy" in lines[0]:
+                        process.kill()
+                        process.wait()
+                        by_process.pop(str(process.pid))
+                        killed = True
+                time.sleep(0.05)
+        assert sorted(process.wait(300) for process in started) == [-9, -9, 0]
+        assert {state.state for state in queue.states()} == {"complete"}
+    again = run_study(study, folder, runtime=CPU)
+    assert again.choices == alone.choices
+    assert [essence(record) for record in again.records] == [essence(record) for record in alone.records]

@@ -69,7 +69,7 @@ def parameters() -> list:
     chosen = {}
     for table in TABLES.values():
         entries = [e for e in table.entries if e.recipe is not None and e.runs_of is None and e.method != "plain"]
-        searched = table.name in ("sgs-k", "sgs-autocorrelation-k", "sgs-figure-7", "sgs-figure-8", "pgt-alpha")
+        searched = table.name in ("sgs-figure-7", "sgs-figure-8", "pgt-alpha")
         for entry in entries[:2] if searched else entries:
             chosen.setdefault((entry.recipe, entry.method), (table.name, entry))
     return [

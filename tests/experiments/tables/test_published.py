@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from backpass.experiments import get_recipe, get_table
-from backpass.experiments.search import ALPHA_BETA_GRID, AUTOCORRELATION_K_GRID, K_GRID, VALIDATION
+from backpass.experiments.search import ALPHA_BETA_GRID, AUTOCORRELATION_K_GRID, K_GRID
 from backpass.experiments.tables import TABLES
+from backpass.experiments.tuning import VALIDATION
 
 TRANSCRIPTS = Path(__file__).parents[2] / "reference" / "published"
 

@@ -7,22 +7,32 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from backpass.experiments.entry import Published
+from backpass.experiments.stages import count_runs
 from backpass.experiments.study import Study
+from backpass.experiments.tuning import points
 
 __all__ = ["planned_runs", "planned_table"]
 
 
 def planned_runs(study: Study) -> list[dict[str, Any]]:
-    """Return one dictionary for each entry: key, label, method, baseline, number of runs, published numbers, note."""
+    """Return a dictionary for each entry: key, label, method, baseline, search space, runs, published numbers, note."""
     counts = {entry.key: 0 for entry in study.entries}
     for run in study.runs():
         counts[run.entry] += 1
+    tuning = study.tuning
+    tried = {
+        entry.key: len(tuning.seeds) * len(points(entry.key, entry.space, tuning.trials))
+        for entry in study.entries
+        if entry.tuned and tuning is not None
+    }
     return [
         {
             "key": entry.key,
             "label": entry.label,
             "method": entry.method,
             "baseline": entry.baseline,
+            "tuning_runs": tried.get(entry.key, 0),
+            "space": dict(entry.space),
             "runs": counts[entry.key],
             "runs_of": entry.runs_of,
             "published": None if entry.published is None else vars(entry.published),
@@ -40,7 +50,7 @@ def planned_table(study: Study, *, cost_unit: str = "", flops_unit: str = "") ->
         cost_unit: of the published costs.
         flops_unit: of the published multiply-adds.
     """
-    total = len(study.runs())
+    total = count_runs(study)
     notes = dict.fromkeys([*study.notes, *(entry.note for entry in study.entries if entry.note)])
     table = RichTable(
         title=escape(f"{study.title}: {total} runs"),
@@ -54,6 +64,7 @@ def planned_table(study: Study, *, cost_unit: str = "", flops_unit: str = "") ->
     columns = {
         "entry": [entry.label for entry in study.entries],
         "method": [entry.method for entry in study.entries],
+        "tuning runs": [str(planned["tuning_runs"] or "") for planned in planned_runs(study)],
         "runs": [_runs(planned) for planned in planned_runs(study)],
         "published": [str(entry.published or "") for entry in study.entries],
         cost_unit or "cost": [_extra(entry.published, "cost") for entry in study.entries],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from backpass.experiments.entry import Entry, check_entries
+from backpass.experiments.tuning import Tuning
 
 __all__ = ["Statement", "Table"]
 
@@ -39,6 +40,7 @@ class Table:
         flops_unit: of the published multiply-adds; empty: none are printed.
         notes: what a reader must know of the settings.
         statements: numbers that stand in the paper's text.
+        tuning: how the entries with a search space are tuned first; ``None``: none has one.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Table:
     flops_unit: str = ""
     notes: tuple[str, ...] = ()
     statements: tuple[Statement, ...] = ()
+    tuning: Tuning | None = None
 
     def __post_init__(self) -> None:
         """Refuse entries that do not fit together."""

@@ -1,0 +1,122 @@
+"""Makes docs/claims.md from the claims and their records in claims/results, and from nothing else.
+
+python claims/page.py
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from backpass.experiments import Record, Study
+from backpass.experiments.reporting.differences import Difference
+from backpass.experiments.reporting.statistics import Summary, summarize
+from backpass.experiments.reporting.tables import difference_table, markdown_table
+from backpass.experiments.stages import CHOICES_FILE, count_runs, read_choices, tuned_study
+from claim import Claim
+from run import NAMES, RESULTS, load_claim, read_kept
+
+__all__ = ["page", "verdict"]
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "claims.md"
+
+HEAD = """# Claims
+
+Made by `claims/page.py` from the files in [claims](../claims), which were committed before their runs, and from the raw
+records in [claims/results](../claims/results). Differences are paired over seeds, in points; p-values have Holm's
+correction over all differences of a claim; *detectable* is the smallest true difference that the seeds tell at p < 0.05
+with power 0.9. A claim that is not complete has no verdict.
+
+The verdicts: **gain** or **loss**, where the corrected p-value is below the claim's level; **no difference of
+interest**, where the 95 % confidence interval lies within the smallest difference of interest; otherwise **cannot be
+told**.
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page(NAMES))
+
+
+def page(names: Sequence[str]) -> str:
+    """Return the page of these claims."""
+    claims = {name: load_claim(name) for name in names}
+    kept = {name: list(read_kept(name).values()) for name in names}
+    hours = sum(core_hours(record) for records in kept.values() for record in records)
+    runs = sum(len(records) for records in kept.values())
+    rows = [row for name in names for row in overview(name, claims[name], kept[name])]
+    parts = [
+        HEAD,
+        f"All records together: {runs} runs, {hours:.1f} core hours (seconds of the runs times their threads, other "
+        "programs on the machine included).",
+        markdown_table(("claim", "entry", "difference", "95 % CI", "p (Holm)", "verdict"), rows),
+        *(section(name, claims[name], kept[name]) for name in names),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def core_hours(record: Record) -> float:
+    """Return the hours of a run, evaluation included, times its threads."""
+    return (record.seconds + record.cost.evaluate_seconds) * record.environment.threads / 3600
+
+
+def verdict(found: Difference, claim: Claim) -> str:
+    """Return what the difference of an entry says, by the claim's rule."""
+    if found.p_holm is not None and found.p_holm < claim.level:
+        return "gain" if found.mean > 0 else "loss"
+    if found.low is not None and found.high is not None and max(-found.low, found.high) < claim.smallest / 100:
+        return "no difference of interest"
+    return "cannot be told"
+
+
+def summaries(name: str, claim: Claim, records: Sequence[Record]) -> tuple[Study, list[Summary]]:
+    """Return the study that the records are of, and its summaries; without any where runs are missing."""
+    study = claim.study
+    if study.tuning is not None:
+        study = tuned_study(study, read_choices(RESULTS / name) or [])
+    known = {(record.entry, record.run) for record in records}
+    chosen = claim.study.tuning is None or (RESULTS / name / CHOICES_FILE).is_file()
+    complete = chosen and {(run.entry, run.run) for run in study.runs()} <= known
+    return study, summarize(study.entries, records) if complete else []
+
+
+def overview(name: str, claim: Claim, records: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Return the lines of a claim in the table of all."""
+    _, found = summaries(name, claim, records)
+    link = f"[{name}](#{name.replace('_', '-')})"
+    if not found:
+        state = f"{len(records)} of {count_runs(claim.study)} runs, no verdict" if records else "not yet run"
+        return [(link, "", "", "", "", state)]
+    _, rows = difference_table(found)
+    tested = [summary.difference for summary in found if summary.difference is not None]
+    return [
+        (link, row[0], row[2], row[3], row[7], f"**{verdict(difference, claim)}**")
+        for row, difference in zip(rows, tested, strict=True)
+    ]
+
+
+def section(name: str, claim: Claim, records: Sequence[Record]) -> str:
+    """Return question, rule, and what came of a claim."""
+    study, found = summaries(name, claim, records)
+    tuning, entries, seeds = claim.study.tuning, claim.study.entries, claim.study.seeds
+    budget = f"{len(entries)} entries, {len(seeds)} seeds each, {count_runs(claim.study)} runs in all"
+    if tuning is not None:
+        budget += f", those of tuning included ({len(tuning.seeds)} other seeds, {tuning.validation:.0%} held out)"
+    lines = [
+        f"## {name.replace('_', '-')}",
+        claim.question,
+        f"- Budget: {budget}.\n- Smallest difference of interest: {claim.smallest:g} points. Level: {claim.level:g}.\n"
+        f"- Seeds: {claim.seeds_from}\n- Stopping: {claim.stopping}\n- File: [{name}.py](../claims/{name}.py).",
+    ]
+    if not found:
+        return "\n\n".join([*lines, f"{len(records)} runs so far." if records else "Not yet run."])
+    means = [
+        (s.label, str(s.n), *(f"{100 * value:.2f}" if value is not None else "" for value in (s.mean, s.std)))
+        for s in found
+    ]
+    lines.append(markdown_table(("entry", "n", "accuracy, %", "std"), means))
+    lines.append(markdown_table(*difference_table(found)))
+    if study.notes:
+        lines.append("\n".join(f"- {note}" for note in study.notes))
+    return "\n\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The claims, their records, and the page made from them, read here a second time without the code that makes it."""
+
+import gzip
+import importlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import scipy.stats
+
+from backpass.experiments import Study
+from backpass.experiments.reporting.differences import Difference
+from backpass.experiments.stages import tuning_study
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "claims"
+PAGE = (ROOT / "docs" / "claims.md").read_text()
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("claim", "page", "run", "settings"))
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in ("claim", "page", "run", "settings", *NAMES):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def claim_of(name: str):
+    return importlib.import_module(name).CLAIM
+
+
+def lines_of(name: str) -> list[dict]:
+    path = FOLDER / "results" / name / "records.jsonl.gz"
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()] if path.is_file() else []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_claim_is_a_study_with_a_rule(name):
+    claim = claim_of(name)
+    assert isinstance(claim.study, Study)
+    assert claim.question.endswith("?")
+    assert len(claim.study.seeds) >= 10
+    assert claim.smallest > 0
+    assert any(entry.baseline for entry in claim.study.entries)
+    if claim.study.tuning is not None:
+        tuning_study(claim.study)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kept_records_are_runs_of_the_claim(name):
+    claim = claim_of(name)
+    recipes = {entry.key: entry.recipe for entry in claim.study.entries}
+    if claim.study.tuning is not None:
+        recipes |= {entry.key: entry.recipe for entry in tuning_study(claim.study).entries}
+    seen = set()
+    for line in lines_of(name):
+        recipe = recipes[line["entry"]]
+        assert line["run"]["recipe"]["model"] == recipe.model
+        assert line["run"]["recipe"]["epochs"] == recipe.epochs == len(line["history"])
+        seen.add((line["entry"], line["run"]["seed"]))
+    assert len(seen) == len(lines_of(name))
+
+
+def test_the_page_is_made_from_the_records():
+    page = importlib.import_module("page")
+    assert page.page(NAMES) == PAGE
+
+
+def test_no_record_has_a_path_of_a_machine():
+    for name in NAMES:
+        assert not re.search(r'"/|"[A-Z]:\\\\', json.dumps(lines_of(name)))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if lines_of(name)])
+def test_differences_on_the_page_follow_from_the_raw_records(name):
+    claim, by_entry = claim_of(name), {}
+    for line in lines_of(name):
+        last = line["history"][-1]
+        by_entry.setdefault(line["entry"], {})[line["run"]["seed"]] = 100 * last.get("test_accuracy", float("nan"))
+    section = PAGE.partition(f"\n## {name.replace('_', '-')}\n")[2].partition("\n## ")[0]
+    complete = all(len(by_entry.get(e.key, ())) == len(claim.study.seeds) for e in claim.study.entries)
+    assert ("| effect size |" in section.replace("   ", " ").replace("  ", " ")) == complete
+    for entry in claim.study.entries if complete else ():
+        if entry.baseline is None:
+            continue
+        ours, base = by_entry[entry.key], by_entry[entry.baseline]
+        found = [ours[seed] - base[seed] for seed in claim.study.seeds]
+        shown = [cell.strip() for row in section.splitlines() if row.startswith("|") for cell in row.split("|")]
+        assert f"{statistics.fmean(found):+.2f}" in shown
+        if max(found) > min(found):
+            p = scipy.stats.ttest_1samp(found, 0).pvalue
+            assert ("<0.001" if p < 0.001 else f"{p:.3f}") in shown
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict"),
+    [
+        (Difference(9, 0.01, low=0.002, high=0.018, p=0.02, p_holm=0.04), "gain"),
+        (Difference(9, -0.01, low=-0.018, high=-0.002, p=0.02, p_holm=0.04), "loss"),
+        (Difference(9, 0.01, low=0.002, high=0.018, p=0.02, p_holm=0.06), "cannot be told"),
+        (Difference(9, 0.001, low=-0.001, high=0.003, p=0.3, p_holm=0.3), "no difference of interest"),
+        (Difference(1, 0.01), "cannot be told"),
+    ],
+)
+def test_verdicts_by_hand(found, verdict):
+    claim = claim_of("fixed_digits")  # 0.5 points, level 0.05
+    assert importlib.import_module("page").verdict(found, claim) == verdict
+
+
+def test_records_that_are_kept_are_not_run_again(tmp_path, monkeypatch):
+    run = importlib.import_module("run")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    name = next(name for name in NAMES if lines_of(name))
+    lines = lines_of(name)[:3]
+    (tmp_path / "results" / name).mkdir(parents=True)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "results" / name / "records.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    run.restore(name, tmp_path / "study")
+    folders = {path.parent.name for path in (tmp_path / "study").glob("*/result.json")}
+    assert folders == set(run.read_kept(name))
+    assert len(folders) == 3
+    run.keep(name, tmp_path / "study")
+    assert list(run.read_kept(name)) == sorted(folders)
+
+
+def test_the_command_names_the_claims():
+    command = [sys.executable, str(FOLDER / "run.py"), "--help"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert all(name in printed.replace("\n", "") for name in NAMES)
