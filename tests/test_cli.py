@@ -216,15 +216,6 @@ def test_the_last_recipe_decides_the_defaults(capsys):
     assert "vgg16_small" in text
 
 
-def test_no_command_lists_the_commands(capsys):
-    with pytest.raises(SystemExit) as ending:
-        main([])
-    assert ending.value.code == 2
-    printed = capsys.readouterr().err
-    commands = ("train", "compare", "search", "reproduce", "worker", "report", "power", "list")
-    assert all(command in printed for command in commands)
-
-
 def test_a_recipe_option_needs_a_value(capsys):
     with pytest.raises(SystemExit) as ending:
         main(["train", "--recipe", "--epochs", "2"])

@@ -212,6 +212,9 @@ def test_none_is_a_value_where_the_annotation_has_it():
         Recipe(epochs=None)
 
 
+COMMANDS = ("train", "compare", "search", "reproduce", "worker", "report", "power", "list")
+
+
 def test_the_command_alone_prints_its_help(capsys):
     with pytest.raises(SystemExit) as ending:
         main([])

@@ -13,7 +13,7 @@ from fuzz.ending import problem
 from training.folders import write_folder
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [80, pytest.param(3000, marks=pytest.mark.slow)])
 def test_no_command_line_ends_in_a_traceback(count, tmp_path, monkeypatch, capsys):
     def fit(trainer):
         raise StateError("the test trains nothing")

@@ -43,7 +43,7 @@ def uses_of(place, folder):
     }[place]
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.slow)])
 def test_no_damaged_file_ends_in_a_traceback_or_in_other_weights(count, originals, tmp_path, capsys):
     capsys.readouterr()
     generator = random.Random(23)
