@@ -11,6 +11,7 @@ from backpass.experiments import RECIPES, Entry, Published, Table
 from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.tables import TABLES
+from training.folders import write_folder
 
 SMALL = ["--epochs", "1", "--data.limit-train", "96", "--data.limit-test", "30", "--runtime.device", "cpu"]
 
@@ -173,13 +174,13 @@ def test_worker_ends_a_study_that_another_began(tmp_path, capsys):
 
 def test_failed_runs_are_named_after_the_table(tmp_path, monkeypatch, capsys):
     out = str(tmp_path / "c")
-    compare = ["compare", *SMALL, "--methods", "plain", "pgt", "--seeds", "0", "--pgt.alpha", "-1", "--out", out]
+    compare = ["compare", *SMALL, "--methods", "plain", "agc", "--seeds", "0", "--agc.head", "nope", "--out", out]
     assert main(compare) == 2
     printed = capsys.readouterr()
     assert "not run" in printed.out
-    assert "backpass: 1 of 2 runs failed (pgt-seed0: " in printed.err
+    assert "backpass: 1 of 2 runs failed (agc-seed0: " in printed.err
     assert main(["worker", "--study", out]) == 2
-    assert "backpass: 1 of 2 runs failed (pgt-seed0: " in capsys.readouterr().err
+    assert "backpass: 1 of 2 runs failed (agc-seed0: " in capsys.readouterr().err
 
 
 def test_sigterm_in_a_run_of_a_study_puts_it_back(tmp_path, monkeypatch):
@@ -213,15 +214,6 @@ def test_the_last_recipe_decides_the_defaults(capsys):
         main(["train", "--recipe=digits", "--recipe", "cifar-600", "--help"])
     text = capsys.readouterr().out
     assert "vgg16_small" in text
-
-
-def test_no_command_lists_the_commands(capsys):
-    with pytest.raises(SystemExit) as ending:
-        main([])
-    assert ending.value.code == 2
-    printed = capsys.readouterr().err
-    commands = ("train", "compare", "search", "reproduce", "worker", "report", "power", "list")
-    assert all(command in printed for command in commands)
 
 
 def test_a_recipe_option_needs_a_value(capsys):
@@ -266,7 +258,7 @@ def test_what_a_study_cannot_work_with(arguments, text, capsys):
         (["train", "--model", "nope"], "unknown model 'nope'"),
         (["train", "--data.name", "nope"], "folder:PATH, got 'nope'; choose one of them"),
         (["train", "--data.name", "folder:/no/such/place"], "/no/such/place"),
-        (["train", "--sgs.k", "-1", "--method", "sgs"], "expected k to be a finite number > 0"),
+        (["train", "--sgs.k", "-1", "--method", "sgs"], "expected sgs.k to be a finite number > 0"),
         (["train", "--pgt.alpha", "0", "--method", "pgt"], "alpha"),
     ],
 )
@@ -275,3 +267,52 @@ def test_errors_are_one_line_and_status_2(arguments, text, capsys, tmp_path):
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("backpass: ")
     assert text in error
+
+
+def test_photographs_of_unequal_sizes_are_streamed_with_the_option_that_the_error_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "photographs" / "cats", {"train": {"a": 4, "b": 4}, "test": {"a": 2, "b": 2}}, size=(9, 14))
+    write_folder(tmp_path / "photographs" / "dogs", {"train": {"c": 4}, "test": {"c": 2}}, size=(12, 10))
+    for split in ("train", "test"):
+        (tmp_path / "photographs" / "dogs" / split / "c").rename(tmp_path / "photographs" / "cats" / split / "c")
+    command = ["train", "--data.name", "folder:photographs/cats", "--data.limit-train", "None", "--data.limit-test"]
+    command += ["None", "--epochs", "1", "--batch-size", "4", "--runtime.device", "cpu", "--runtime.workers", "0"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "expected 9x14 pixels in " in error
+    assert "got 12x10; resize the images, or give image_size (--data.image-size) to decode and crop them" in error
+    assert main([*command, "--data.image-size", "8", "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["entries"]
+    assert entry["n"] == 1
+
+
+def test_paths_and_labels_are_not_taken_for_markup(tmp_path, capsys):
+    out = tmp_path / "[bold]a[" / "b]"
+    command = ["compare", *SMALL, "--methods", "plain", "--seeds", "0", "--data.label", "[/x]", "--out", str(out)]
+    assert main(command) == 0
+    assert f"runs   {out}\n" in capsys.readouterr().out
+    assert main(["worker", "--study", str(out)]) == 0
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "1 runs have ended, 0 failed" in printed
+    assert "[bold]a[" in printed
+    assert main(["report", str(out)]) == 0
+    assert "digits_net on [/x]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("out", "text"),
+    [
+        ("file", "got File exists"),
+        ("file/x", "got Not a directory"),
+        ("x" * 300, "got File name too long"),
+        ("/proc/nope/x", "got No such file or directory"),
+    ],
+)
+def test_folders_that_cannot_be_made_are_named_in_one_line(out, text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert main(["train", *SMALL, "--out", out]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("backpass: expected to read and write '")
+    assert text in error
+    assert error.endswith("; give another path or mend it")

@@ -1,5 +1,6 @@
 """Entry point of ``backpass`` and ``python -m backpass``: runs a command, turns our errors into one clear line."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     Returns:
-        0; 2 after an error that has been explained; 130 after an interrupt from the terminal (Ctrl-C).
+        0; 2 after an error that has been explained; 130 after an interrupt from the terminal (Ctrl-C); 141 if nobody
+        reads the output any more (a closed pipe).
 
     Raises:
         SystemExit: with status 143 after SIGTERM.
@@ -29,6 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BackpassError as error:
         _print(str(error))
         return 2
+    except BrokenPipeError:
+        # The reader of the output has gone. Python would fail again when it writes the rest out at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _print(_describe(error))
+        return 2
     except KeyboardInterrupt as interrupt:
         _print("; ".join(["interrupted", *_hints(interrupt)]))
         return 128 + signal.SIGINT
@@ -43,8 +52,15 @@ def _hints(ending: BaseException) -> list[str]:
     return getattr(ending, "__notes__", [])
 
 
+def _describe(error: OSError) -> str:
+    """Return a line for a path that cannot be used: a file in place of a folder, a name too long, a full disk."""
+    names = " and ".join(repr(str(name)) for name in (error.filename, error.filename2) if name is not None)
+    return f"expected to read and write {names or 'files'}, got {error.strerror or error}; give another path or mend it"
+
+
 def _print(line: str) -> None:
-    print(f"backpass: {line}", file=sys.stderr)  # noqa: T201
+    # One line, whatever a file or a library has put into it.
+    print(f"backpass: {' '.join(line.split())}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":

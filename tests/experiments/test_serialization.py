@@ -58,7 +58,7 @@ def test_nested_tuples_and_unions():
     [
         ({"epoch": 3}, "epoch = 3 (Unexpected keyword argument)"),
         ({"epochs": "3"}, "epochs = '3' (Input should be a valid integer)"),
-        ({"epochs": 0}, "expected epochs to be at least 1, got 0"),
+        ({"epochs": 0}, "got expected epochs to be an integer >= 1 and <= 2147483647, got 0; choose another value"),
         ({"sgs": {"measure": "entropy"}}, "sgs.measure = 'entropy'"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr = nan (Input should be a finite number)"),
         ([], "the text = []"),

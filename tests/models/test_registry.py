@@ -113,8 +113,17 @@ def test_arguments_reach_timm():
 
 def test_an_argument_that_a_timm_model_lacks_is_named():
     pytest.importorskip("timm")
-    with pytest.raises(InputError, match=r"that timm's 'resnet18' takes, got zero_init=False: .*leave it out"):
+    with pytest.raises(
+        InputError, match=r"builds as 'resnet18' with .*, zero_init=False, got TypeError: .*'zero_init'"
+    ):
         create_model("timm/resnet18", zero_init_last=False, zero_init=False)
+
+
+@pytest.mark.parametrize("name", ["foo:bar", "local-dir:no/such/folder", ":"])
+def test_unknown_timm_sources_are_named(name):
+    pytest.importorskip("timm")
+    with pytest.raises(InputError, match=f"expected a model that timm builds as '{name}' with .*choose another model"):
+        create_model(f"timm/{name}", num_classes=3)
 
 
 def test_an_unknown_timm_model_lists_close_names():

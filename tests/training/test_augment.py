@@ -199,7 +199,7 @@ def test_errors_name_the_values_received() -> None:
         flip(images, torch.tensor([True]))
     with pytest.raises(InputError, match=r"expected centers of shape \(6, 2\), got \(6,\)"):
         cut(images, torch.zeros(6, dtype=torch.int64), 2)
-    with pytest.raises(InputError, match="expected crop_padding >= 0 and cutout >= 0 pixels, got -1 and 16; use 0"):
+    with pytest.raises(InputError, match=r"expected augmentation\.crop_padding to be an integer >= 0, got -1"):
         Augmentation(crop_padding=-1)
     with pytest.raises(InputError, match="expected cutout < 8 for images of 8x8 pixels, got 16; lower it"):
         Augmentation().check(8, 8)

@@ -224,3 +224,10 @@ def test_pixels_without_a_defined_white_are_refused(dtype: type, mode: str, tmp_
     Image.fromarray(np.linspace(0, 1, 12).reshape(3, 4).astype(dtype)).save(file)
     with pytest.raises(InputError, match=rf"expected {file} to have 8 or 16 bits .* mode '{mode}', .*; convert"):
         decode_image(str(file))
+
+
+def test_images_of_too_many_pixels_are_refused(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow refuses to decode more than twice ``MAX_IMAGE_PIXELS``, so that a small file cannot fill the memory."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 17)
+    with pytest.raises(InputError, match=r"000.png to be a readable image, got Image size \(36 pixels\) exceeds limit"):
+        load_dataset(f"folder:{pets}")

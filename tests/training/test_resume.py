@@ -147,3 +147,10 @@ def test_float16_with_a_loss_scale_resumes_in_float16(method, recipe, images, tm
 def test_half_precision_is_refused_on_a_cpu(recipe, images):
     with pytest.raises(InputError, match="expected precision no or bf16 on a CPU, got fp16; choose another precision"):
         Trainer(Run(recipe), images, runtime=Runtime(device="cpu", precision="fp16"))
+
+
+def test_another_precision_in_the_same_process_is_refused(recipe, images):
+    """Accelerate keeps the precision of the first run for all that follow."""
+    Trainer(Run(recipe), images, runtime=Runtime(device="cpu"))
+    with pytest.raises(InputError, match=r"precision in a process, got precision='bf16' after .*new process"):
+        Trainer(Run(recipe), images, runtime=Runtime(device="cpu", precision="bf16"))

@@ -4,15 +4,20 @@ Each command is a dataclass whose fields are its options. Where a command takes 
 options too (``--epochs``, ``--optimizer.lr``), on top of the defaults that ``--recipe NAME`` chooses.
 """
 
-from collections.abc import Sequence
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
 import tyro
 
+from backpass._internal.settings import check_text
 from backpass.cli.commands import List, Power, Report, Train, Worker
 from backpass.cli.studies import Compare, Reproduce, Search
+from backpass.errors import InputError
 from backpass.experiments import get_recipe
 
 __all__ = ["run"]
@@ -28,13 +33,15 @@ class _RecipeName:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parse the arguments and run the command they name.
+    """Parse the arguments and run the command they name; without any, print the help.
 
     Raises:
-        InputError: an argument of the command is invalid.
+        InputError: an argument of the command is invalid, such as a setting that is out of range.
         StateError: a run failed.
         SystemExit: after ``--help``, or with status 2 for options that do not parse.
     """
+    for argument in arguments:
+        check_text("every argument", argument)
     chosen, _ = tyro.cli(_RecipeName, args=list(arguments), prog="backpass", add_help=False, return_unknown_args=True)
     recipe, settings = chosen.recipe, get_recipe(chosen.recipe)
     missing: Any = tyro.MISSING
@@ -49,8 +56,29 @@ def run(arguments: Sequence[str]) -> None:
         "list": List(),
     }
     union: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
-    command = tyro.cli(
-        union, args=list(arguments), prog="backpass", description="Train convnets by altering the backward pass."
-    )
+    with _own_errors():
+        command = tyro.cli(
+            union,
+            args=list(arguments) or ["--help"],
+            prog="backpass",
+            description="Train convnets by altering the backward pass.",
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     command()
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise the InputError of a group of settings that tyro has turned into a text and an exit."""
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            yield
+    except SystemExit as ending:
+        cause: BaseException | None = ending
+        while cause is not None and not isinstance(cause, InputError):
+            cause = cause.__context__
+        if cause is not None:
+            raise cause from None
+        sys.stderr.write(printed.getvalue())
+        raise

@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from backpass.cli.output import new_name, print_json, resume_hint, show
+from backpass._internal.settings import Range, check_settings
+from backpass.cli.output import Processes, new_name, print_json, resume_hint, show
 from backpass.errors import InputError, StateError
 from backpass.experiments import RECIPES, list_tables, read_records, read_study
 from backpass.experiments import train as train_run
@@ -26,10 +27,12 @@ from backpass.models import list_models
 from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
 from backpass.training.processes import is_main
-from backpass.training.recipe import Recipe, Runtime
+from backpass.training.recipe import Recipe, Run, Runtime
 
 __all__ = ["List", "Power", "Report", "Train", "Worker"]
 
+_LONGEST = 86400.0
+_POINTS = Range(at_least=1e-6, at_most=100)
 _WORKER_HINT = "its runs wait again; start the same command again to resume"
 
 
@@ -58,6 +61,7 @@ class Train:
     def __call__(self) -> None:
         """Run the command."""
         check_method(self.method)
+        Run(self.settings, self.method, self.seed)  # Refused before anything is shown.
         folder = self.out or Path("runs") / new_name(f"train-{self.settings.model}-{self.method}")
         with resumable(resume_hint(folder)), progress_bars(quiet=self.json) as progress:
             progress.start_study(1)
@@ -89,13 +93,14 @@ class Worker:
     study: str
     name: str | None = None
     out: Path | None = None
-    processes: int | None = None
-    heartbeat: float = HEARTBEAT
-    grace: float = GRACE
+    processes: Processes | None = None
+    heartbeat: Annotated[float, Range(above=0, at_most=_LONGEST)] = HEARTBEAT
+    grace: Annotated[float, Range(above=0, at_most=_LONGEST)] = GRACE
     json: bool = False
 
     def __call__(self) -> None:
         """Run the command."""
+        check_settings(self)
         is_folder = "://" not in self.study and not self.study.startswith("journal:")
         with when_terminated(), resumable(_WORKER_HINT), closing(Queue.open(self.study, self.name)) as queue:
             folder = self.out or (Path(self.study) if is_folder else queue.folder)
@@ -118,7 +123,8 @@ class Worker:
         if self.json:
             print_json({"folder": str(folder), "runs": len(states), "failures": failures})
         else:
-            Console().print(f"{len(states)} runs have ended, {len(failures)} failed\nruns   {folder}", highlight=False)
+            ended = f"{len(states)} runs have ended, {len(failures)} failed\nruns   {folder}"
+            Console().print(ended, highlight=False, markup=False)
         if failures:
             raise StateError(describe_failures(failures, len(states)))
 
@@ -162,16 +168,17 @@ class Power:
         json: print JSON.
     """
 
-    spread: float
-    difference: float | None = None
-    seeds: int | None = None
-    level: float = LEVEL
-    power: float = POWER
-    correlation: float = 0.0
+    spread: Annotated[float, _POINTS]
+    difference: Annotated[float, _POINTS] | None = None
+    seeds: Annotated[int, Range(at_least=2, at_most=1_000_000)] | None = None
+    level: Annotated[float, Range(at_least=1e-9, below=1)] = LEVEL
+    power: Annotated[float, Range(above=0, at_most=0.999)] = POWER
+    correlation: Annotated[float, Range(at_least=-1, at_most=0.999)] = 0.0
     json: bool = False
 
     def __call__(self) -> None:
         """Run the command."""
+        check_settings(self)
         std = spread_of_differences(self.spread, self.correlation)
         seeds, difference = self.seeds, self.difference
         if seeds is None and difference is not None:

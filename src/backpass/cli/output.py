@@ -5,13 +5,18 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
 
+from backpass._internal.settings import Range
 from backpass.experiments import Record, Study, write_report
 from backpass.experiments.tuning import Choice
 
-__all__ = ["new_name", "print_json", "resume_hint", "show"]
+__all__ = ["Processes", "new_name", "print_json", "resume_hint", "show"]
+
+Processes = Annotated[int, Range(at_least=1, at_most=1024)]
+"""Number of workers on one machine."""
 
 
 def resume_hint(folder: Path) -> str:
@@ -34,7 +39,7 @@ def show(study: Study, records: list[Record], folder: Path, *, choices: Sequence
         return
     console = Console()
     console.print(table.rich())
-    console.print(f"runs   {folder}\nreport {report}", highlight=False, soft_wrap=True)
+    console.print(f"runs   {folder}\nreport {report}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(content: object) -> None:

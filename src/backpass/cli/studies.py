@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from backpass.cli.output import new_name, print_json, resume_hint, show
+from backpass._internal.settings import check_settings
+from backpass.cli.output import Processes, new_name, print_json, resume_hint, show
 from backpass.experiments import (
     RECIPES,
     Reduction,
@@ -45,13 +46,14 @@ class _Study:
 
     out: Path | None = None
     storage: str | None = None
-    processes: int | None = None
+    processes: Processes | None = None
     dry_run: bool = False
     json: bool = False
     runtime: Runtime = field(default_factory=Runtime)
 
     def run(self, study: Study, name: str, **units: str) -> None:
         """Run a study in the folder, or in a new one of that name, and show its results, also if a run failed."""
+        check_settings(self)
         if self.dry_run:
             if self.json:
                 print_json({"title": study.title, "seeds": study.seeds, "entries": planned_runs(study)})

@@ -3,8 +3,9 @@
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from backpass._internal.settings import COUNT, check_settings
 from backpass.errors import InputError
 from backpass.experiments.study import Study
 from backpass.experiments.tables.table import Table
@@ -25,15 +26,22 @@ class Reduction:
         data_label: name of the data in results.
         root: folder of torchvision's data sets.
         download: whether to fetch CIFAR when it is missing.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
-    epochs: int | None = None
-    limit_train: int | None = None
-    limit_test: int | None = None
+    epochs: Annotated[int, COUNT] | None = None
+    limit_train: Annotated[int, COUNT] | None = None
+    limit_test: Annotated[int, COUNT] | None = None
     data: str | None = None
     data_label: str | None = None
     root: str | None = None
     download: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the range of every setting."""
+        check_settings(self)
 
     def apply(self, recipe: Recipe) -> Recipe:
         """Return the recipe with these settings."""

@@ -71,5 +71,7 @@ def _problem(found: Any) -> str:
     path = ".".join(map(str, found["loc"][1:])) or "the text"
     if found["type"] == "missing":
         return f"no {path}"
+    if found["type"] == "value_error":  # of a check of ours, which names the setting itself
+        return str(found["ctx"]["error"])
     shown = repr(found["input"])
     return f"{path} = {shown[:60]}{'...' if len(shown) > 60 else ''} ({found['msg']})"

@@ -112,13 +112,11 @@ def _create_timm_model(name: str, kwargs: dict[str, Any]) -> nn.Module:
         kwargs["in_chans"] = kwargs.pop("in_channels")
     try:
         model: nn.Module = timm.create_model(timm_name, **kwargs)
-    except TypeError as error:
-        unexpected = next((key for key in kwargs if f"unexpected keyword argument {key!r}" in str(error)), None)
-        if unexpected is None:
-            raise
+    except Exception as error:  # timm raises errors of every kind, and those of its sources (hubs, folders).
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
         raise InputError(
-            f"expected arguments that timm's {timm_name!r} takes, got {unexpected}={kwargs[unexpected]!r}: {error}; "
-            "leave it out or choose another model"
+            f"expected a model that timm builds as {timm_name!r} with {given or 'no arguments'}, got "
+            f"{type(error).__name__}: {error}; change the arguments or choose another model"
         ) from error
     return model
 

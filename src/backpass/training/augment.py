@@ -8,11 +8,13 @@ the number of processes.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backpass._internal.settings import Range, check_settings
 from backpass.errors import InputError
 
 __all__ = [
@@ -188,19 +190,15 @@ class Augmentation:
         cutout: side in pixels of the square that cutout sets to zero; 0: no cutout.
 
     Raises:
-        InputError: a number is negative.
+        InputError: a setting is out of range.
     """
 
-    crop_padding: int = 4
+    crop_padding: Annotated[int, Range(at_least=0)] = 4
     flip: bool = True
-    cutout: int = 16
+    cutout: Annotated[int, Range(at_least=0)] = 16
 
     def __post_init__(self) -> None:
-        if self.crop_padding < 0 or self.cutout < 0:
-            raise InputError(
-                f"expected crop_padding >= 0 and cutout >= 0 pixels, got {self.crop_padding} and {self.cutout}; use 0 "
-                "to switch one off"
-            )
+        check_settings(self, "augmentation")
 
     def check(self, height: int, width: int) -> None:
         """Raise ``InputError`` if a crop or cutout could remove an image of this size completely."""

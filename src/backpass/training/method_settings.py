@@ -1,10 +1,11 @@
 """The settings of each method, as plain typed data."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
+from backpass._internal.settings import COUNT, Range, check_settings
 from backpass.errors import InputError
 from backpass.sgs import alpha_beta_scaling, normalize, scaling_from_branches
 
@@ -28,18 +29,25 @@ class SgsSettings:
         beta: see alpha.
         branches: fixed scaling that amounts to training with these branches, such as 3x3 1x3 3x1 for ACB (SGS paper,
             Lemma 1); nothing is measured, and kernels of another size than the largest branch stay unscaled.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
-    k: float = 5.0
+    k: Annotated[float, Range(above=0)] = 5.0
     measure: Literal["mutual_information", "autocorrelation"] = "mutual_information"
-    warmup: int = 1
-    every: int = 5
-    batches: int = 2
+    warmup: Annotated[int, Range(at_least=0)] = 1
+    every: Annotated[int, COUNT] = 5
+    batches: Annotated[int, COUNT] = 2
     drop_near_equal: bool = False
     apply: Literal["gradient", "update"] = "gradient"
-    alpha: float | None = None
-    beta: float | None = None
+    alpha: Annotated[float, Range(above=0)] | None = None
+    beta: Annotated[float, Range(above=0)] | None = None
     branches: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the range of every setting."""
+        check_settings(self, "sgs")
 
     def fixed_scaling(self) -> Tensor | None:
         """Return the fixed scaling, of mean 1, or ``None`` if scalings are measured.
@@ -77,9 +85,16 @@ class PgtSettings:
 
     Attributes:
         alpha: exponent of the predicted probabilities in the backward pass; 1 is plain cross-entropy.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
-    alpha: float = 0.3
+    alpha: Annotated[float, Range(above=0)] = 0.3
+
+    def __post_init__(self) -> None:
+        """Check the range of every setting."""
+        check_settings(self, "pgt")
 
 
 @dataclass(frozen=True)
@@ -90,11 +105,18 @@ class AgcSettings:
         clip_factor: largest ratio of the norm of a unit's gradient to the norm of its weights.
         eps: smallest norm of a unit's weights in that ratio.
         head: module that is not clipped; auto: the last linear layer.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
-    clip_factor: float = 0.01
-    eps: float = 1e-3
+    clip_factor: Annotated[float, Range(above=0)] = 0.01
+    eps: Annotated[float, Range(above=0)] = 1e-3
     head: str | None = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the range of every setting."""
+        check_settings(self, "agc")
 
 
 @dataclass(frozen=True)
@@ -103,9 +125,16 @@ class ReparamSettings:
 
     Attributes:
         acb_gamma: initial gamma of all branches of acb: 1/3 on CIFAR, as its authors advise, and 1 on ImageNet.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
-    acb_gamma: float = 1 / 3
+    acb_gamma: Annotated[float, Range(above=0)] = 1 / 3
+
+    def __post_init__(self) -> None:
+        """Check the range of every setting."""
+        check_settings(self, "reparam")
 
 
 @dataclass(frozen=True)
@@ -117,9 +146,16 @@ class DyRepSettings:
         until: epoch after which the structure is fixed.
         metric: score by which a convolution is chosen to grow.
         recalibration_batches: batches that set the statistics of a new block's normalisations.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
-    every: int = 15
-    until: int = 500
+    every: Annotated[int, COUNT] = 15
+    until: Annotated[int, Range(at_least=0)] = 500
     metric: Literal["synflow", "snip", "grad_norm", "random"] = "synflow"
-    recalibration_batches: int = 20
+    recalibration_batches: Annotated[int, COUNT] = 20
+
+    def __post_init__(self) -> None:
+        """Check the range of every setting."""
+        check_settings(self, "dyrep")

@@ -8,7 +8,6 @@ from torch import nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
 from torch.optim.lr_scheduler import LambdaLR
 
-from backpass.errors import InputError
 from backpass.training.recipe import OptimizerSettings, ScheduleSettings
 
 __all__ = ["OPTIMIZERS", "build_optimizer", "build_schedule", "parameter_groups"]
@@ -38,20 +37,10 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
-    """Return the recipe's optimizer over the model's parameters.
-
-    Raises:
-        InputError: the name is unknown, or Nesterov momentum is set for another optimizer than SGD.
-    """
-    if settings.name not in OPTIMIZERS:
-        raise InputError(
-            f"expected one of the optimizers {', '.join(OPTIMIZERS)}, got {settings.name!r}; choose another"
-        )
+    """Return the recipe's optimizer over the model's parameters."""
     momentum: dict[str, Any] = {}
     if settings.name == "sgd":
         momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
-    elif settings.nesterov:
-        raise InputError(f"expected nesterov=True with sgd alone, got {settings.name!r}; set nesterov=False")
     return OPTIMIZERS[settings.name](parameter_groups(model, settings), lr=settings.lr, **momentum)
 
 
@@ -73,18 +62,9 @@ def build_schedule(
         lr: the peak learning rate, above 0.
         epochs: epochs of the whole training, warm-up and cool-down included.
         steps_per_epoch: optimizer steps per epoch.
-
-    Raises:
-        InputError: the name is unknown, a length is negative, warm-up and cool-down do not fit into the epochs, or
-            ``step_epochs`` is not above 0.
     """
-    warmup = round(settings.warmup_epochs * steps_per_epoch)
     end = epochs * steps_per_epoch - round(settings.cooldown_epochs * steps_per_epoch)
-    if settings.warmup_epochs < 0 or settings.cooldown_epochs < 0 or warmup > end:
-        raise InputError(
-            f"expected warmup_epochs and cooldown_epochs that are not negative and fit into the {epochs} epochs, got "
-            f"{settings.warmup_epochs} and {settings.cooldown_epochs}; shorten them or train longer"
-        )
+    warmup = min(round(settings.warmup_epochs * steps_per_epoch), end)
     final = settings.final_lr / lr
     step_length = settings.step_epochs * steps_per_epoch
 
@@ -96,10 +76,6 @@ def build_schedule(
         return settings.step_factor ** math.floor(step / step_length)
 
     decays = {"cosine": cosine, "step": steps}
-    if settings.name not in decays:
-        raise InputError(f"expected one of the schedules {', '.join(decays)}, got {settings.name!r}; choose another")
-    if step_length <= 0:
-        raise InputError(f"expected step_epochs to be above 0, got {settings.step_epochs}; raise it")
     decay = decays[settings.name]
 
     def factor(step: int) -> float:

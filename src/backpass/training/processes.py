@@ -29,13 +29,20 @@ def build_accelerator(runtime: Runtime) -> Accelerator:
     """Return the accelerator that a runtime describes.
 
     Raises:
-        InputError: the precision does not fit the device, or the launcher asks for more than data parallel training.
+        InputError: the precision does not fit the device or differs from that of an earlier run in this process, or the
+            launcher asks for more than data parallel training.
     """
     if join(runtime).type == "cpu" and runtime.precision == "fp16":
         raise InputError("expected precision no or bf16 on a CPU, got fp16; choose another precision")
-    accelerator = Accelerator(
-        cpu=runtime.device == "cpu", mixed_precision=runtime.precision, step_scheduler_with_optimizer=False
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=runtime.device == "cpu", mixed_precision=runtime.precision, step_scheduler_with_optimizer=False
+        )
+    except ValueError as error:  # Accelerate keeps the first settings of a process, and names the one that differs.
+        raise InputError(
+            f"expected one device and one precision in a process, got precision={runtime.precision!r} after another "
+            f"({error}); use a new process"
+        ) from error
     launch = accelerator.distributed_type.value
     if launch not in _LAUNCHES:
         raise InputError(

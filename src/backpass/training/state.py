@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from backpass.errors import BackpassError, InputError
 from backpass.models import create_model
 from backpass.training.differences import check_form, check_run
+from backpass.training.fit import check_fit
 from backpass.training.images import ImageData
 from backpass.training.method import Context, Method
 from backpass.training.methods import build_methods, convert
@@ -106,13 +107,15 @@ def build_state(
     """Return the state of a run before its first epoch; it follows from recipe, method and seed.
 
     Raises:
-        InputError: the recipe names an unknown model or method, or does not fit the data.
+        InputError: the recipe names an unknown model or method, or does not fit the data (:func:`check_fit`).
     """
     recipe = run.recipe
     set_seed(run.seed)
     arguments: dict[str, Any] = dict(recipe.model_args)
     plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
     model = convert(run.method, recipe, plain).to(accelerator.device)
+    images = recipe.batch_size // accelerator.num_processes // recipe.micro_batches
+    check_fit(recipe.model, model, (data.channels, *data.image_size), data.num_classes, images)
     if runtime.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, recipe.optimizer)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from backpass.errors import InputError, missing_extra
+from backpass._internal.settings import Range, check_settings
+from backpass.errors import missing_extra
 from backpass.training.augment import normalize
 from backpass.training.image_folder import decode_image
 from backpass.training.images import FileSplit, ImageData
@@ -27,19 +28,15 @@ class StreamAugmentation:
         color_jitter: largest relative change of brightness, contrast and saturation.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: a setting is out of range.
     """
 
-    min_scale: float = 0.08
+    min_scale: Annotated[float, Range(above=0, at_most=1)] = 0.08
     flip: bool = True
-    color_jitter: float = 0.06
+    color_jitter: Annotated[float, Range(at_least=0, below=1)] = 0.06
 
     def __post_init__(self) -> None:
-        if not 0 < self.min_scale <= 1 or not 0 <= self.color_jitter < 1:
-            raise InputError(
-                f"expected 0 < min_scale <= 1 and 0 <= color_jitter < 1, got {self.min_scale} and {self.color_jitter}; "
-                "use min_scale=1 or color_jitter=0 to switch one off"
-            )
+        check_settings(self, "stream_augmentation")
 
 
 class StreamLoader(Loader):

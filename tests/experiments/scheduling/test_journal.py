@@ -63,7 +63,7 @@ def test_a_line_that_another_worker_is_writing_is_not_torn(journal):
 def test_a_line_in_the_middle_that_cannot_be_read_is_named(journal):
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([lines[0], b"not JSON\n", *lines[1:]]))
-    with pytest.raises(InputError, match=rf"expected the journal of a study at {journal}, got a line that is not JSON"):
+    with pytest.raises(InputError, match=rf"journal of a study at {journal}, got a line that Optuna did not write"):
         Queue.open(f"journal:{journal}")
 
 

@@ -30,6 +30,8 @@ def test_addresses_that_lead_nowhere():
         InputError, match=r"expected a database URL such as postgresql://user@host/database, got '://x'"
     ):
         open_storage("://x")
+    with pytest.raises(InputError, match=r"expected a database URL such as .*, got 'postgresql://\[::'"):
+        open_storage("postgresql://[::")
     with pytest.raises(
         InputError, match=r"expected a SQLite file that workers share, got 'sqlite://'; give sqlite:///"
     ):
@@ -76,3 +78,14 @@ def test_a_password_is_not_shown(tmp_path):
     with pytest.raises(InputError, match=r"cannot open postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x: ") as error:
         open_storage("postgresql://me:secret@127.0.0.1:1/x")
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("line", [b"{}", b"null", b'{"op_code": 99}', b'{"op_code": 4, "worker_id": "x"}', b"\xff"])
+def test_a_journal_with_a_line_of_something_else_is_named(line, tmp_path):
+    path = tmp_path / "runs.log"
+    optuna.create_study(storage=open_storage(f"journal:{path}", create=True), study_name="s")
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(
+        InputError, match=r"expected the journal .*, got a line that Optuna did not write .*; remove it"
+    ):
+        open_storage(f"journal:{path}")

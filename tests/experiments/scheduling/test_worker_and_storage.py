@@ -245,6 +245,13 @@ def test_which_causes_last(tmp_path):
     assert lasting_cause(OSError(errno.EROFS, "Read-only file system"), file) == (
         f"expected to write to the study's storage at {file}, got [Errno 30] Read-only file system; make it writable"
     )
+    file.write_bytes(b"no database" * 100)
+    with closing(sqlite3.connect(file)) as connection, pytest.raises(sqlite3.DatabaseError) as damaged:
+        connection.execute("select * from studies")
+    assert lasting_cause(damaged.value, file) == (
+        f"expected the database of a study at {file}, got file is not a database; remove it (the records of complete "
+        "runs are in their folders)"
+    )
     full = StorageInternalError("An exception is raised during the commit")
     full.__cause__ = type("DiskFull", (Exception,), {"sqlstate": "53100"})("could not extend file")
     assert lasting_cause(full, None) == (

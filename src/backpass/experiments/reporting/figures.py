@@ -22,7 +22,8 @@ def learning_curves(by_name: Mapping[str, Sequence[Record]]) -> str:
         values = 100 * torch.tensor([run.by_epoch("accuracy")[:epochs] for run in runs])
         x = list(range(1, epochs + 1))
         color = _COLORS[number % len(_COLORS)]
-        axes.plot(x, values.mean(0).tolist(), color=color, label=name, marker="o", markersize=2.5, linewidth=1.4)
+        label = _plain_text(name)
+        axes.plot(x, values.mean(0).tolist(), color=color, label=label, marker="o", markersize=2.5, linewidth=1.4)
         axes.fill_between(x, values.amin(0).tolist(), values.amax(0).tolist(), color=color, alpha=0.12, linewidth=0)
     axes.set(xlabel="epoch", ylabel="accuracy, %")
     axes.grid(alpha=0.25)
@@ -100,6 +101,13 @@ def heat_map(names: Sequence[str], accuracies: Mapping[tuple[str, str], float | 
 
 def _plain(text: str) -> str:
     return text.replace("$", r"\$")  # no formula
+
+
+def _plain_text(text: str) -> str:
+    """Return a text that matplotlib shows as it is: no formula between dollars, and not hidden."""
+    escaped = text.replace("$", r"\$")
+    # Legends leave labels out that begin with an underscore.
+    return f" {escaped}" if escaped.startswith("_") else escaped
 
 
 def _plane(scaling: torch.Tensor) -> torch.Tensor:

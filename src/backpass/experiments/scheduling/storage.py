@@ -2,7 +2,6 @@
 
 import errno
 import time
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,13 @@ def open_storage(address: str, *, create: bool = False) -> BaseStorage:
         path = _existing(Path(address.removeprefix("journal:")), create)
         try:
             return Journal(path)
-        except JSONDecodeError as error:
+        except OSError:
+            raise
+        except Exception as error:  # Optuna replays the journal, and fails in many ways at a line that is another.
             raise InputError(
-                f"expected the journal of a study at {path}, got a line that is not JSON ({error}); remove it and "
-                "start the study again: the records of its complete runs are in their folders"
+                f"expected the journal of a study at {path}, got a line that Optuna did not write "
+                f"({type(error).__name__}: {error}); remove it and start the study again: the records of its complete "
+                "runs are in their folders"
             ) from error
     if "://" not in address:
         path = _existing(Path(address) / _FILE, create)
@@ -86,7 +88,7 @@ class _Database(RDBStorage):
 def _open_database(address: str) -> RDBStorage:
     try:
         url = sqlalchemy.make_url(address)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise InputError(f"expected a database URL such as postgresql://user@host/database, got {address!r}") from error
     if url.drivername == "postgresql":
         # Which driver that means depends on the version of SQLAlchemy.

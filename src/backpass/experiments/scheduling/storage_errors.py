@@ -17,6 +17,7 @@ __all__ = ["STORAGE_ERRORS", "StorageLostError", "lasting_cause", "root_cause"]
 STORAGE_ERRORS = (StorageInternalError, SQLAlchemyError, OSError, RuntimeError, ValueError)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _POSTGRESQL_FULL = "53100"
 
 
@@ -42,6 +43,11 @@ def lasting_cause(error: BaseException, file: Path | None) -> str | None:
         if full:
             place = "on the database server" if file is None else f"in {file.parent}"
             return f"expected room {place} for the study's storage, got a full disk ({cause}); free some"
+        if isinstance(cause, sqlite3.Error) and (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
+            return (
+                f"expected the database of a study at {file}, got {cause}; remove it (the records of complete runs are "
+                "in their folders)"
+            )
         read_only = (isinstance(cause, OSError) and cause.errno == errno.EROFS) or (
             isinstance(cause, sqlite3.Error)
             and (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_READONLY
