@@ -6,6 +6,7 @@ A study is a set of entries times seeds; each of its runs leaves a record in its
 from backpass.experiments.api import compare, reproduce, search, train
 from backpass.experiments.comparison import compare_study
 from backpass.experiments.entry import Entry, Published
+from backpass.experiments.power import seeds_needed, smallest_difference
 from backpass.experiments.recipes import RECIPES, get_recipe
 from backpass.experiments.record import Record, read_record, read_records
 from backpass.experiments.reporting.report import write_report
@@ -15,9 +16,11 @@ from backpass.experiments.running import StudyResult, run_study
 from backpass.experiments.search import search_study
 from backpass.experiments.study import Study, read_study
 from backpass.experiments.tables import Table, get_table, list_tables
+from backpass.experiments.tuning import Choice, Tuning, parse_space
 
 __all__ = [
     "RECIPES",
+    "Choice",
     "Entry",
     "Published",
     "Record",
@@ -26,11 +29,13 @@ __all__ = [
     "Study",
     "StudyResult",
     "Table",
+    "Tuning",
     "compare",
     "compare_study",
     "get_recipe",
     "get_table",
     "list_tables",
+    "parse_space",
     "read_record",
     "read_records",
     "read_study",
@@ -39,6 +44,8 @@ __all__ = [
     "run_study",
     "search",
     "search_study",
+    "seeds_needed",
+    "smallest_difference",
     "table_study",
     "train",
     "write_report",

@@ -114,6 +114,7 @@ def table_study(
     shown = tuple(
         replace(e, recipe=reduction.apply(e.recipe) if e.recipe and e.key in needed else None) for e in table.entries
     )
-    notes = (f"paper: {table.repetitions}", *table.notes, *reduction.notes())
+    stated = (f"stated: {s.subject}: {s.value:g} {s.unit} ({s.source})" for s in table.statements)
+    notes = (f"paper: {table.repetitions}", *table.notes, *stated, *reduction.notes())
     tuning = table.tuning if any(entry.tuned for entry in shown) else None
     return Study(f"{table.title} ({table.name})", shown, seeds, notes, tuning)
