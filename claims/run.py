@@ -23,6 +23,7 @@ import optuna
 from backpass.experiments import Record, Study, run_study
 from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.record import RECORD_FILE, read_record
+from backpass.experiments.scheduling.termination import when_terminated
 from backpass.experiments.serialization import from_json, to_json
 from backpass.experiments.stages import CHOICES_FILE
 from backpass.experiments.study import StudyRun
@@ -82,7 +83,7 @@ def run(name: str, folder: Path, *, entries: Sequence[str], processes: int) -> N
     restore(name, folder)
     study = _only(claim.study, entries) if entries else claim.study
     try:
-        with progress_bars(quiet=False) as progress:
+        with when_terminated(), progress_bars(quiet=False) as progress:
             result = run_study(study, folder, runtime=claim.runtime, processes=processes, progress=progress)
         result.check()
     finally:
