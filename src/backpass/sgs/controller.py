@@ -15,7 +15,7 @@ from backpass._internal.selection import Include
 from backpass._internal.wrappers import unwrap
 from backpass.errors import BackpassWarning, InputError, NoEffectWarning, StateError
 from backpass.sgs.distributed import ProcessGroup
-from backpass.sgs.gradients import GradientScaler
+from backpass.sgs.gradients import scale_gradients
 from backpass.sgs.layers import ConvLayer, scalable_convs
 from backpass.sgs.measuring import check_measure, measure_scalings
 from backpass.sgs.optimizers import normalizes_gradients
@@ -105,7 +105,6 @@ class SpatialGradientScaling:
             self._layers = {name: layer for name, layer in self._layers.items() if name in fixed}
             self.scalings = {name: self.scalings[name] for name in self._layers}
             self._set(fixed)
-        self._gradients = GradientScaler()
         self._attachments = Attachments()
         self._updates = UpdateScaler()
         self._warned: set[str] = set()
@@ -179,11 +178,12 @@ class SpatialGradientScaling:
         computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
 
         Raises:
-            StateError: the gradients are the ones this scaled before, untouched since; or ``apply="update"``.
+            StateError: the gradients are scaled already, or were and have since been added to by another backward pass
+                (:func:`backpass.sgs.gradients.scale_gradients`); or ``apply="update"``.
         """
         if self.apply == "update":
             raise StateError("expected apply='gradient', got apply='update'; use `with sgs.scaled_update():`")
-        self._gradients.scale(self._layers, self._placed_scalings())
+        scale_gradients(self._layers, self._placed_scalings())
 
     @contextmanager
     def scaled_update(self) -> Iterator[None]:
@@ -225,7 +225,7 @@ class SpatialGradientScaling:
                 self._updates.begin(self._held_by(stepping))
                 return
             refuse_closure(args, kwargs, "scale_gradients()")
-            self._gradients.scale(self._held_by(stepping), self._placed_scalings())
+            scale_gradients(self._held_by(stepping), self._placed_scalings())
 
         def after_step(stepped: Optimizer) -> None:
             self._updates.end(stepped, self._placed_scalings())
