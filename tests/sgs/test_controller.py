@@ -111,6 +111,9 @@ def test_include_restricts_what_is_scaled() -> None:
 )
 def test_due(warmup: int, every: int, epochs: list[int]) -> None:
     sgs = SpatialGradientScaling(net(), warmup=warmup, every=every)
+    assert not any(sgs.due(epoch) for epoch in range(warmup))
+    assert sgs.due(warmup)
+    sgs.update([images()])
     assert [epoch for epoch in range(21) if sgs.due(epoch)] == epochs
 
 

@@ -59,7 +59,7 @@ def test_the_readme_line_under_accelerates_accumulation_is_refused() -> None:
                 optimizer.step()
         return model[0].weight.grad[0, 0]
 
-    with pytest.raises(StateError, match="if accelerator.sync_gradients"):
+    with pytest.raises(StateError, match=r"if accelerator\.sync_gradients"):
         loop(sgs.scale_gradients)
     model.zero_grad()
     accelerator.step = 0

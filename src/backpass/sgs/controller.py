@@ -1,7 +1,6 @@
 """Spatial Gradient Scaling in a training loop: when to measure and when to scale."""
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -13,18 +12,18 @@ from backpass._internal.attachment import Attachment, Attachments, held_by, refu
 from backpass._internal.batches import Forward
 from backpass._internal.selection import Include
 from backpass._internal.wrappers import unwrap
-from backpass.errors import BackpassWarning, InputError, NoEffectWarning, StateError
+from backpass.errors import InputError, StateError
 from backpass.sgs.distributed import ProcessGroup
 from backpass.sgs.gradients import scale_gradients
 from backpass.sgs.layers import ConvLayer, scalable_convs
 from backpass.sgs.measuring import check_measure, measure_scalings
-from backpass.sgs.optimizers import normalizes_gradients
-from backpass.sgs.scaling import check_k, check_scalings, fixed_scalings
+from backpass.sgs.misuse import Calls
+from backpass.sgs.optimizers import warn_if_normalizing
+from backpass.sgs.scaling import check_k, fixed_scalings
+from backpass.sgs.state import scalings_in
 from backpass.sgs.updates import UpdateScaler
 
 __all__ = ["SpatialGradientScaling"]
-
-_SETTINGS = ("k", "measure", "drop_near_equal", "apply")  # those that the scalings depend on
 
 
 class SpatialGradientScaling:
@@ -100,6 +99,7 @@ class SpatialGradientScaling:
             name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
         }
         self.fixed = scaling is not None
+        self._measured = False
         if scaling is not None:
             fixed = fixed_scalings(scaling, self.scalings)
             self._layers = {name: layer for name, layer in self._layers.items() if name in fixed}
@@ -107,7 +107,7 @@ class SpatialGradientScaling:
             self._set(fixed)
         self._attachments = Attachments()
         self._updates = UpdateScaler()
-        self._warned: set[str] = set()
+        self._calls = Calls()
         self._warned_of_optimizer = False
 
     def __repr__(self) -> str:
@@ -117,12 +117,19 @@ class SpatialGradientScaling:
         )
 
     def due(self, epoch: int) -> bool:
-        """Return whether epoch ``epoch`` starts with :meth:`update`: at ``warmup``, then at multiples of ``every``.
+        """Return whether epoch ``epoch``, counted from 0, starts with :meth:`update`.
 
-        Never with a fixed scaling.
+        At ``warmup``, then at multiples of ``every``; and at every epoch after ``warmup`` until something is
+        measured or loaded, as after a resume without the state. Never with a fixed scaling. In a loop that counts
+        epochs from 1, pass ``epoch - 1``.
+
+        Warns:
+            NoEffectWarning: at the next scaled step, if ``update`` is not called before it.
         """
-        regular = epoch > self.warmup and epoch % self.every == 0
-        return not self.fixed and (epoch == self.warmup or regular)
+        after_warmup = epoch > self.warmup and (epoch % self.every == 0 or not self._measured)
+        due = not self.fixed and (epoch == self.warmup or after_warmup)
+        self._calls.asked(epoch, due)
+        return due
 
     # Measuring
 
@@ -153,15 +160,11 @@ class SpatialGradientScaling:
             forward=forward,
             process_group=self.process_group,
         )
-        self._warn_once("no measuring batch reached", measured.unreached)
-        self._warn_once("found NaN or infinity in the input of", measured.not_finite)
+        self._calls.kept("no measuring batch reached", measured.unreached)
+        self._calls.kept("found NaN or infinity in the input of", measured.not_finite)
         self._set(measured.scalings)
-
-    def _warn_once(self, what: str, names: Sequence[str]) -> None:
-        fresh = [name for name in names if name not in self._warned]
-        if fresh:
-            self._warned.update(fresh)
-            warnings.warn(f"{what} {', '.join(fresh)}, which keeps its scaling", BackpassWarning, stacklevel=3)
+        self._measured = True
+        self._calls.updated()
 
     def _set(self, scalings: Mapping[str, Tensor]) -> None:
         """Write scalings in place, so that captured graphs and held references see them."""
@@ -183,7 +186,11 @@ class SpatialGradientScaling:
         """
         if self.apply == "update":
             raise StateError("expected apply='gradient', got apply='update'; use `with sgs.scaled_update():`")
-        scale_gradients(self._layers, self._placed_scalings())
+        self._scale(self._layers)
+
+    def _scale(self, layers: Mapping[str, ConvLayer]) -> None:
+        scale_gradients(layers, self._placed_scalings())
+        self._calls.scaled(plain=not (self.fixed or self._measured))
 
     @contextmanager
     def scaled_update(self) -> Iterator[None]:
@@ -202,6 +209,7 @@ class SpatialGradientScaling:
             raise StateError("expected apply='update', got apply='gradient'; use scale_gradients()")
         with self._updates.around(self._layers, self._placed_scalings()):
             yield
+        self._calls.scaled(plain=not (self.fixed or self._measured))
 
     def attach(self, optimizer: Optimizer) -> Attachment:
         """Scale at every ``optimizer.step()``, without a call in the loop.
@@ -225,10 +233,11 @@ class SpatialGradientScaling:
                 self._updates.begin(self._held_by(stepping))
                 return
             refuse_closure(args, kwargs, "scale_gradients()")
-            scale_gradients(self._held_by(stepping), self._placed_scalings())
+            self._scale(self._held_by(stepping))
 
         def after_step(stepped: Optimizer) -> None:
             self._updates.end(stepped, self._placed_scalings())
+            self._calls.scaled(plain=not (self.fixed or self._measured))
 
         has_effect = bool(self._held_by(optimizer))
         attachment = self._attachments.add(
@@ -247,14 +256,8 @@ class SpatialGradientScaling:
         Warns:
             NoEffectWarning: such an optimizer with ``apply="gradient"``.
         """
-        if self.apply == "gradient" and not self._warned_of_optimizer and normalizes_gradients(optimizer):
-            self._warned_of_optimizer = True
-            warnings.warn(
-                f"{type(optimizer).__name__} divides each element of the gradient by its own size, which cancels a "
-                "scaling of the gradient; pass apply='update' to scale the update instead",
-                NoEffectWarning,
-                stacklevel=3,
-            )
+        if self.apply == "gradient" and not self._warned_of_optimizer:
+            self._warned_of_optimizer = warn_if_normalizing(optimizer)
 
     def remove(self) -> None:
         """Detach from every optimizer."""
@@ -275,7 +278,12 @@ class SpatialGradientScaling:
     def state_dict(self) -> dict[str, Any]:
         """Return the scalings and the settings that made them; loads with ``weights_only=True``."""
         scalings = {name: scaling.detach().clone() for name, scaling in self.scalings.items()}
-        return {"scalings": scalings} | {setting: getattr(self, setting) for setting in _SETTINGS}
+        return {"scalings": scalings, "measured": self._measured} | self._settings()
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that the scalings depend on."""
+        names = ("k", "measure", "drop_near_equal", "apply")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the scalings of :meth:`state_dict`, made with the same settings on the same layers.
@@ -284,15 +292,7 @@ class SpatialGradientScaling:
             InputError: other settings or layers, or a scaling that is not finite, not above 0 or of another shape;
                 nothing is loaded then.
         """
-        if absent := {"scalings", *_SETTINGS} - state.keys():
-            raise InputError(f"expected a state_dict() of {type(self).__name__}, got one without {sorted(absent)}")
-        for setting in _SETTINGS:
-            own = getattr(self, setting)
-            if state[setting] != own:
-                raise InputError(f"expected a state with {setting}={own!r}, got one with {state[setting]!r}")
-        scalings: Mapping[str, Tensor] = state["scalings"]
-        missing, unknown = self.scalings.keys() - scalings.keys(), scalings.keys() - self.scalings.keys()
-        if missing or unknown:
-            raise InputError(f"expected this model's scalings: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        check_scalings(scalings, self.scalings)
-        self._set(scalings)
+        self._set(scalings_in(state, self._settings(), self.scalings))
+        self._measured = state["measured"]
+        if self._measured:
+            self._calls.updated()

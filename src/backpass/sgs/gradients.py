@@ -47,13 +47,13 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
     if gradients and len(untouched) == len(gradients):
         raise StateError(
             "expected gradients of a new backward pass, got those that are scaled already; call scale_gradients() once "
-            "per step, after backward(), clear the gradients with optimizer.zero_grad() after each step, and remove() a "
-            "controller that another one replaces"
+            "per step, after backward(), clear the gradients with optimizer.zero_grad() after each step, and remove() "
+            "a controller that another one replaces"
         )
     if gradients and len(untouched) + len(added_to) == len(gradients):
         raise StateError(
             "expected gradients that are not scaled yet, got those that were scaled before the last backward() or "
-            f"clipping, so that they would be scaled twice ({', '.join(sorted(added_to))}); with gradient accumulation, "
+            f"clipping, and would be scaled twice ({', '.join(sorted(added_to))}); with gradient accumulation, "
             "call scale_gradients() once per step, after the last backward() (Accelerate: `if "
             "accelerator.sync_gradients:`), before clipping, and from one controller"
         )

@@ -1,13 +1,16 @@
 """What SGS has to know of an optimizer: whether it normalises gradients, and what it does for weight decay."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["decay_factor", "normalizes_gradients"]
+from backpass.errors import NoEffectWarning
+
+__all__ = ["decay_factor", "normalizes_gradients", "warn_if_normalizing"]
 
 # By name, so that one pattern serves torch's classes, their subclasses and third-party ones.
 _NORMALIZING = re.compile("adam|adagrad|adadelta|adafactor|adabelief|adahessian|rmsprop|rprop|lamb|lion|yogi", re.I)
@@ -28,6 +31,19 @@ def normalizes_gradients(optimizer: Optimizer) -> bool:
     [False, True, True]
     """
     return _is_called(optimizer, _NORMALIZING)
+
+
+def warn_if_normalizing(optimizer: Optimizer) -> bool:
+    """Warn that the optimizer cancels a scaling of the gradient, if it does; return whether it does."""
+    normalizes = normalizes_gradients(optimizer)
+    if normalizes:
+        warnings.warn(
+            f"{type(optimizer).__name__} divides each element of the gradient by its own size, which cancels a "
+            "scaling of the gradient; pass apply='update' to scale the update instead",
+            NoEffectWarning,
+            stacklevel=4,
+        )
+    return normalizes
 
 
 def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tensor:
