@@ -1,32 +1,26 @@
 """Spatial Gradient Scaling in a training loop: when to measure and when to scale."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass._internal.batches import Forward
 from backpass._internal.selection import Include
 from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError, StateError
+from backpass.sgs.applying import AppliedScalings
 from backpass.sgs.distributed import ProcessGroup
-from backpass.sgs.gradients import scale_gradients
-from backpass.sgs.layers import ConvLayer, scalable_convs
+from backpass.sgs.layers import scalable_convs
 from backpass.sgs.measuring import check_measure, measure_scalings
-from backpass.sgs.misuse import Calls
-from backpass.sgs.optimizers import warn_if_normalizing
 from backpass.sgs.scaling import check_k, fixed_scalings
 from backpass.sgs.state import scalings_in
-from backpass.sgs.updates import UpdateScaler
 
 __all__ = ["SpatialGradientScaling"]
 
 
-class SpatialGradientScaling:
+class SpatialGradientScaling(AppliedScalings):
     """Scale the gradient of each convolution kernel, tap by tap, by what neighbouring input pixels share.
 
     For a kernel W with gradient dW, ``scale_gradients`` replaces dW by ``G * dW``, where the scaling G has the kernel's
@@ -86,29 +80,24 @@ class SpatialGradientScaling:
             raise InputError(f"expected apply to be one of 'gradient', 'update', got {apply!r}")
         if warmup < 0 or every < 1:
             raise InputError(f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}")
+        super().__init__(apply)
         self.k = check_k(k)
         self.measure: str = measure
         self.warmup = warmup
         self.every = every
         self.drop_near_equal = drop_near_equal
-        self.apply: str = apply
         self.process_group = process_group
         self._model = unwrap(model)
         self._layers = scalable_convs(model, include)
         self.scalings: dict[str, Tensor] = {
             name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
         }
-        self.fixed = scaling is not None
-        self._measured = False
+        self.fixed = self._measured = scaling is not None
         if scaling is not None:
             fixed = fixed_scalings(scaling, self.scalings)
             self._layers = {name: layer for name, layer in self._layers.items() if name in fixed}
             self.scalings = {name: self.scalings[name] for name in self._layers}
             self._set(fixed)
-        self._attachments = Attachments()
-        self._updates = UpdateScaler()
-        self._calls = Calls()
-        self._warned_of_optimizer = False
 
     def __repr__(self) -> str:
         return (
@@ -170,108 +159,6 @@ class SpatialGradientScaling:
         """Write scalings in place, so that captured graphs and held references see them."""
         for name, scaling in scalings.items():
             self.scalings[name].copy_(scaling)
-
-    # Applying
-
-    def scale_gradients(self) -> None:
-        """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
-
-        Once per optimizer step, on accumulated gradients; before or after AMP's unscaling, since it is linear; before
-        clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped. Where a CUDA graph
-        computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
-
-        Raises:
-            StateError: the gradients are scaled already, or were and have since been added to by another backward pass
-                (:func:`backpass.sgs.gradients.scale_gradients`); or ``apply="update"``.
-        """
-        if self.apply == "update":
-            raise StateError("expected apply='gradient', got apply='update'; use `with sgs.scaled_update():`")
-        self._scale(self._layers)
-
-    def _scale(self, layers: Mapping[str, ConvLayer]) -> None:
-        scale_gradients(layers, self._placed_scalings())
-        self._calls.scaled(plain=not (self.fixed or self._measured))
-
-    @contextmanager
-    def scaled_update(self) -> Iterator[None]:
-        """Scale what optimizers add to the kernels in the code inside.
-
-        For ``apply="update"``: ``with sgs.scaled_update(): optimizer.step()``. A kernel becomes
-        ``W_old + G * (W_stepped - W_old)``. Decoupled weight decay (AdamW, Adafactor, ``decoupled_weight_decay=True``
-        of Adam, NAdam and RAdam) is not scaled: the kernel becomes ``W - lr * weight_decay * W - G * rest``, with
-        ``rest`` the rest of the update. A decay that the optimizer adds to the gradient (L2, as in SGD and Adam) is
-        part of the update and is scaled with it. Holds one copy of the kernels meanwhile.
-
-        Raises:
-            StateError: ``apply="gradient"``, or inside another ``scaled_update()``.
-        """
-        if self.apply == "gradient":
-            raise StateError("expected apply='update', got apply='gradient'; use scale_gradients()")
-        with self._updates.around(self._layers, self._placed_scalings()):
-            yield
-        self._calls.scaled(plain=not (self.fixed or self._measured))
-
-    def attach(self, optimizer: Optimizer) -> Attachment:
-        """Scale at every ``optimizer.step()``, without a call in the loop.
-
-        Only the kernels that the optimizer holds at that step are scaled, so that several optimizers can share a model:
-        attach to each.
-
-        Returns:
-            A handle whose ``remove()`` ends it, as does leaving its ``with`` block; :meth:`remove` ends all.
-
-        Raises:
-            StateError: attached to this optimizer already. Or later, with ``apply="gradient"``, if ``step`` receives a
-                closure, which computes gradients after the hook. Call ``scale_gradients()`` at its end instead.
-
-        Warns:
-            NoEffectWarning: the optimizer holds none of the kernels, or cancels the scaling (:meth:`check_optimizer`).
-        """
-
-        def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self.apply == "update":
-                self._updates.begin(self._held_by(stepping))
-                return
-            refuse_closure(args, kwargs, "scale_gradients()")
-            self._scale(self._held_by(stepping))
-
-        def after_step(stepped: Optimizer) -> None:
-            self._updates.end(stepped, self._placed_scalings())
-            self._calls.scaled(plain=not (self.fixed or self._measured))
-
-        has_effect = bool(self._held_by(optimizer))
-        attachment = self._attachments.add(
-            optimizer, before_step, after_step if self.apply == "update" else None, has_effect=has_effect
-        )
-        self.check_optimizer(optimizer)
-        return attachment
-
-    def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Warn, once, if the optimizer cancels a scaling of the gradient.
-
-        Adam and its relatives divide each element of the gradient by its own size
-        (:func:`backpass.sgs.optimizers.normalizes_gradients`), so a scaling that stays the same for many steps does not
-        change the update. Not needed after :meth:`attach`, which does it.
-
-        Warns:
-            NoEffectWarning: such an optimizer with ``apply="gradient"``.
-        """
-        if self.apply == "gradient" and not self._warned_of_optimizer:
-            self._warned_of_optimizer = warn_if_normalizing(optimizer)
-
-    def remove(self) -> None:
-        """Detach from every optimizer."""
-        self._attachments.remove()
-
-    def _placed_scalings(self) -> dict[str, Tensor]:
-        """Return the scalings, on the devices where the kernels are now."""
-        for name, layer in self._layers.items():
-            self.scalings[name] = self.scalings[name].to(layer.parameter.device)
-        return self.scalings
-
-    def _held_by(self, optimizer: Optimizer) -> dict[str, ConvLayer]:
-        held = held_by(optimizer)
-        return {name: layer for name, layer in self._layers.items() if id(layer.parameter) in held}
 
     # State
 

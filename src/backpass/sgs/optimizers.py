@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
+from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import NoEffectWarning
 
 __all__ = ["decay_factor", "normalizes_gradients", "warn_if_normalizing"]
@@ -23,7 +24,7 @@ def normalizes_gradients(optimizer: Optimizer) -> bool:
     Under such an optimizer a constant scaling of the gradient cancels: Adam, AdamW, NAdam, RAdam, Adamax, Adadelta,
     Adagrad, RMSprop, Adafactor and others alike. Recognised by the names of the optimizer's class and its base classes,
     so that third-party classes such as ``FusedAdam`` or ``PagedLion`` count as well. One whose name says nothing of it
-    is not recognised. Wrappers that hold the optimizer as ``optimizer`` are looked through.
+    is not recognised. Wrappers are looked through.
 
     >>> import torch
     >>> parameters = [torch.nn.Parameter(torch.ones(1))]
@@ -38,8 +39,8 @@ def warn_if_normalizing(optimizer: Optimizer) -> bool:
     normalizes = normalizes_gradients(optimizer)
     if normalizes:
         warnings.warn(
-            f"{type(optimizer).__name__} divides each element of the gradient by its own size, which cancels a "
-            "scaling of the gradient; pass apply='update' to scale the update instead",
+            f"{type(inner_optimizer(optimizer)).__name__} divides each element of the gradient by its own size, which "
+            "cancels a scaling of the gradient; pass apply='update' to scale the update instead",
             NoEffectWarning,
             stacklevel=4,
         )
@@ -69,6 +70,5 @@ def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tens
 
 
 def _is_called(optimizer: Optimizer, name: re.Pattern[str]) -> bool:
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
+    optimizer = inner_optimizer(optimizer)
     return any(name.search(kind.__name__) for kind in type(optimizer).__mro__)
