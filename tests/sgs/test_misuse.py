@@ -2,13 +2,16 @@
 
 import copy
 import re
-import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
-from backpass.errors import NoEffectWarning
+from backpass.errors import BackpassWarning, NoEffectWarning, StateError
+from backpass.reparam import reparameterize
 from backpass.sgs import SpatialGradientScaling
 
 
@@ -71,6 +74,7 @@ def test_it_is_warned_of_when_attached(apply: str) -> None:
     sgs = SpatialGradientScaling(model, apply=apply)  # type: ignore[arg-type]
     sgs.attach(optimizer)
     sgs.due(1)
+    model(images()).square().mean().backward()
     with pytest.warns(NoEffectWarning, match=r"due\(1\) was true"):
         optimizer.step()
 
@@ -92,7 +96,128 @@ def test_correct_loops_are_not_warned_of() -> None:
             measured.update([images()])
         train(model, measured, steps=20)
     train(model, fixed, steps=101)
-    copied = copy.deepcopy(measured)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        train(model, copied, steps=101)
+    model, copied = copy.deepcopy((model, measured))
+    train(model, copied, steps=101)
+
+
+# Kernels that are trained and not scaled
+
+
+def test_no_gradient_on_any_kernel_is_warned_of_once() -> None:
+    model = net()
+    sgs = SpatialGradientScaling(model, scaling=torch.ones(3, 3))
+    with pytest.warns(NoEffectWarning, match=r"no gradient on any kernel to scale \(0\.weight, 2\.weight\)"):
+        sgs.scale_gradients()
+    sgs.scale_gradients()
+
+
+class SamInTwoCalls(torch.optim.Optimizer):
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {"lr": 0.01})
+        self.sgd = torch.optim.SGD(self.param_groups, lr=0.01)
+
+    def step(self, closure: Any = None) -> None:
+        raise AssertionError("the loop calls second_step")
+
+    def second_step(self) -> None:
+        self.sgd.step()
+
+
+def epochs(sgs: SpatialGradientScaling, model: nn.Module, step: Callable[[], object], count: int) -> None:
+    for epoch in range(count):
+        if sgs.due(epoch):
+            sgs.update([images()])
+        model(images()).square().mean().backward()
+        step()
+        model.zero_grad()
+
+
+@pytest.mark.parametrize("how", ["never called", "SAM in two calls", "a rebuilt optimizer"])
+def test_kernels_that_were_trained_without_scaling_are_named_at_the_next_update(how: str) -> None:
+    model = net()
+    sgs = SpatialGradientScaling(model, warmup=0 if how == "never called" else 1, every=1)
+    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.01)
+    step = optimizer.step
+    if how == "SAM in two calls":
+        optimizer = SamInTwoCalls(model.parameters())
+        sgs.attach(optimizer)
+        step = optimizer.second_step
+    elif how == "a rebuilt optimizer":
+        sgs.attach(optimizer)
+        step = torch.optim.SGD(model.parameters(), lr=0.01).step
+    with pytest.warns(
+        NoEffectWarning, match=r"^0\.weight, 2\.weight changed since .* attach to the optimizer"
+    ) as warned:
+        epochs(sgs, model, step, 2)
+    assert len(warned) == 1
+
+
+def test_a_resumed_run_is_not_taken_for_one_without_scaling() -> None:
+    model, weights = net(), net().state_dict()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    sgs = SpatialGradientScaling(model)
+    sgs.attach(optimizer)
+    model.load_state_dict(weights)
+    epochs(sgs, model, optimizer.step, 8)
+
+
+def test_attaching_after_the_warmup_is_not_taken_for_training_without_scaling() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    sgs = SpatialGradientScaling(model)
+    epochs(sgs, model, optimizer.step, 1)
+    sgs.attach(optimizer)
+    for epoch in range(1, 7):
+        if sgs.due(epoch):
+            sgs.update([images()])
+        model(images()).square().mean().backward()
+        optimizer.step()
+
+
+# Layers that change
+
+
+def replace_first(model: nn.Sequential) -> None:
+    model[0] = nn.Conv2d(1, 2, 5, padding=2)
+
+
+def add_one(model: nn.Sequential) -> None:
+    model.append(nn.Conv2d(1, 1, 3))
+
+
+@pytest.mark.parametrize(("change", "names"), [(replace_first, "0.weight"), (add_one, "3.weight")])
+def test_changed_layers_are_named_at_the_next_update(change: Callable[[nn.Module], None], names: str) -> None:
+    model = net()
+    sgs = SpatialGradientScaling(model)
+    sgs.update([images()])
+    change(model)
+    with pytest.warns(BackpassWarning) as warned:
+        sgs.update([images()])
+    assert [str(w.message) for w in warned if re.match(f"{names} was replaced, .* call set_model", str(w.message))]
+    kept = sgs.scalings["2.weight"].clone()
+    sgs.set_model(model)
+    assert torch.equal(sgs.scalings["2.weight"], kept)
+    assert torch.equal(sgs.scalings[names], torch.ones_like(sgs.scalings[names]))
+    sgs.update([images()])
+    train(model, sgs)
+    assert not torch.equal(sgs.scalings[names], torch.ones_like(sgs.scalings[names]))
+
+
+def test_a_layer_that_was_parametrised_since_is_refused() -> None:
+    model = net()
+    sgs = SpatialGradientScaling(model)
+    parametrizations.weight_norm(model[0])
+    with pytest.raises(StateError, match=r"0\.weight to be a parameter, .* call set_model\(model\)"):
+        train(model, sgs)
+    sgs.set_model(model)
+    train(model, sgs)
+    assert list(sgs.scalings) == ["0.parametrizations.weight.original1", "2.weight"]
+
+
+def test_grown_branches_are_named() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 1, 3))
+    sgs = SpatialGradientScaling(model)
+    reparameterize(model, "acb", inplace=True)
+    with pytest.warns(BackpassWarning) as warned:
+        sgs.update([images()])
+    assert [str(w.message) for w in warned if re.search(r"0\.weight.* call set_model\(model\)", str(w.message))]

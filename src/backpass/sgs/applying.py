@@ -61,8 +61,8 @@ class AppliedScalings:
         self._scale(self._layers)
 
     def _scale(self, layers: Mapping[str, ConvLayer]) -> None:
-        scale_gradients(layers, self._placed_scalings())
-        self._calls.scaled(plain=not self._measured)
+        found = scale_gradients(layers, self._placed_scalings())
+        self._calls.scaled(layers, plain=not self._measured, found=found)
 
     @contextmanager
     def scaled_update(self) -> Iterator[None]:
@@ -81,7 +81,7 @@ class AppliedScalings:
             raise StateError("expected apply='update', got apply='gradient'; use scale_gradients()")
         with self._updates.around(self._layers, self._placed_scalings()):
             yield
-        self._calls.scaled(plain=not self._measured)
+        self._calls.scaled(self._layers, plain=not self._measured)
 
     def attach(self, optimizer: Optimizer) -> Attachment:
         """Scale at every ``optimizer.step()``, without a call in the loop.
@@ -110,10 +110,11 @@ class AppliedScalings:
 
         def after_step(stepped: Optimizer) -> None:
             self._updates.end(stepped, self._placed_scalings())
-            self._calls.scaled(plain=not self._measured)
+            self._calls.scaled(self._held_by(stepped), plain=not self._measured)
 
         after = after_step if self.apply == "update" else None
         attachment = self._attachments.add(optimizer, before_step, after)
+        self._calls.started()
         self.check_optimizer(optimizer)
         return attachment
 

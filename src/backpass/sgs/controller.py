@@ -87,23 +87,38 @@ class SpatialGradientScaling(AppliedScalings):
         self.every = every
         self.drop_near_equal = drop_near_equal
         self.process_group = process_group
-        self._model = unwrap(model)
-        self._layers = scalable_convs(model, include)
-        self.scalings: dict[str, Tensor] = {
-            name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
-        }
+        self._include = include
+        self._given = scaling
+        self.scalings = {}
         self.fixed = self._measured = scaling is not None
-        if scaling is not None:
-            fixed = fixed_scalings(scaling, self.scalings)
-            self._layers = {name: layer for name, layer in self._layers.items() if name in fixed}
-            self.scalings = {name: self.scalings[name] for name in self._layers}
-            self._set(fixed)
+        self.set_model(model)
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({len(self._layers)} kernels, k={self.k}, measure={self.measure!r}, "
             f"warmup={self.warmup}, every={self.every}, drop_near_equal={self.drop_near_equal}, apply={self.apply!r})"
         )
+
+    def set_model(self, model: nn.Module) -> None:
+        """Find the convolutions again, after layers were replaced, parametrised or added, or in another model.
+
+        A kernel keeps its scaling where one of its name and shape had one before; the others start at one, until the
+        next :meth:`update`.
+
+        Raises:
+            InputError: as at construction.
+        """
+        layers = scalable_convs(model, self._include)
+        scalings = {name: torch.ones(c.kernel_size, device=c.parameter.device) for name, c in layers.items()}
+        if self._given is not None:
+            given = fixed_scalings(self._given, scalings)
+            layers = {name: layer for name, layer in layers.items() if name in given}
+        else:
+            given = {n: g for n, g in self.scalings.items() if n in scalings and g.shape == scalings[n].shape}
+        self._model, self._layers = unwrap(model), layers
+        self.scalings = {name: scalings[name] for name in layers}
+        self._set(given)
+        self._calls.started()
 
     def due(self, epoch: int) -> bool:
         """Return whether epoch ``epoch``, counted from 0, starts with :meth:`update`.
@@ -117,7 +132,7 @@ class SpatialGradientScaling(AppliedScalings):
         """
         after_warmup = epoch > self.warmup and (epoch % self.every == 0 or not self._measured)
         due = not self.fixed and (epoch == self.warmup or after_warmup)
-        self._calls.asked(epoch, due)
+        self._calls.asked(epoch, due, self._layers)
         return due
 
     # Measuring
@@ -136,9 +151,16 @@ class SpatialGradientScaling(AppliedScalings):
         Raises:
             InputError: no batch, an empty or non-tensor batch, or a batch that the model cannot run on.
             StateError: the scaling is fixed.
+
+        Warns:
+            NoEffectWarning: layers were replaced, parametrised or added since they were found (:meth:`set_model`), or
+                kernels were trained since the last update without scaling.
         """
         if self.fixed:
             raise StateError("expected measured scalings, got a fixed one; leave out scaling=... to measure")
+        self._calls.changed_layers(self._model, self._include, self._layers)
+        attached = bool(self._attachments.optimizers())
+        self._calls.before_update(self._layers, scaling_expected=attached or self._measured)
         measured = measure_scalings(
             self._model,
             batches,
@@ -153,7 +175,7 @@ class SpatialGradientScaling(AppliedScalings):
         self._calls.kept("found NaN or infinity in the input of", measured.not_finite)
         self._set(measured.scalings)
         self._measured = True
-        self._calls.updated()
+        self._calls.updated(self._layers)
 
     def _set(self, scalings: Mapping[str, Tensor]) -> None:
         """Write scalings in place, so that captured graphs and held references see them."""
@@ -182,4 +204,4 @@ class SpatialGradientScaling(AppliedScalings):
         self._set(scalings_in(state, self._settings(), self.scalings))
         self._measured = state["measured"]
         if self._measured:
-            self._calls.updated()
+            self._calls.loaded()

@@ -32,8 +32,17 @@ class ConvLayer:
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The kernel parameter as it is now; wrappers such as FSDP2 replace the object."""
-        parameter: nn.Parameter = getattr(self.owner, self.key)
+        """The kernel parameter as it is now; wrappers such as FSDP2 replace the object.
+
+        Raises:
+            StateError: the layer computes its kernel from another parameter now.
+        """
+        parameter = self.owner._parameters.get(self.key)
+        if parameter is None:
+            raise StateError(
+                f"expected {self.name} to be a parameter, as it was when its layer was found, but the layer was "
+                "parametrised since; call set_model(model) of its controller after such a change"
+            )
         return parameter
 
     @property
