@@ -628,3 +628,10 @@ def test_a_scaling_that_was_replaced_or_written_over_counts_from_the_next_step()
     sgs.scalings["weight"] = torch.full((3, 3), 2.0)
     assert torch.equal(scaled(), torch.full((3, 3), 2.0))
     assert torch.equal(copy.deepcopy(sgs).scalings["weight"], torch.full((3, 3), 2.0))
+
+
+@pytest.mark.parametrize("compile_", [torch.jit.script, lambda model: torch.jit.trace(model, images())])
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_a_scripted_model_is_refused_with_its_reason(compile_: Callable[[nn.Module], nn.Module]) -> None:
+    with pytest.raises(InputError, match=r"whose convolutions are compiled .* before torch\.jit\.script"):
+        SpatialGradientScaling(compile_(net()))

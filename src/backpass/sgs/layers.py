@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -74,11 +75,11 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             ``(module name, module) -> bool``.
 
     Raises:
-        InputError: a model under flat-parameter FSDP1, a pattern that matches no convolution, no convolution left to
-            scale, modules that share a kernel and see different numbers of channels, or a kernel made from a
-            parameter without its taps.
+        InputError: a scripted or traced model, a model under flat-parameter FSDP1, a pattern that matches no
+            convolution, no convolution left to scale, modules that share a kernel and see different numbers of channels,
+            or a kernel made from a parameter without its taps.
     """
-    _refuse_flat_parameters(model)
+    _refuse_unreadable(model)
     convs: dict[str, _ConvNd] = {}
     for path, module in unwrap(model).named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
@@ -116,7 +117,12 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
     return {layer.name: layer for layer in layers.values()}
 
 
-def _refuse_flat_parameters(model: nn.Module) -> None:
+def _refuse_unreadable(model: nn.Module) -> None:
+    if isinstance(unwrap(model), torch.jit.ScriptModule):
+        raise InputError(
+            f"expected a model of Python modules, got a {type(unwrap(model)).__name__}, whose convolutions are "
+            "compiled and cannot be found; construct this from the model before torch.jit.script or torch.jit.trace"
+        )
     # By name, since importing FSDP1 for the check would cost every user its import.
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise InputError(
