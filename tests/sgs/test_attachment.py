@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from backpass.agc import AdaptiveGradientClipping
-from backpass.errors import InputError, StateError
+from backpass.errors import BackpassWarning, InputError, StateError
 from backpass.sgs import SpatialGradientScaling
 
 CENTRE = torch.tensor([[0.5, 0.5, 0.5], [0.5, 5.0, 0.5], [0.5, 0.5, 0.5]])
@@ -188,3 +188,49 @@ def test_wrapped_optimizers(wrap: Any) -> None:
 def test_an_object_without_an_optimizer_is_refused() -> None:
     with pytest.raises(InputError, match=r"a wrapper that holds one as optimizer, .*got Conv2d"):
         controller(net()).attach(nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]
+
+
+# Order with clipping
+
+
+def attached_after_clipping(max_norm: float) -> None:
+    model = net()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    controller(model).attach(optimizer)
+    for seed in range(4):
+        optimizer.zero_grad()
+        model(torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+        optimizer.step()
+
+
+def test_gradients_that_were_clipped_before_the_hook_are_warned_of_once() -> None:
+    with pytest.warns(BackpassWarning, match=r"norm 0\.01 at each of 3 steps, .* before clipping") as warned:
+        attached_after_clipping(0.01)
+    assert len(warned) == 1
+    attached_after_clipping(1e6)
+
+
+def test_gradients_that_stay_the_same_are_not_taken_for_clipped() -> None:
+    model = net()
+    optimizer = SGD(model.parameters(), lr=0.0)
+    controller(model).attach(optimizer)
+    for _ in range(4):
+        optimizer.zero_grad()
+        backward(model)
+        optimizer.step()
+
+
+def test_agc_attached_before_is_warned_of() -> None:
+    model = net()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    AdaptiveGradientClipping(model, head=None).attach(optimizer)
+    with pytest.warns(BackpassWarning, match=r"AdaptiveGradientClipping is attached to this SGD before"):
+        controller(model).attach(optimizer)
+
+
+def test_agc_attached_before_is_right_where_the_update_is_scaled() -> None:
+    model = net()
+    optimizer = SGD(model.parameters(), lr=0.1)
+    AdaptiveGradientClipping(model, head=None).attach(optimizer)
+    controller(model, apply="update").attach(optimizer)

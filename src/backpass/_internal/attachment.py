@@ -9,13 +9,12 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from backpass._internal.inner_optimizer import inner_optimizer
-from backpass.errors import NoEffectWarning, StateError
+from backpass.errors import BackpassWarning, NoEffectWarning, StateError
 
 __all__ = ["Attachment", "Attachments", "held_by", "refuse_closure"]
 
 BeforeStep = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 AfterStep = Callable[[Optimizer], None]
-Alters = Callable[[Optimizer], set[str]]
 
 _ATTACHED = "_backpass_attachments"  # an attribute of the optimizer, so that every method object sees it
 
@@ -99,11 +98,15 @@ class Attachments:
     Args:
         method: name of the method, for messages.
         parameters: returns the ``id`` of each parameter that it alters at a step of an optimizer.
+        ahead_of: names of methods that should run after this one.
     """
 
-    def __init__(self, method: str, parameters: Callable[[Optimizer], set[int]]) -> None:
+    def __init__(
+        self, method: str, parameters: Callable[[Optimizer], set[int]], *, ahead_of: Sequence[str] = ()
+    ) -> None:
         self._method = method
         self._parameters = parameters
+        self._ahead_of = ahead_of
         self._all: list[Attachment] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,6 +120,7 @@ class Attachments:
 
         Warns:
             NoEffectWarning: the optimizer holds nothing that the method alters.
+            BackpassWarning: a method that should run after this one is attached before it.
         """
         optimizer = inner_optimizer(optimizer)
         altered = self._parameters(optimizer)
@@ -125,6 +129,13 @@ class Attachments:
                 raise StateError(
                     f"expected a {type(optimizer).__name__} without {self._method} on these parameters, got one that "
                     "is attached to this or another one already; remove() the first attachment before another"
+                )
+            if other.method in self._ahead_of:
+                warnings.warn(
+                    f"{other.method} is attached to this {type(optimizer).__name__} before {self._method}, which then "
+                    f"undoes its bound; attach {self._method} first",
+                    BackpassWarning,
+                    stacklevel=3,
                 )
         if not altered:
             warnings.warn(

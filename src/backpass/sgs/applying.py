@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass.errors import StateError
+from backpass.sgs.clipped_before import ClippedBefore
 from backpass.sgs.gradients import scale_gradients
 from backpass.sgs.layers import ConvLayer
 from backpass.sgs.misuse import Calls
@@ -37,7 +38,8 @@ class AppliedScalings:
         self.apply = apply
         self._calls = Calls()
         self._updates = UpdateScaler()
-        self._attachments = Attachments("SpatialGradientScaling", self._kernels_in)
+        clipping = ("AdaptiveGradientClipping",) if apply == "gradient" else ()
+        self._attachments = Attachments("SpatialGradientScaling", self._kernels_in, ahead_of=clipping)
         self._warned_of_optimizer = False
 
     def scale_gradients(self) -> None:
@@ -87,7 +89,9 @@ class AppliedScalings:
         """Scale at every ``optimizer.step()``, without a call in the loop.
 
         Only the kernels that the optimizer holds at that step are scaled, so that several optimizers can share a model:
-        attach to each. Wrappers of Accelerate, Lightning, Lookahead, SAM and schedule-free are looked through.
+        attach to each. Wrappers of Accelerate, Lightning, Lookahead, SAM and schedule-free are looked through. With
+        ``apply="gradient"`` this comes after any clipping in the loop, which then is no bound: to clip, call
+        :meth:`scale_gradients` before it instead.
 
         Returns:
             A handle whose ``remove()`` ends it, as does leaving its ``with`` block; :meth:`remove` ends all.
@@ -99,13 +103,17 @@ class AppliedScalings:
 
         Warns:
             NoEffectWarning: the optimizer holds none of the kernels, or cancels the scaling (:meth:`check_optimizer`).
+            BackpassWarning: AGC is attached before it. Or at the third step, if the first three gradients have the same
+                norm, so that they were clipped before.
         """
+        clipped_before = ClippedBefore()
 
         def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if self.apply == "update":
                 self._updates.begin(self._held_by(stepping))
                 return
             refuse_closure(args, kwargs, "scale_gradients()")
+            clipped_before.look(stepping)
             self._scale(self._held_by(stepping))
 
         def after_step(stepped: Optimizer) -> None:
