@@ -76,8 +76,8 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
 
     Raises:
         InputError: a scripted or traced model, a model under flat-parameter FSDP1, a pattern that matches no
-            convolution, no convolution left to scale, modules that share a kernel and see different numbers of channels,
-            or a kernel made from a parameter without its taps.
+            convolution, no convolution left to scale, modules that share a kernel and see different numbers of
+            channels, or a kernel made from a parameter without its taps.
     """
     _refuse_unreadable(model)
     convs: dict[str, _ConvNd] = {}
