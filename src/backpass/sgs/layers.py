@@ -71,8 +71,9 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
 
     Args:
         model: any module; wrappers are looked through.
-        include: keep only these: glob patterns on module names such as ``["layer1.*"]``, or a function
-            ``(module name, module) -> bool``.
+        include: scale only these: glob patterns on module names such as ``["layer1.*"]``, or a function
+            ``(module name, module) -> bool``. Default: all but even kernels whose stride equals their size (patch
+            embedding, ConvNeXt's downsampling), whose patches do not overlap and have no centre.
 
     Raises:
         InputError: a scripted or traced model, a model under flat-parameter FSDP1, a pattern that matches no
@@ -84,7 +85,7 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
     for path, module in unwrap(model).named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
             convs[unwrapped_name(path)] = module
-    wanted = select(include, convs)
+    wanted = select(include, convs) if include is not None else {n for n, c in convs.items() if not _is_patchify(c)}
     layers: dict[int, ConvLayer] = {}
     for prefix, module in convs.items():
         if prefix not in wanted:
@@ -109,10 +110,13 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
                 f"so nothing can be scaled tap by tap; leave {prefix or 'this layer'} out with include=..."
             )
         layers[id(parameter)] = ConvLayer(name, (module,), kernel_size, owner, key)
+    patches = include is None and bool(convs)
     if not layers:
         raise InputError(
             f"found no convolution to scale in {type(unwrap(model)).__name__}: expected at least one Conv1d, Conv2d "
-            f"or Conv3d with a kernel axis longer than 1" + (f" that include={include!r} selects" if include else "")
+            f"or Conv3d with a kernel axis longer than 1"
+            + (f" that include={include!r} selects" if include is not None else "")
+            + (f"; {', '.join(convs)} cut their input into patches, include=['*'] selects them" if patches else "")
         )
     return {layer.name: layer for layer in layers.values()}
 
@@ -129,6 +133,10 @@ def _refuse_unreadable(model: nn.Module) -> None:
             "FullyShardedDataParallel (FSDP1) flattens kernels, so their taps cannot be told apart; use FSDP2, "
             "torch.distributed.fsdp.fully_shard"
         )
+
+
+def _is_patchify(conv: _ConvNd) -> bool:
+    return tuple(conv.stride) == tuple(conv.kernel_size) and all(k == 1 or k % 2 == 0 for k in conv.kernel_size)
 
 
 def _kernel_parameter(conv: nn.Module) -> tuple[nn.Module, str, str]:

@@ -14,7 +14,9 @@ from backpass.errors import NoEffectWarning
 __all__ = ["decay_factor", "normalizes_gradients", "warn_if_normalizing"]
 
 # By name, so that one pattern serves torch's classes, their subclasses and third-party ones.
-_NORMALIZING = re.compile("adam|adagrad|adadelta|adafactor|adabelief|adahessian|rmsprop|rprop|lamb|lion|yogi", re.I)
+_NORMALIZING = re.compile(
+    "adam|adagrad|adadelta|adafactor|adabelief|adahessian|rmsprop|rprop|lamb|lion|yogi|adan|adopt", re.I
+)
 _DECOUPLED = re.compile("adamw|adafactor", re.I)
 
 
