@@ -98,6 +98,9 @@ def test_an_epoch_starts_with_one_line() -> None:
     loader = DataLoader(Augmented(), batch_size=4)
     assert [sgs.start_epoch(epoch, loader) for epoch in range(5)] == [False, True, True, False, True]
     assert not torch.equal(sgs.scalings["0.weight"], torch.ones(3, 3))
+    resumed = SpatialGradientScaling(net(), warmup=1, every=2)
+    resumed.load_state_dict(sgs.state_dict())
+    assert [resumed.start_epoch(epoch, loader) for epoch in (4, 5, 6)] == [False, False, True]
 
 
 def nothing() -> Iterator[Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
+from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import StateError
 from backpass.sgs.clipped_before import ClippedBefore
 from backpass.sgs.gradients import scale_gradients
@@ -42,12 +43,15 @@ class AppliedScalings:
         self._attachments = Attachments("SpatialGradientScaling", self._kernels_in, ahead_of=clipping)
         self._warned_of_optimizer = False
 
-    def scale_gradients(self) -> None:
+    def scale_gradients(self, optimizer: Optimizer | None = None) -> None:
         """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
 
         Once per optimizer step, on accumulated gradients; before or after AMP's unscaling, since it is linear; before
         clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped. Where a CUDA graph
         computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
+
+        Args:
+            optimizer: scale only the kernels that it holds, where several optimizers step in turn; default: all.
 
         Raises:
             StateError: the gradients are scaled already, or were and have since been added to by another backward pass
@@ -60,7 +64,7 @@ class AppliedScalings:
                 f"attached to {type(attached[0]).__name__}, whose step() scales the gradients; leave out "
                 "scale_gradients(), or remove() the attachment"
             )
-        self._scale(self._layers)
+        self._scale(self._layers if optimizer is None else self._held_by(inner_optimizer(optimizer)))
 
     def _scale(self, layers: Mapping[str, ConvLayer]) -> None:
         found = scale_gradients(layers, self._placed_scalings())

@@ -89,6 +89,7 @@ class SpatialGradientScaling(AppliedScalings):
         self.process_group = process_group
         self._include = include
         self._given = scaling
+        self._epoch: int | None = None  # that start_epoch() measured last
         self.scalings = {}
         self.fixed = self._measured = scaling is not None
         self.set_model(model)
@@ -140,15 +141,16 @@ class SpatialGradientScaling(AppliedScalings):
     def start_epoch(
         self, epoch: int, loader: Iterable[Any], *, batches: int = 2, forward: Forward | str | None = None
     ) -> bool:
-        """Measure on the first ``batches`` of ``loader`` if :meth:`update` is :meth:`due`; return whether it was.
+        """Measure on the first ``batches`` of ``loader`` if :meth:`update` is :meth:`due`; return whether it did.
 
         One line at the start of each epoch instead of two. The published recipes measure on 2 batches, or on 20 where
-        ``every=30``.
+        ``every=30``. An epoch that is resumed in its middle is not measured again.
         """
-        due = self.due(epoch)
-        if due:
-            self.update(loader, forward, batches=batches)
-        return due
+        if epoch == self._epoch or not self.due(epoch):
+            return False
+        self.update(loader, forward, batches=batches)
+        self._epoch = epoch
+        return True
 
     def update(
         self, loader: Iterable[Any], forward: Forward | str | None = None, *, batches: int | None = None
@@ -209,7 +211,7 @@ class SpatialGradientScaling(AppliedScalings):
     def state_dict(self) -> dict[str, Any]:
         """Return the scalings and the settings that made them; loads with ``weights_only=True``."""
         scalings = {name: scaling.detach().clone() for name, scaling in self.scalings.items()}
-        return {"scalings": scalings, "measured": self._measured} | self._settings()
+        return {"scalings": scalings, "measured": self._measured, "epoch": self._epoch} | self._settings()
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that the scalings depend on."""
@@ -224,6 +226,6 @@ class SpatialGradientScaling(AppliedScalings):
                 nothing is loaded then.
         """
         self._set(scalings_in(state, self._settings(), self.scalings))
-        self._measured = state["measured"]
+        self._measured, self._epoch = state["measured"], state["epoch"]
         if self._measured:
             self._calls.loaded()

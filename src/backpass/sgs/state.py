@@ -24,7 +24,7 @@ def scalings_in(
     Raises:
         InputError: other settings or layers, or a scaling that is not finite, not above 0 or of another shape.
     """
-    if absent := {"scalings", "measured", *settings} - state.keys():
+    if absent := {"scalings", "measured", "epoch", *settings} - state.keys():
         raise InputError(
             f"expected a state_dict() of SpatialGradientScaling, got one without {sorted(absent)}; pass what its "
             "state_dict() returned"
