@@ -91,7 +91,8 @@ def adjusted_epochs(trainer: Trainer) -> list[int]:
     """Return the epochs that end with a measurement of SGS's or begin after an adjustment of DyRep's."""
     epochs = range(trainer.run.recipe.epochs)
     if "sgs" in trainer.methods:
-        return [epoch for epoch in epochs if trainer.methods["sgs"].sgs.due(epoch)]
+        sgs = trainer.methods["sgs"].sgs
+        return [epoch for epoch in epochs if epoch == sgs.warmup or (epoch > sgs.warmup and epoch % sgs.every == 0)]
     if "dyrep" in trainer.methods:
         return [epoch + 1 for epoch in epochs if trainer.methods["dyrep"].dyrep.due(epoch)]
     return []

@@ -21,7 +21,20 @@ from backpass.training.trainer import Trainer
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "backpass"
 # Every package may import itself and those after it.
-ORDER = ["__main__", "cli", "experiments", "training", "reparam", "sgs", "agc", "pgt", "models", "_internal", "errors"]
+ORDER = [
+    "__main__",
+    "cli",
+    "experiments",
+    "training",
+    "integrations",
+    "reparam",
+    "sgs",
+    "agc",
+    "pgt",
+    "models",
+    "_internal",
+    "errors",
+]
 
 
 def small_data() -> ImageData:

@@ -3,14 +3,18 @@
 import subprocess
 import sys
 
+import pytest
+
 import backpass
 
 # NumPy is not among them: torch looks for it itself.
 EXTRA = [
     "accelerate",
     "jinja2",
+    "lightning",
     "matplotlib",
     "optuna",
+    "pytorch_lightning",
     "pydantic",
     "rich",
     "safetensors",
@@ -20,6 +24,7 @@ EXTRA = [
     "tabulate",
     "torchmetrics",
     "torchvision",
+    "transformers",
     "tyro",
 ]
 
@@ -76,3 +81,10 @@ def test_the_command_line_names_the_missing_extra():
 def test_every_public_name_exists_and_is_documented():
     for name in backpass.__all__:
         assert getattr(backpass, name).__doc__, name
+
+
+@pytest.mark.parametrize("name", ["lightning", "transformers", "timm"])
+def test_integrations_name_what_they_miss(name):
+    done = run(HIDE + f"import backpass.integrations.{name}")
+    assert done.returncode == 1
+    assert f"need {name}, which is not installed; install it with: pip install 'backpass[" in done.stderr

@@ -239,7 +239,7 @@ BINARY_POWER = Loss(binary_power, definitions.power_grad(binary_plain, ALPHA), b
 _CLOSURE = r"step\(closure\) computes gradients after this hook; remove\(\) .* call {}\(\) at the end of the closure"
 _LAZY = r"1\.weight belongs to a lazy convolution that has seen no batch; run one batch through the model"
 _FLAT = r"parametrizations\.weight\.original has shape \(4, 27\), .* the taps \(3, 3\), .* leave 0 out with include="
-_TWICE_ATTACHED = r"attached to this SGD already; remove\(\) the first attachment"
+_TWICE_ATTACHED = r"attached to this or another one already; remove\(\) the first attachment"
 
 
 def sgs(**options: Any) -> Transform:

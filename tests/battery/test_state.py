@@ -43,6 +43,7 @@ def through_a_file(state: Any) -> Any:
 def step(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor], method: Method) -> dict[str, Tensor]:
     """Return the model's state after one step on the second batch."""
     x, y = LOOP.batch(1)
+    method.remove()  # from the optimizer before
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     model.zero_grad()
     criterion(model(x), y).backward()

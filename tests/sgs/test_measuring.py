@@ -291,7 +291,10 @@ def test_kept_maps_are_freed_one_by_one() -> None:
         (iter(()), "expected at least one measuring batch, got none"),
         (torch.zeros(2, 2, 8, 8), r"an iterable of batches, got one tensor of shape \(2, 2, 8, 8\); pass \[batch\]"),
         ([torch.zeros(0, 2, 8, 8)], r"expected a non-empty batch, got shape \(0, 2, 8, 8\)"),
-        ([{"image": torch.zeros(1)}], r"tensor or a tuple that starts with one, got dict; pass forward=\.\.\."),
+        (
+            [{"image": torch.zeros(1)}],
+            r"or a tuple that starts with one, got dict with keys 'image'; pass forward=",
+        ),
         ([("name", torch.zeros(1))], r"got tuple of str, tensor of shape \(1,\)"),
         ([()], "got tuple of nothing"),
         (

@@ -214,7 +214,7 @@ def test_attach_warns_once_of_optimizers_that_cancel_the_scaling(kind: Any) -> N
     sgs.check_optimizer(optimizer)
     with pytest.warns(NoEffectWarning, match=message):
         SpatialGradientScaling(model).check_optimizer(optimizer)
-    SpatialGradientScaling(model, apply="update").attach(optimizer)
+    SpatialGradientScaling(model, apply="update").attach(kind(model.parameters()))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.ASGD, torch.optim.LBFGS])

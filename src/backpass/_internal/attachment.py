@@ -8,12 +8,15 @@ from typing import Any, Self
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from backpass.errors import NoEffectWarning, StateError
+from backpass._internal.inner_optimizer import inner_optimizer
+from backpass.errors import BackpassWarning, NoEffectWarning, StateError
 
 __all__ = ["Attachment", "Attachments", "held_by", "refuse_closure"]
 
 BeforeStep = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 AfterStep = Callable[[Optimizer], None]
+
+_ATTACHED = "_backpass_attachments"  # an attribute of the optimizer, so that every method object sees it
 
 
 def held_by(optimizer: Optimizer) -> set[int]:
@@ -40,18 +43,35 @@ def refuse_closure(args: Sequence[Any], kwargs: Mapping[str, Any], call: str) ->
 
 
 class Attachment:
-    """A method attached to an optimizer, until :meth:`remove` or the end of a ``with`` block."""
+    """A method attached to an optimizer, until :meth:`remove` or the end of a ``with`` block.
 
-    def __init__(self, optimizer: Optimizer, handles: Sequence[RemovableHandle]) -> None:
+    Attributes:
+        method: name of the method.
+        parameters: returns the ``id`` of each parameter that it alters at a step of the optimizer.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        method: str,
+        parameters: Callable[[Optimizer], set[int]],
+        handles: Sequence[RemovableHandle],
+    ) -> None:
         self._optimizer = weakref.ref(optimizer)
+        self.method = method
+        self.parameters = parameters
         self._handles = list(handles)
+        attached_to(optimizer).append(self)
 
-    def is_attached_to(self, optimizer: Optimizer) -> bool:
-        """Return whether this is attached to ``optimizer``, and not removed."""
-        return bool(self._handles) and self._optimizer() is optimizer
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer that this is attached to; ``None`` once it is removed or the optimizer is gone."""
+        return self._optimizer() if self._handles else None
 
     def remove(self) -> None:
         """Detach from the optimizer."""
+        if (optimizer := self.optimizer) is not None:
+            attached_to(optimizer).remove(self)
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -63,28 +83,61 @@ class Attachment:
         self.remove()
 
 
-class Attachments:
-    """The attachments of one method object: at most one for each optimizer, so that no step is altered twice."""
+def attached_to(optimizer: Optimizer) -> list[Attachment]:
+    """Return the list of what is attached to an optimizer, in the order in which it runs."""
+    attachments: list[Attachment] = vars(optimizer).setdefault(_ATTACHED, [])
+    return attachments
 
-    def __init__(self) -> None:
+
+class Attachments:
+    """The attachments of one method object.
+
+    A parameter is altered by one object of a method: attaching a second one that alters the same parameters is refused.
+    A copy, also through pickle, is attached to nothing.
+
+    Args:
+        method: name of the method, for messages.
+        parameters: returns the ``id`` of each parameter that it alters at a step of an optimizer.
+        ahead_of: names of methods that should run after this one.
+    """
+
+    def __init__(
+        self, method: str, parameters: Callable[[Optimizer], set[int]], *, ahead_of: Sequence[str] = ()
+    ) -> None:
+        self._method = method
+        self._parameters = parameters
+        self._ahead_of = ahead_of
         self._all: list[Attachment] = []
 
-    def add(
-        self, optimizer: Optimizer, before: BeforeStep, after: AfterStep | None = None, *, has_effect: bool
-    ) -> Attachment:
-        """Call ``before(optimizer, args, kwargs)`` and ``after(optimizer)`` around each step of the optimizer.
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_all": []}
+
+    def add(self, optimizer: Optimizer, before: BeforeStep, after: AfterStep | None = None) -> Attachment:
+        """Call ``before(optimizer, args, kwargs)`` and ``after(optimizer)`` around each step of the inner optimizer.
 
         Raises:
-            StateError: attached to this optimizer already.
+            StateError: an object of the same method is attached and alters the same parameters.
 
         Warns:
-            NoEffectWarning: ``has_effect`` is false: the optimizer holds nothing that the method alters.
+            NoEffectWarning: the optimizer holds nothing that the method alters.
+            BackpassWarning: a method that should run after this one is attached before it.
         """
-        if any(attachment.is_attached_to(optimizer) for attachment in self._all):
-            raise StateError(
-                f"attached to this {type(optimizer).__name__} already; remove() the first attachment before another"
-            )
-        if not has_effect:
+        optimizer = inner_optimizer(optimizer)
+        altered = self._parameters(optimizer)
+        for other in attached_to(optimizer):
+            if other in self._all or (other.method == self._method and other.parameters(optimizer) & altered):
+                raise StateError(
+                    f"expected a {type(optimizer).__name__} without {self._method} on these parameters, got one that "
+                    "is attached to this or another one already; remove() the first attachment before another"
+                )
+            if other.method in self._ahead_of:
+                warnings.warn(
+                    f"{other.method} is attached to this {type(optimizer).__name__} before {self._method}, which then "
+                    f"undoes its bound; attach {self._method} first",
+                    BackpassWarning,
+                    stacklevel=3,
+                )
+        if not altered:
             warnings.warn(
                 f"{type(optimizer).__name__} holds no parameter that this alters; attach to the optimizer that steps "
                 "them",
@@ -94,8 +147,12 @@ class Attachments:
         handles = [optimizer.register_step_pre_hook(before)]
         if after is not None:
             handles.append(optimizer.register_step_post_hook(lambda stepped, *_: after(stepped)))
-        self._all.append(attachment := Attachment(optimizer, handles))
+        self._all.append(attachment := Attachment(optimizer, self._method, self._parameters, handles))
         return attachment
+
+    def optimizers(self) -> list[Optimizer]:
+        """Return the optimizers that are attached to now."""
+        return [optimizer for attachment in self._all if (optimizer := attachment.optimizer) is not None]
 
     def remove(self) -> None:
         """Detach from every optimizer."""

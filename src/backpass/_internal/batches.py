@@ -1,6 +1,6 @@
 """Running a model on the input of a batch, in the forms that loaders yield."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,22 +14,29 @@ Forward = Callable[[Any], Any]
 """Runs a model on a batch of any form."""
 
 
-def forward_on(model: nn.Module, device: torch.device) -> Forward:
+def forward_on(model: nn.Module, device: torch.device, name: str | None = None) -> Forward:
     """Return a function that runs ``model`` on a batch: a tensor, or a tuple or list that starts with one.
 
+    With ``name``, batches are mappings, such as ``{"pixel_values": x, "labels": y}``, and the input is ``batch[name]``.
     The function moves the tensor to ``device``, and raises an InputError for a batch of another form or an empty one.
 
     >>> forward = forward_on(nn.Linear(2, 1), torch.device("cpu"))
     >>> forward((torch.ones(3, 2), torch.tensor([0, 1, 0]))).shape
     torch.Size([3, 1])
+    >>> forward_on(nn.Linear(2, 1), torch.device("cpu"), "pixels")({"pixels": torch.ones(3, 2)}).shape
+    torch.Size([3, 1])
     """
 
     def forward(batch: Any) -> Any:
-        x = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if name is not None:
+            x = batch.get(name) if isinstance(batch, Mapping) else None
+        else:
+            x = batch[0] if isinstance(batch, tuple | list) and batch else batch
         if not isinstance(x, Tensor):
+            form = "a tensor or a tuple that starts with one" if name is None else f"a mapping with a tensor {name!r}"
             raise InputError(
-                f"expected a batch to be a tensor or a tuple that starts with one, got {describe(batch)}; pass "
-                "forward=... to run the model on batches of another form"
+                f"expected a batch to be {form}, got {describe(batch)}; pass forward=... to run the model on batches "
+                "of another form: a function of the batch, or the name of the input in a mapping"
             )
         if x.numel() == 0:
             raise InputError(f"expected a non-empty batch, got shape {tuple(x.shape)}")
@@ -48,4 +55,6 @@ def describe(batch: object) -> str:
         return f"tensor of shape {tuple(batch.shape)}"
     if isinstance(batch, tuple | list):
         return f"{type(batch).__name__} of {', '.join(describe(item) for item in batch) or 'nothing'}"
+    if isinstance(batch, Mapping):
+        return f"{type(batch).__name__} with keys {', '.join(map(repr, batch)) or 'nothing'}"
     return type(batch).__name__

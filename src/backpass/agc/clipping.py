@@ -138,7 +138,7 @@ class AdaptiveGradientClipping:
         self.head = head
         self.error_if_nonfinite = error_if_nonfinite
         self._clipped: dict[str, Tensor] = {}
-        self._attachments = Attachments()
+        self._attachments = Attachments("AdaptiveGradientClipping", self._parameters_in)
 
     def clip_gradients(self) -> None:
         """Clip the gradients in place: after ``backward`` and unscaling, before ``step``."""
@@ -162,10 +162,10 @@ class AdaptiveGradientClipping:
             A handle; its ``remove()``, or leaving its ``with`` block, detaches. :meth:`remove` detaches all.
 
         Raises:
-            StateError: attached to this optimizer already. Or later, when ``step`` is given a closure: its gradients
-                come after the hook; call ``clip_gradients()`` at its end instead. Or when a ``GradScaler``
-                leaves unscaling to a fused step, which comes after the hook too: call ``scaler.unscale_(optimizer)``
-                first.
+            StateError: this object, or another one on the same parameters, is attached already. Or later, when ``step``
+                is given a closure: its gradients come after the hook; call ``clip_gradients()`` at its end instead. Or
+                when a ``GradScaler`` leaves unscaling to a fused step, which comes after the hook too: call
+                ``scaler.unscale_(optimizer)`` first.
 
         Warns:
             NoEffectWarning: the optimizer holds nothing yet that is clipped.
@@ -180,7 +180,10 @@ class AdaptiveGradientClipping:
                 )
             self._clipped |= self._clip(self._held_by(stepping))
 
-        return self._attachments.add(optimizer, clip, has_effect=bool(self._held_by(optimizer)))
+        return self._attachments.add(optimizer, clip)
+
+    def _parameters_in(self, optimizer: Optimizer) -> set[int]:
+        return {id(parameter.tensor) for parameter in self._held_by(optimizer)}
 
     def _held_by(self, optimizer: Optimizer) -> list[ClippedParameter]:
         held = held_by(optimizer)

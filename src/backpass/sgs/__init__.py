@@ -2,8 +2,10 @@
 
 Data flows one way, a module a stage: batches (``measuring``) -> feature maps (``layers``, ``feature_maps``) -> joint
 histograms (``histogram``) -> dependence S (``dependence``, ``near_equal``) -> scaling G (``scaling``) -> gradients
-(``gradients``) or updates (``updates``, ``optimizers``). ``controller`` decides when, ``distributed`` serves several
-processes, ``functional`` has the stages as functions, and ``fast_counting`` and ``kept_maps`` are there for speed.
+(``gradients``) or updates (``updates``, ``optimizers``). ``controller`` decides when, ``applying`` how, ``misuse`` and
+``clipped_before`` notice loops that leave kernels plain or unbounded, ``state`` reads saved states, ``distributed``
+serves several processes, ``functional`` has the stages as functions, and ``fast_counting`` and ``kept_maps`` are there
+for speed.
 """
 
 from backpass.sgs.controller import SpatialGradientScaling

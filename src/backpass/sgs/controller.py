@@ -1,33 +1,26 @@
 """Spatial Gradient Scaling in a training loop: when to measure and when to scale."""
 
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
 from backpass._internal.batches import Forward
 from backpass._internal.selection import Include
 from backpass._internal.wrappers import unwrap
-from backpass.errors import BackpassWarning, InputError, NoEffectWarning, StateError
+from backpass.errors import InputError, StateError
+from backpass.sgs.applying import AppliedScalings
 from backpass.sgs.distributed import ProcessGroup
-from backpass.sgs.gradients import GradientScaler
-from backpass.sgs.layers import ConvLayer, scalable_convs
+from backpass.sgs.layers import scalable_convs
 from backpass.sgs.measuring import check_measure, measure_scalings
-from backpass.sgs.optimizers import normalizes_gradients
-from backpass.sgs.scaling import check_k, check_scalings, fixed_scalings
-from backpass.sgs.updates import UpdateScaler
+from backpass.sgs.scaling import check_k, fixed_scalings
+from backpass.sgs.state import scalings_in
 
 __all__ = ["SpatialGradientScaling"]
 
-_SETTINGS = ("k", "measure", "drop_near_equal", "apply")  # those that the scalings depend on
 
-
-class SpatialGradientScaling:
+class SpatialGradientScaling(AppliedScalings):
     """Scale the gradient of each convolution kernel, tap by tap, by what neighbouring input pixels share.
 
     For a kernel W with gradient dW, ``scale_gradients`` replaces dW by ``G * dW``, where the scaling G has the kernel's
@@ -87,29 +80,19 @@ class SpatialGradientScaling:
             raise InputError(f"expected apply to be one of 'gradient', 'update', got {apply!r}")
         if warmup < 0 or every < 1:
             raise InputError(f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}")
+        super().__init__(apply)
         self.k = check_k(k)
         self.measure: str = measure
         self.warmup = warmup
         self.every = every
         self.drop_near_equal = drop_near_equal
-        self.apply: str = apply
         self.process_group = process_group
-        self._model = unwrap(model)
-        self._layers = scalable_convs(model, include)
-        self.scalings: dict[str, Tensor] = {
-            name: torch.ones(layer.kernel_size, device=layer.parameter.device) for name, layer in self._layers.items()
-        }
-        self.fixed = scaling is not None
-        if scaling is not None:
-            fixed = fixed_scalings(scaling, self.scalings)
-            self._layers = {name: layer for name, layer in self._layers.items() if name in fixed}
-            self.scalings = {name: self.scalings[name] for name in self._layers}
-            self._set(fixed)
-        self._gradients = GradientScaler()
-        self._attachments = Attachments()
-        self._updates = UpdateScaler()
-        self._warned: set[str] = set()
-        self._warned_of_optimizer = False
+        self._include = include
+        self._given = scaling
+        self._epoch: int | None = None  # that start_epoch() measured last
+        self.scalings = {}
+        self.fixed = self._measured = scaling is not None
+        self.set_model(model)
 
     def __repr__(self) -> str:
         return (
@@ -117,165 +100,123 @@ class SpatialGradientScaling:
             f"warmup={self.warmup}, every={self.every}, drop_near_equal={self.drop_near_equal}, apply={self.apply!r})"
         )
 
-    def due(self, epoch: int) -> bool:
-        """Return whether epoch ``epoch`` starts with :meth:`update`: at ``warmup``, then at multiples of ``every``.
+    def set_model(self, model: nn.Module) -> None:
+        """Find the convolutions again, after layers were replaced, parametrised or added, or in another model.
 
-        Never with a fixed scaling.
+        A kernel keeps its scaling where one of its name and shape had one before; the others start at one, until the
+        next :meth:`update`.
+
+        Raises:
+            InputError: as at construction.
         """
-        regular = epoch > self.warmup and epoch % self.every == 0
-        return not self.fixed and (epoch == self.warmup or regular)
+        layers = scalable_convs(model, self._include)
+        scalings = {name: torch.ones(c.kernel_size, device=c.parameter.device) for name, c in layers.items()}
+        if self._given is not None:
+            given = fixed_scalings(self._given, scalings)
+            layers = {name: layer for name, layer in layers.items() if name in given}
+        else:
+            given = {n: g for n, g in self.scalings.items() if n in scalings and g.shape == scalings[n].shape}
+        self._model, self._layers = unwrap(model), layers
+        self.scalings = {name: scalings[name] for name in layers}
+        self._set(given)
+        self._calls.started()
+
+    def due(self, epoch: int) -> bool:
+        """Return whether epoch ``epoch``, counted from 0, starts with :meth:`update`.
+
+        At ``warmup``, then at multiples of ``every``; and at every epoch after ``warmup`` until something is
+        measured or loaded, as after a resume without the state. Never with a fixed scaling. In a loop that counts
+        epochs from 1, pass ``epoch - 1``.
+
+        Warns:
+            NoEffectWarning: at the next scaled step, if ``update`` is not called before it.
+        """
+        after_warmup = epoch > self.warmup and (epoch % self.every == 0 or not self._measured)
+        due = not self.fixed and (epoch == self.warmup or after_warmup)
+        self._calls.asked(epoch, due, self._layers)
+        return due
 
     # Measuring
 
-    def update(self, batches: Iterable[Any], forward: Forward | None = None) -> None:
-        """Measure the scalings on ``batches``; all layers change together or, after an error, none.
+    def start_epoch(
+        self, epoch: int, loader: Iterable[Any], *, batches: int = 2, forward: Forward | str | None = None
+    ) -> bool:
+        """Measure on the first ``batches`` of ``loader`` if :meth:`update` is :meth:`due`; return whether it did.
+
+        One line at the start of each epoch instead of two. The published recipes measure on 2 batches, or on 20 where
+        ``every=30``. An epoch that is resumed in its middle is not measured again.
+        """
+        if epoch == self._epoch or not self.due(epoch):
+            return False
+        self.update(loader, forward, batches=batches)
+        self._epoch = epoch
+        return True
+
+    def update(
+        self, loader: Iterable[Any], forward: Forward | str | None = None, *, batches: int | None = None
+    ) -> None:
+        """Measure the scalings on the batches of ``loader``; all layers change together or, after an error, none.
 
         The model runs twice over the batches and is left unchanged (:func:`backpass.sgs.measure_scalings`, which also
         states the forms of a batch). A layer that no batch reaches, or whose input is not finite, keeps its scaling; a
-        warning names it, once.
+        warning names it, once. No more batches are read than needed, and the random states of torch, Python, NumPy and
+        the loader are restored, so that training sees the same batches as without this call. Do not call it while the
+        same loader, with persistent workers, is being read.
 
         Args:
-            batches: input tensors, or tuples that start with one, such as ``(input, target)``.
-            forward: runs the model on a batch of any other form; default: ``model(input)`` on the model's device.
+            loader: a ``DataLoader`` or any iterable of batches: input tensors, or tuples that start with one, such as
+                ``(input, target)``.
+            forward: runs the model on a batch of any other form, such as ``lambda batch: model(batch["image"])``; or
+                the name of the input in batches that are mappings, such as ``"pixel_values"``. Default:
+                ``model(input)`` on the model's device.
+            batches: the number of batches to read; default: all.
 
         Raises:
             InputError: no batch, an empty or non-tensor batch, or a batch that the model cannot run on.
             StateError: the scaling is fixed.
+
+        Warns:
+            NoEffectWarning: layers were replaced, parametrised or added since they were found (:meth:`set_model`), or
+                kernels were trained since the last update without scaling.
         """
         if self.fixed:
             raise StateError("expected measured scalings, got a fixed one; leave out scaling=... to measure")
+        self._calls.changed_layers(self._model, self._include, self._layers)
+        attached = bool(self._attachments.optimizers())
+        self._calls.before_update(self._layers, scaling_expected=attached or self._measured)
         measured = measure_scalings(
             self._model,
-            batches,
+            loader,
             self._layers,
             k=self.k,
             measure=self.measure,
             drop_near_equal=self.drop_near_equal,
             forward=forward,
             process_group=self.process_group,
+            batches=batches,
         )
-        self._warn_once("no measuring batch reached", measured.unreached)
-        self._warn_once("found NaN or infinity in the input of", measured.not_finite)
+        self._calls.kept("no measuring batch reached", measured.unreached)
+        self._calls.kept("found NaN or infinity in the input of", measured.not_finite)
         self._set(measured.scalings)
-
-    def _warn_once(self, what: str, names: Sequence[str]) -> None:
-        fresh = [name for name in names if name not in self._warned]
-        if fresh:
-            self._warned.update(fresh)
-            warnings.warn(f"{what} {', '.join(fresh)}, which keeps its scaling", BackpassWarning, stacklevel=3)
+        self._measured = True
+        self._calls.updated(self._layers)
 
     def _set(self, scalings: Mapping[str, Tensor]) -> None:
         """Write scalings in place, so that captured graphs and held references see them."""
         for name, scaling in scalings.items():
             self.scalings[name].copy_(scaling)
 
-    # Applying
-
-    def scale_gradients(self) -> None:
-        """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
-
-        Once per optimizer step, on accumulated gradients; before or after AMP's unscaling, since it is linear; before
-        clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped. Where a CUDA graph
-        computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
-
-        Raises:
-            StateError: the gradients are the ones this scaled before, untouched since; or ``apply="update"``.
-        """
-        if self.apply == "update":
-            raise StateError("expected apply='gradient', got apply='update'; use `with sgs.scaled_update():`")
-        self._gradients.scale(self._layers, self._placed_scalings())
-
-    @contextmanager
-    def scaled_update(self) -> Iterator[None]:
-        """Scale what optimizers add to the kernels in the code inside.
-
-        For ``apply="update"``: ``with sgs.scaled_update(): optimizer.step()``. A kernel becomes
-        ``W_old + G * (W_stepped - W_old)``. Decoupled weight decay (AdamW, Adafactor, ``decoupled_weight_decay=True``
-        of Adam, NAdam and RAdam) is not scaled: the kernel becomes ``W - lr * weight_decay * W - G * rest``, with
-        ``rest`` the rest of the update. A decay that the optimizer adds to the gradient (L2, as in SGD and Adam) is
-        part of the update and is scaled with it. Holds one copy of the kernels meanwhile.
-
-        Raises:
-            StateError: ``apply="gradient"``, or inside another ``scaled_update()``.
-        """
-        if self.apply == "gradient":
-            raise StateError("expected apply='update', got apply='gradient'; use scale_gradients()")
-        with self._updates.around(self._layers, self._placed_scalings()):
-            yield
-
-    def attach(self, optimizer: Optimizer) -> Attachment:
-        """Scale at every ``optimizer.step()``, without a call in the loop.
-
-        Only the kernels that the optimizer holds at that step are scaled, so that several optimizers can share a model:
-        attach to each.
-
-        Returns:
-            A handle whose ``remove()`` ends it, as does leaving its ``with`` block; :meth:`remove` ends all.
-
-        Raises:
-            StateError: attached to this optimizer already. Or later, with ``apply="gradient"``, if ``step`` receives a
-                closure, which computes gradients after the hook. Call ``scale_gradients()`` at its end instead.
-
-        Warns:
-            NoEffectWarning: the optimizer holds none of the kernels, or cancels the scaling (:meth:`check_optimizer`).
-        """
-
-        def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self.apply == "update":
-                self._updates.begin(self._held_by(stepping))
-                return
-            refuse_closure(args, kwargs, "scale_gradients()")
-            self._gradients.scale(self._held_by(stepping), self._placed_scalings())
-
-        def after_step(stepped: Optimizer) -> None:
-            self._updates.end(stepped, self._placed_scalings())
-
-        has_effect = bool(self._held_by(optimizer))
-        attachment = self._attachments.add(
-            optimizer, before_step, after_step if self.apply == "update" else None, has_effect=has_effect
-        )
-        self.check_optimizer(optimizer)
-        return attachment
-
-    def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Warn, once, if the optimizer cancels a scaling of the gradient.
-
-        Adam and its relatives divide each element of the gradient by its own size
-        (:func:`backpass.sgs.optimizers.normalizes_gradients`), so a scaling that stays the same for many steps does not
-        change the update. Not needed after :meth:`attach`, which does it.
-
-        Warns:
-            NoEffectWarning: such an optimizer with ``apply="gradient"``.
-        """
-        if self.apply == "gradient" and not self._warned_of_optimizer and normalizes_gradients(optimizer):
-            self._warned_of_optimizer = True
-            warnings.warn(
-                f"{type(optimizer).__name__} divides each element of the gradient by its own size, which cancels a "
-                "scaling of the gradient; pass apply='update' to scale the update instead",
-                NoEffectWarning,
-                stacklevel=3,
-            )
-
-    def remove(self) -> None:
-        """Detach from every optimizer."""
-        self._attachments.remove()
-
-    def _placed_scalings(self) -> dict[str, Tensor]:
-        """Return the scalings, on the devices where the kernels are now."""
-        for name, layer in self._layers.items():
-            self.scalings[name] = self.scalings[name].to(layer.parameter.device)
-        return self.scalings
-
-    def _held_by(self, optimizer: Optimizer) -> dict[str, ConvLayer]:
-        held = held_by(optimizer)
-        return {name: layer for name, layer in self._layers.items() if id(layer.parameter) in held}
-
     # State
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scalings and the settings that made them; loads with ``weights_only=True``."""
         scalings = {name: scaling.detach().clone() for name, scaling in self.scalings.items()}
-        return {"scalings": scalings} | {setting: getattr(self, setting) for setting in _SETTINGS}
+        return {"scalings": scalings, "measured": self._measured, "epoch": self._epoch} | self._settings()
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings that the scalings depend on."""
+        names = ("k", "measure", "drop_near_equal", "apply")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the scalings of :meth:`state_dict`, made with the same settings on the same layers.
@@ -284,15 +225,7 @@ class SpatialGradientScaling:
             InputError: other settings or layers, or a scaling that is not finite, not above 0 or of another shape;
                 nothing is loaded then.
         """
-        if absent := {"scalings", *_SETTINGS} - state.keys():
-            raise InputError(f"expected a state_dict() of {type(self).__name__}, got one without {sorted(absent)}")
-        for setting in _SETTINGS:
-            own = getattr(self, setting)
-            if state[setting] != own:
-                raise InputError(f"expected a state with {setting}={own!r}, got one with {state[setting]!r}")
-        scalings: Mapping[str, Tensor] = state["scalings"]
-        missing, unknown = self.scalings.keys() - scalings.keys(), scalings.keys() - self.scalings.keys()
-        if missing or unknown:
-            raise InputError(f"expected this model's scalings: missing {sorted(missing)}, unknown {sorted(unknown)}")
-        check_scalings(scalings, self.scalings)
-        self._set(scalings)
+        self._set(scalings_in(state, self._settings(), self.scalings))
+        self._measured, self._epoch = state["measured"], state["epoch"]
+        if self._measured:
+            self._calls.loaded()

@@ -135,19 +135,21 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
         return (
             all(map(torch.equal, random_state, _random_state(devices)))
             and all(_same_objects(module._buffers, held) for module, held in buffers)
-            and all(torch.equal(buffer, value) for buffer, value in values)
+            and all(b.shape == value.shape and b.dtype == value.dtype and torch.equal(b, value) for b, value in values)
         )
 
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad(), eval_mode(model), eagerly():
             yield untouched
     finally:
-        for buffer, value in values:
-            if not torch.equal(buffer, value):  # an untouched buffer keeps its version for autograd
-                buffer.data.copy_(value)
         for module, held in buffers:
             module._buffers.clear()
             module._buffers.update(held)
+        for buffer, value in values:
+            if buffer.shape != value.shape or buffer.dtype != value.dtype:
+                buffer.data = value
+            elif not torch.equal(buffer, value):  # an untouched buffer keeps its version for autograd
+                buffer.data.copy_(value)
 
 
 def _same_objects(buffers: Mapping[str, Tensor | None], held: Mapping[str, Tensor | None]) -> bool:

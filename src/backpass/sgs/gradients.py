@@ -1,6 +1,5 @@
-"""Scaling gradients: one multiplication for each kernel, once for each gradient."""
+"""Scaling gradients: one multiplication for each kernel, once for each step."""
 
-import weakref
 from collections.abc import Mapping
 
 import torch
@@ -11,42 +10,56 @@ from backpass.sgs.distributed import local_part
 from backpass.sgs.layers import ConvLayer
 from backpass.sgs.scaling import laid_out
 
-__all__ = ["GradientScaler"]
+__all__ = ["scale_gradients"]
+
+_MARK = "_backpass_scaled"  # an attribute of the gradient itself, so that every controller sees it and it dies with it
 
 
-class GradientScaler:
-    """Multiplies the gradients of kernels by their scalings, in place, and refuses to do it twice.
+@torch.no_grad()
+def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> int:
+    """Multiply the gradient of each layer that has one by its scaling, in place; return the number of gradients.
 
-    A gradient counts as scaled until something writes to it, such as another backward pass or ``zero_grad``.
+    A gradient keeps a mark when it is scaled: its own version and its kernel's, which torch counts up with every write.
+
+    - The version is the same: it is scaled already, and left alone.
+    - One write, and no step of the optimizer on the kernel: another backward pass added to it, or it was clipped.
+      Where no gradient of the step is new, this is refused.
+    - Otherwise it is new. ``zero_grad`` makes a new tensor, or two writes with the next backward pass.
+
+    It does not see two or more writes without a step, such as unscaling and clipping between two calls. A loop that
+    clears gradients through ``.data`` and steps through ``.data`` or with a fused optimizer shows neither, and is
+    refused although it is right: use ``optimizer.zero_grad()`` there.
+
+    Raises:
+        StateError: there are gradients, and none of them is new.
     """
-
-    def __init__(self) -> None:
-        # The gradient scaled last, weakly so that it can be freed, and its version, which every write counts up.
-        self._scaled: dict[str, tuple[weakref.ref[Tensor], int]] = {}
-
-    @torch.no_grad()
-    def scale(self, layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> None:
-        """Scale the gradient of each layer that has one and is not scaled already.
-
-        Raises:
-            StateError: there are gradients, and all of them are scaled already.
-        """
-        gradients = {
-            name: local_part(grad, name) for name, layer in layers.items() if (grad := layer.parameter.grad) is not None
-        }
-        fresh = {name: grad for name, grad in gradients.items() if not self._is_scaled(name, grad)}
-        if gradients and not fresh:
-            raise StateError(
-                "expected gradients of a new backward pass, got those that are scaled already; call scale_gradients() "
-                "once per step, after backward(), and clear the gradients with optimizer.zero_grad() after each step"
-            )
-        for name, grad in fresh.items():
-            grad.mul_(laid_out(scalings[name], grad))
-        # Only now, since gradients that are views of one buffer count their writes together.
-        self._scaled.update({name: (weakref.ref(grad), grad._version) for name, grad in fresh.items()})
-
-    def _is_scaled(self, name: str, grad: Tensor) -> bool:
-        if name not in self._scaled:
-            return False
-        last, version = self._scaled[name]
-        return last() is grad and version == grad._version
+    gradients = {
+        name: local_part(grad, name) for name, layer in layers.items() if (grad := layer.parameter.grad) is not None
+    }
+    kernels = {name: local_part(layers[name].parameter, name)._version for name in gradients}
+    untouched, added_to = set(), set()
+    for name, grad in gradients.items():
+        version, kernel = getattr(grad, _MARK, (None, None))
+        if version == grad._version:
+            untouched.add(name)
+        elif version == grad._version - 1 and kernel == kernels[name]:
+            added_to.add(name)
+    if gradients and len(untouched) == len(gradients):
+        raise StateError(
+            "expected gradients of a new backward pass, got those that are scaled already; call scale_gradients() once "
+            "per step, after backward(), clear the gradients with optimizer.zero_grad() after each step, and remove() "
+            "a controller that another one replaces"
+        )
+    if gradients and len(untouched) + len(added_to) == len(gradients):
+        raise StateError(
+            "expected gradients that are not scaled yet, got those that were scaled before the last backward() or "
+            f"clipping, and would be scaled twice ({', '.join(sorted(added_to))}); with gradient accumulation, "
+            "call scale_gradients() once per step, after the last backward() (Accelerate: `if "
+            "accelerator.sync_gradients:`), before clipping, and from one controller"
+        )
+    fresh = {name: grad for name, grad in gradients.items() if name not in untouched}
+    for name, grad in fresh.items():
+        grad.mul_(laid_out(scalings[name], grad))
+    for name, grad in fresh.items():  # only now: gradients that are views of one buffer count their writes together
+        setattr(grad, _MARK, (grad._version, kernels[name]))
+    return len(gradients)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -32,8 +33,17 @@ class ConvLayer:
 
     @property
     def parameter(self) -> nn.Parameter:
-        """The kernel parameter as it is now; wrappers such as FSDP2 replace the object."""
-        parameter: nn.Parameter = getattr(self.owner, self.key)
+        """The kernel parameter as it is now; wrappers such as FSDP2 replace the object.
+
+        Raises:
+            StateError: the layer computes its kernel from another parameter now.
+        """
+        parameter = self.owner._parameters.get(self.key)
+        if parameter is None:
+            raise StateError(
+                f"expected {self.name} to be a parameter, as it was when its layer was found, but the layer was "
+                "parametrised since; call set_model(model) of its controller after such a change"
+            )
         return parameter
 
     @property
@@ -61,20 +71,21 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
 
     Args:
         model: any module; wrappers are looked through.
-        include: keep only these: glob patterns on module names such as ``["layer1.*"]``, or a function
-            ``(module name, module) -> bool``.
+        include: scale only these: glob patterns on module names such as ``["layer1.*"]``, or a function
+            ``(module name, module) -> bool``. Default: all but even kernels whose stride equals their size (patch
+            embedding, ConvNeXt's downsampling), whose patches do not overlap and have no centre.
 
     Raises:
-        InputError: a model under flat-parameter FSDP1, a pattern that matches no convolution, no convolution left to
-            scale, modules that share a kernel and see different numbers of channels, or a kernel made from a
-            parameter without its taps.
+        InputError: a scripted or traced model, a model under flat-parameter FSDP1, a pattern that matches no
+            convolution, no convolution left to scale, modules that share a kernel and see different numbers of
+            channels, or a kernel made from a parameter without its taps.
     """
-    _refuse_flat_parameters(model)
+    _refuse_unreadable(model)
     convs: dict[str, _ConvNd] = {}
     for path, module in unwrap(model).named_modules():
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
             convs[unwrapped_name(path)] = module
-    wanted = select(include, convs)
+    wanted = select(include, convs) if include is not None else {n for n, c in convs.items() if not _is_patchify(c)}
     layers: dict[int, ConvLayer] = {}
     for prefix, module in convs.items():
         if prefix not in wanted:
@@ -99,21 +110,33 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
                 f"so nothing can be scaled tap by tap; leave {prefix or 'this layer'} out with include=..."
             )
         layers[id(parameter)] = ConvLayer(name, (module,), kernel_size, owner, key)
+    patches = include is None and bool(convs)
     if not layers:
         raise InputError(
             f"found no convolution to scale in {type(unwrap(model)).__name__}: expected at least one Conv1d, Conv2d "
-            f"or Conv3d with a kernel axis longer than 1" + (f" that include={include!r} selects" if include else "")
+            f"or Conv3d with a kernel axis longer than 1"
+            + (f" that include={include!r} selects" if include is not None else "")
+            + (f"; {', '.join(convs)} cut their input into patches, include=['*'] selects them" if patches else "")
         )
     return {layer.name: layer for layer in layers.values()}
 
 
-def _refuse_flat_parameters(model: nn.Module) -> None:
+def _refuse_unreadable(model: nn.Module) -> None:
+    if isinstance(unwrap(model), torch.jit.ScriptModule):
+        raise InputError(
+            f"expected a model of Python modules, got a {type(unwrap(model)).__name__}, whose convolutions are "
+            "compiled and cannot be found; construct this from the model before torch.jit.script or torch.jit.trace"
+        )
     # By name, since importing FSDP1 for the check would cost every user its import.
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise InputError(
             "FullyShardedDataParallel (FSDP1) flattens kernels, so their taps cannot be told apart; use FSDP2, "
             "torch.distributed.fsdp.fully_shard"
         )
+
+
+def _is_patchify(conv: _ConvNd) -> bool:
+    return tuple(conv.stride) == tuple(conv.kernel_size) and all(k == 1 or k % 2 == 0 for k in conv.kernel_size)
 
 
 def _kernel_parameter(conv: nn.Module) -> tuple[nn.Module, str, str]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backpass._internal.batches import Forward, describe, forward_on
+from backpass._internal.first_batches import first_batches
 from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
@@ -51,14 +52,15 @@ class Measurement:
 
 def measure_scalings(
     model: nn.Module,
-    batches: Iterable[Any],
+    loader: Iterable[Any],
     layers: Mapping[str, ConvLayer] | None = None,
     *,
     k: float = 5.0,
     measure: str = "mutual_information",
     drop_near_equal: bool = False,
-    forward: Forward | None = None,
+    forward: Forward | str | None = None,
     process_group: ProcessGroup = None,
+    batches: int | None = None,
 ) -> Measurement:
     """Return the mean-1 scaling of each convolution kernel, measured on the inputs that its layer sees.
 
@@ -69,18 +71,22 @@ def measure_scalings(
 
     Args:
         model: any module, also wrapped or compiled.
-        batches: input tensors, or tuples or lists that start with one, such as ``(input, target)``. A sequence is
-            read twice and must return the same batch each time; any other iterable is collected in a list first.
+        loader: yields input tensors, or tuples or lists that start with one, such as ``(input, target)``. A sequence
+            is read twice and must return the same batch each time; anything else, such as a ``DataLoader``, is read
+            once, and the random states that it draws from are restored.
         layers: what to measure; default: :func:`backpass.sgs.scalable_convs` of the model.
         k: strength of the transform, :func:`backpass.sgs.k_transform`.
         measure: ``"mutual_information"`` or ``"autocorrelation"``.
         drop_near_equal: remove pairs that hold a zero or share a bin
             (:class:`backpass.sgs.near_equal.MutualInformationWithoutNearEqual`); a channel without any other pair then
             counts as 0 in the mean over channels.
-        forward: runs the model on a batch of any other form; default: ``model(input)`` on the model's device.
+        forward: runs the model on a batch of any other form; or the name of the input in batches that are mappings,
+            such as ``"pixel_values"``; default: ``model(input)`` on the model's device.
         process_group: the processes that measure together, each on its own batches, of any number; default: all, where
             ``torch.distributed`` is in use. Ranges and counts are all-reduced, and every process returns the same
             scalings, bit for bit: those of the union of the batches.
+
+        batches: the number of batches to read; default: all.
 
     Raises:
         InputError: an unknown measure, a tensor instead of batches, no batch, an empty or non-tensor batch, or a
@@ -92,10 +98,11 @@ def measure_scalings(
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
     device = next(iter(layers.values())).parameter.device
-    with failing_together(device, process_group):
-        batches = _collected(batches, model)
-    forward = forward_on(model, device) if forward is None else forward
-    maps = _MapsOfBatches(model, batches, list(layers.values()), forward, process_group)
+    # Evaluating, since a loader may draw random numbers on the model's device, or run the model.
+    with failing_together(device, process_group), evaluating(model):
+        read = first_batches(loader, batches)
+    run = forward if callable(forward) else forward_on(model, device, forward)
+    maps = _MapsOfBatches(model, read, list(layers.values()), run, process_group)
     dependences = {
         name: kind(layer.kernel_size, layer.channels, device=layer.parameter.device) for name, layer in layers.items()
     }
@@ -133,17 +140,6 @@ def check_measure(measure: str, drop_near_equal: bool) -> None:
             f"expected measure='mutual_information' with drop_near_equal, got {measure!r}, which has no bins; "
             "leave drop_near_equal out"
         )
-
-
-def _collected(batches: Iterable[Any], model: nn.Module) -> Sequence[Any]:
-    if isinstance(batches, Tensor):
-        raise InputError(f"expected an iterable of batches, got one {describe(batches)}; pass [batch]")
-    if not isinstance(batches, Sequence):
-        with evaluating(model):  # a loader may draw random numbers
-            batches = list(batches)
-    if len(batches) == 0:
-        raise InputError("expected at least one measuring batch, got none")
-    return batches
 
 
 class _MapsOfBatches:

@@ -1,16 +1,22 @@
 """What SGS has to know of an optimizer: whether it normalises gradients, and what it does for weight decay."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["decay_factor", "normalizes_gradients"]
+from backpass._internal.inner_optimizer import inner_optimizer
+from backpass.errors import NoEffectWarning
+
+__all__ = ["decay_factor", "normalizes_gradients", "warn_if_normalizing"]
 
 # By name, so that one pattern serves torch's classes, their subclasses and third-party ones.
-_NORMALIZING = re.compile("adam|adagrad|adadelta|adafactor|adabelief|adahessian|rmsprop|rprop|lamb|lion|yogi", re.I)
+_NORMALIZING = re.compile(
+    "adam|adagrad|adadelta|adafactor|adabelief|adahessian|rmsprop|rprop|lamb|lion|yogi|adan|adopt", re.I
+)
 _DECOUPLED = re.compile("adamw|adafactor", re.I)
 
 
@@ -20,7 +26,7 @@ def normalizes_gradients(optimizer: Optimizer) -> bool:
     Under such an optimizer a constant scaling of the gradient cancels: Adam, AdamW, NAdam, RAdam, Adamax, Adadelta,
     Adagrad, RMSprop, Adafactor and others alike. Recognised by the names of the optimizer's class and its base classes,
     so that third-party classes such as ``FusedAdam`` or ``PagedLion`` count as well. One whose name says nothing of it
-    is not recognised. Wrappers that hold the optimizer as ``optimizer`` are looked through.
+    is not recognised. Wrappers are looked through.
 
     >>> import torch
     >>> parameters = [torch.nn.Parameter(torch.ones(1))]
@@ -28,6 +34,19 @@ def normalizes_gradients(optimizer: Optimizer) -> bool:
     [False, True, True]
     """
     return _is_called(optimizer, _NORMALIZING)
+
+
+def warn_if_normalizing(optimizer: Optimizer) -> bool:
+    """Warn that the optimizer cancels a scaling of the gradient, if it does; return whether it does."""
+    normalizes = normalizes_gradients(optimizer)
+    if normalizes:
+        warnings.warn(
+            f"{type(inner_optimizer(optimizer)).__name__} divides each element of the gradient by its own size, which "
+            "cancels a scaling of the gradient; pass apply='update' to scale the update instead",
+            NoEffectWarning,
+            stacklevel=4,
+        )
+    return normalizes
 
 
 def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tensor:
@@ -53,6 +72,5 @@ def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tens
 
 
 def _is_called(optimizer: Optimizer, name: re.Pattern[str]) -> bool:
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
+    optimizer = inner_optimizer(optimizer)
     return any(name.search(kind.__name__) for kind in type(optimizer).__mro__)

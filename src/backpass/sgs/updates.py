@@ -16,6 +16,8 @@ from backpass.sgs.scaling import laid_out
 
 __all__ = ["UpdateScaler"]
 
+_in_context: set[int] = set()  # kernels, by id, whose update some scaled_update() scales now
+
 
 class UpdateScaler:
     """Scales updates: of the steps in a context (:meth:`around`), or of one step (:meth:`begin`, :meth:`end`).
@@ -25,7 +27,6 @@ class UpdateScaler:
 
     def __init__(self) -> None:
         self._update: _Update | None = None
-        self._in_context = False
 
     @contextmanager
     def around(self, layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> Iterator[None]:
@@ -35,12 +36,13 @@ class UpdateScaler:
             StateError: inside another such context.
         """
         update = self._new(layers)
-        self._in_context = True
+        kernels = {id(layer.parameter) for layer in layers.values()}
+        _in_context.update(kernels)
         hook = register_optimizer_step_post_hook(lambda optimizer, *_: update.decay(optimizer))
         try:
             yield
         finally:
-            self._in_context = False
+            _in_context.difference_update(kernels)
             hook.remove()
         update.scale(scalings)
 
@@ -56,7 +58,7 @@ class UpdateScaler:
             update.scale(scalings)
 
     def _new(self, layers: Mapping[str, ConvLayer]) -> "_Update":
-        if self._in_context:
+        if any(id(layer.parameter) in _in_context for layer in layers.values()):
             raise StateError(
                 "scaled_update() is running already, and scaling inside it would count twice; step inside one "
                 "scaled_update(), or in an attached optimizer without it"

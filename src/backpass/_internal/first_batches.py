@@ -1,0 +1,41 @@
+"""Reading the first batches of a loader without a trace."""
+
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+
+from backpass._internal.batches import describe
+from backpass._internal.random_state import keeping_random_state
+from backpass.errors import InputError
+
+__all__ = ["first_batches"]
+
+
+def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[Any]:
+    """Return the first ``count`` batches of a loader, or all; no more are read, and random states are restored.
+
+    A sequence that is read whole is returned as it is.
+
+    >>> first_batches(iter(range(10)), 2)
+    [0, 1]
+
+    Raises:
+        InputError: a tensor instead of batches, a count below 1, or no batch.
+    """
+    if isinstance(loader, Tensor):
+        raise InputError(f"expected an iterable of batches, got one {describe(loader)}; pass [batch]")
+    if count is not None and count < 1:
+        raise InputError(f"expected to read at least one batch, got batches={count}; leave it out to read all")
+    batches: Sequence[Any]
+    if count is None and isinstance(loader, Sequence):
+        batches = loader
+    else:
+        with keeping_random_state(loader):
+            batches = list(islice(loader, count))
+        if callable(end := getattr(loader, "end", None)):
+            end()  # Accelerate's loaders count as being read, which decides when gradients are synchronised
+    if len(batches) == 0:
+        raise InputError("expected at least one measuring batch, got none; pass a loader that is not exhausted")
+    return batches

@@ -1,0 +1,51 @@
+"""Random states that reading a loader draws from."""
+
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["keeping_random_state"]
+
+
+@contextmanager
+def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
+    """Restore the random states of torch, Python and NumPy, and of the loader's own generators, at the end.
+
+    Reading a few batches inside changes neither the order nor the augmentation of what the caller reads later. The
+    states inside a loader's persistent worker processes are out of reach.
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> loader = torch.utils.data.DataLoader(range(100), shuffle=True, generator=generator)
+    >>> with keeping_random_state(loader):
+    ...     first = next(iter(loader))
+    >>> torch.equal(first, next(iter(loader)))
+    True
+    """
+    numpy = sys.modules.get("numpy")
+    generators = {id(g): g for g in _generators(loader)}.values()
+    kept = [(generator, generator.get_state()) for generator in generators]
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    with torch.random.fork_rng(devices=[]):  # loaders draw on the CPU
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            if numpy:
+                numpy.random.set_state(numpy_state)
+            for generator, state in kept:
+                generator.set_state(state)
+
+
+def _generators(loader: object) -> Iterator[torch.Generator]:
+    """Yield the generators of a loader, its samplers and its data set."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None)
+    inner_sampler, dataset = getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None)
+    for holder in (loader, sampler, batch_sampler, inner_sampler, dataset):
+        generator = getattr(holder, "generator", None)
+        if isinstance(generator, torch.Generator):
+            yield generator

@@ -1,0 +1,106 @@
+"""SGS as a callback of Lightning."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from torch.optim import Optimizer
+
+from backpass.errors import InputError, missing_extra
+from backpass.sgs import SpatialGradientScaling
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError:
+    try:
+        from pytorch_lightning import Callback, LightningModule, Trainer
+    except ImportError as error:
+        raise missing_extra("lightning", "lightning", "the callbacks for Lightning") from error
+
+__all__ = ["SpatialGradientScalingCallback"]
+
+
+class SpatialGradientScalingCallback(Callback):
+    """Train with Spatial Gradient Scaling: ``Trainer(callbacks=[SpatialGradientScalingCallback(k=5.0)])``.
+
+    Measures at the start of the epochs where it is due, on the first batches of the training loader, and scales in
+    ``on_before_optimizer_step``: once per optimizer step, on accumulated and unscaled gradients, before Lightning
+    clips them. Under manual optimization this is inside ``optimizer.step()``, so after ``self.clip_gradients``; to clip
+    there, call ``callback.sgs.scale_gradients()`` before it and pass ``scale=False``. The scalings are part of
+    Lightning's checkpoints.
+
+    Args:
+        batches: the number of batches to measure on.
+        forward: runs the module on a batch, as ``forward(module, batch)``; or the name of the input in batches that are
+            mappings. Default: ``module(input)``, with the input the batch or its first item.
+        loader: the loader to measure on; default: the training loader.
+        scale: ``False`` leaves calling ``sgs.scale_gradients()`` to the module.
+        options: of :class:`backpass.SpatialGradientScaling`.
+
+    Attributes:
+        sgs: the controller, from ``on_fit_start`` on.
+
+    Raises:
+        InputError: at the first measurement, several training loaders and no ``loader``.
+    """
+
+    sgs: SpatialGradientScaling
+
+    def __init__(
+        self,
+        *,
+        batches: int = 2,
+        forward: Callable[[LightningModule, Any], Any] | str | None = None,
+        loader: Iterable[Any] | None = None,
+        scale: bool = True,
+        **options: Any,
+    ) -> None:
+        self.batches = batches
+        self.forward = forward
+        self.loader = loader
+        self.scale = scale
+        self.options = options
+        self._loaded: dict[str, Any] | None = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the convolutions; load the state of a resumed checkpoint."""
+        self.sgs = SpatialGradientScaling(pl_module, **self.options)
+        if self._loaded is not None:
+            self.sgs.load_state_dict(self._loaded)
+        for optimizer in trainer.optimizers:
+            if self.sgs.apply == "update":
+                self.sgs.attach(optimizer)
+            else:
+                self.sgs.check_optimizer(optimizer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure, if it is due."""
+        forward = self.forward if isinstance(self.forward, str | None) else partial(self._run, pl_module, self.forward)
+        loader = trainer.train_dataloader if self.loader is None else self.loader
+        if isinstance(loader, dict | list | tuple) and self.loader is None:
+            raise InputError(
+                f"expected one training loader, got {type(loader).__name__} of {len(loader)}; pass the one to measure "
+                "on as loader=..."
+            )
+        self.sgs.start_epoch(trainer.current_epoch, loader, batches=self.batches, forward=forward)
+
+    @staticmethod
+    def _run(module: LightningModule, forward: Callable[[LightningModule, Any], Any], batch: Any) -> Any:
+        return forward(module, module.transfer_batch_to_device(batch, module.device, 0))
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Scale the gradients of the kernels that the optimizer holds."""
+        if self.scale and self.sgs.apply == "gradient":
+            self.sgs.scale_gradients(optimizer)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Detach from the optimizers."""
+        self.sgs.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the controller, for Lightning's checkpoint."""
+        return self.sgs.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state of a checkpoint until the controller exists."""
+        self._loaded = state_dict

@@ -1,0 +1,126 @@
+"""SGS as a callback of the Hugging Face ``Trainer``, and PGT as its ``compute_loss_func``."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backpass.errors import missing_extra
+from backpass.pgt import power_grad_cross_entropy
+from backpass.sgs import SpatialGradientScaling
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import ExportableState
+except ImportError as error:
+    raise missing_extra("transformers", "transformers", "the callbacks for the Hugging Face Trainer") from error
+
+__all__ = ["PowerGradLoss", "SpatialGradientScalingCallback"]
+
+
+class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
+    """Train with SGS: ``trainer.add_callback(SpatialGradientScalingCallback(trainer, k=5.0))``.
+
+    Measures at the start of the epochs where it is due, on the first batches of the training loader. The ``Trainer``
+    has no event between backward and clipping, so this scales at the end of ``trainer.training_step`` where gradients
+    are synchronised: once per optimizer step, on accumulated gradients, before the ``Trainer`` clips them
+    (``max_grad_norm`` is 1 by default). The scalings are part of ``trainer_state.json``.
+
+    Args:
+        trainer: the trainer that it is added to.
+        batches: the number of batches to measure on.
+        forward: the name of the input in the batches, or a function that runs the model on a batch.
+        options: of :class:`backpass.SpatialGradientScaling`.
+
+    Attributes:
+        sgs: the controller, from ``on_train_begin`` on.
+    """
+
+    sgs: SpatialGradientScaling
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        *,
+        batches: int = 2,
+        forward: Callable[[Any], Any] | str = "pixel_values",
+        **options: Any,
+    ) -> None:
+        self.trainer = trainer
+        self.batches = batches
+        self.forward = forward
+        self.options = options
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Find the convolutions, load the state of a resumed run, and scale after each training step."""
+        self.sgs = SpatialGradientScaling(self.trainer.model, **self.options)
+        saved = state.stateful_callbacks.get(type(self).__name__)
+        if state.global_step > 0 and saved:
+            self.sgs.load_state_dict(_with_tensors(saved["attributes"]["saved"]))
+        if self.sgs.apply == "update":
+            self.sgs.attach(kwargs["optimizer"])
+            return
+        self.sgs.check_optimizer(kwargs["optimizer"])
+        training_step = self.trainer.training_step
+
+        def training_step_and_scaling(*args: Any, **kwargs: Any) -> Tensor:
+            loss: Tensor = training_step(*args, **kwargs)
+            if self.trainer.accelerator.sync_gradients:
+                self.sgs.scale_gradients()
+            return loss
+
+        self.trainer.training_step = training_step_and_scaling
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure, if it is due."""
+        loader = kwargs["train_dataloader"]
+        self.sgs.start_epoch(int(state.epoch or 0), loader, batches=self.batches, forward=self.forward)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the trainer and its optimizer as they were."""
+        self.sgs.remove()
+        vars(self.trainer).pop("training_step", None)
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of the controller as numbers, for ``trainer_state.json``."""
+        saved = self.sgs.state_dict() if "sgs" in vars(self) else {}
+        saved["scalings"] = {name: scaling.tolist() for name, scaling in saved.get("scalings", {}).items()}
+        return {"args": {}, "attributes": {"saved": saved}}
+
+
+def _with_tensors(saved: Mapping[str, Any]) -> dict[str, Any]:
+    return {**saved, "scalings": {name: torch.tensor(values) for name, values in saved["scalings"].items()}}
+
+
+class PowerGradLoss:
+    """Cross-entropy with the gradient of PGT: ``Trainer(compute_loss_func=PowerGradLoss(alpha=0.3))``.
+
+    The ``Trainer`` does not divide the loss of a ``compute_loss_func`` by the number of accumulated batches, and passes
+    the number of labels in all of them instead: the loss is the sum over labels divided by that number, so that
+    accumulation changes nothing.
+
+    Args:
+        alpha: exponent, above 0.
+        options: of :func:`backpass.power_grad_cross_entropy`, such as ``label_smoothing``; without ``reduction``.
+    """
+
+    def __init__(self, alpha: float, **options: Any) -> None:
+        self.alpha = alpha
+        self.options = options
+
+    def __call__(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """Return the loss of a model's outputs, which hold ``logits``."""
+        logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
+        if num_items_in_batch is None:
+            return power_grad_cross_entropy(logits, labels, alpha=self.alpha, **self.options)
+        total = power_grad_cross_entropy(logits, labels, alpha=self.alpha, reduction="sum", **self.options)
+        if isinstance(num_items_in_batch, Tensor):
+            num_items_in_batch = num_items_in_batch.to(total.device)
+        return total / num_items_in_batch

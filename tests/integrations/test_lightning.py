@@ -1,0 +1,104 @@
+"""The callback for Lightning: the gradients of the plain loop, step by step."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import backpass
+from backpass.errors import InputError
+from integrations.plain_loop import ALPHA, EPOCHS, OPTIONS, assert_same, loader, net, optimizer_of, plain, recorded
+
+pytest.importorskip("lightning")
+from lightning.pytorch import LightningModule, Trainer
+
+from backpass.integrations.lightning import SpatialGradientScalingCallback
+
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+
+class Module(LightningModule):
+    def __init__(self, manual: bool = False) -> None:
+        super().__init__()
+        self.model = net()
+        self.automatic_optimization = not manual
+        self.criterion = backpass.PowerGradCrossEntropyLoss(alpha=ALPHA)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def training_step(self, batch: Any, _: int) -> Tensor:
+        x, y = batch
+        loss = self.criterion(self(x), y)
+        if not self.automatic_optimization:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = optimizer_of(self)
+        self.steps = recorded(optimizer, self.model)
+        return optimizer
+
+
+def trained(
+    folder: Path,
+    *,
+    epochs: int = EPOCHS,
+    manual: bool = False,
+    resume: Path | None = None,
+    forward: Any = None,
+    **options: Any,
+) -> Any:
+    module = Module(manual)
+    callback = SpatialGradientScalingCallback(forward=forward, **OPTIONS)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=[callback], **quiet, **options
+    )
+    trainer.fit(module, loader(), ckpt_path=resume)
+    return module.steps, trainer
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_are_those_of_the_plain_loop(
+    tmp_path: Path, accumulate: int, clip: float | None, autocast: bool
+) -> None:
+    options = {"precision": "bf16-mixed"} if autocast else {}
+    steps, _ = trained(tmp_path, accumulate_grad_batches=accumulate, gradient_clip_val=clip, **options)
+    expected = plain(accumulate=accumulate, clip=clip, autocast=autocast)
+    assert_same(steps, expected, autocast=autocast)
+    without = plain(accumulate=accumulate, clip=clip, autocast=autocast, sgs=False)
+    with pytest.raises(AssertionError, match="step"):
+        assert_same(steps, without, autocast=autocast)
+
+
+def test_manual_optimization(tmp_path: Path) -> None:
+    steps, _ = trained(tmp_path, manual=True)
+    assert_same(steps, plain())
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs: int) -> None:
+    first, trainer = trained(tmp_path, epochs=epochs)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt")
+    assert_same(first + rest, plain())
+
+
+def test_batches_of_another_form(tmp_path: Path) -> None:
+    steps, _ = trained(tmp_path, forward=lambda module, batch: module.model(batch[0]))
+    assert_same(steps, plain())
+
+
+def test_several_loaders_are_refused(tmp_path: Path) -> None:
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)
+    with pytest.raises(InputError, match="expected one training loader, got dict of 1; pass the one"):
+        trainer.fit(Module(), {"a": loader()})

@@ -1,0 +1,128 @@
+"""The callback and the loss for the Hugging Face Trainer: the gradients of the plain loop, step by step."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+import backpass
+from integrations.plain_loop import (
+    ALPHA,
+    BATCH,
+    EPOCHS,
+    OPTIONS,
+    Gradients,
+    assert_same,
+    data,
+    net,
+    optimizer_of,
+    plain,
+    recorded,
+)
+
+pytest.importorskip("transformers")
+from transformers import Trainer, TrainingArguments
+
+from backpass.integrations.transformers import PowerGradLoss, SpatialGradientScalingCallback
+
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+
+class Images(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return len(data()[0])
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        x, y = data()
+        return {"pixel_values": x[index], "labels": y[index]}
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = net()
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.model(pixel_values)
+        return {"logits": logits} if labels is None else {"loss": nn.functional.cross_entropy(logits, labels)}
+
+
+class InOrder(Trainer):
+    def _get_train_sampler(self, *_: Any) -> Any:
+        return torch.utils.data.SequentialSampler(Images())
+
+
+def trained(
+    folder: Path,
+    *,
+    epochs: int = EPOCHS,
+    accumulate: int = 1,
+    clip: float | None = None,
+    autocast: bool = False,
+    resume: bool = False,
+    **options: Any,
+) -> Gradients:
+    arguments = TrainingArguments(
+        folder,
+        num_train_epochs=epochs,
+        per_device_train_batch_size=BATCH,
+        gradient_accumulation_steps=accumulate,
+        max_grad_norm=clip or 0.0,
+        bf16=autocast,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="epoch",
+        disable_tqdm=True,
+        lr_scheduler_type="constant",
+        remove_unused_columns=False,
+        seed=0,
+    )
+    model = Model()
+    optimizer = optimizer_of(model)
+    steps = recorded(optimizer, model.model)
+    trainer = InOrder(
+        model,
+        arguments,
+        train_dataset=Images(),
+        optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)),
+        compute_loss_func=PowerGradLoss(alpha=ALPHA),
+    )
+    trainer.add_callback(SpatialGradientScalingCallback(trainer, **OPTIONS, **options))
+    trainer.train(resume_from_checkpoint=resume)
+    return steps
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_gradients_are_those_of_the_plain_loop(
+    tmp_path: Path, accumulate: int, clip: float | None, autocast: bool
+) -> None:
+    steps = trained(tmp_path, accumulate=accumulate, clip=clip, autocast=autocast)
+    assert_same(steps, plain(accumulate=accumulate, clip=clip, autocast=autocast), autocast=autocast)
+    for without in ({"sgs": False}, {"pgt": False}):
+        with pytest.raises(AssertionError, match="step"):
+            assert_same(steps, plain(accumulate=accumulate, clip=clip, autocast=autocast, **without), autocast=autocast)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs: int) -> None:
+    first = trained(tmp_path, epochs=epochs)
+    rest = trained(tmp_path, resume=True)
+    assert_same(first + rest, plain())
+
+
+def test_a_plain_mean_is_too_large_under_accumulation_and_this_loss_is_not() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(8, 3), torch.randint(3, (8,))
+    loss = PowerGradLoss(alpha=ALPHA)
+    whole = loss({"logits": logits}, labels)
+    parts = [
+        loss({"logits": x}, y, num_items_in_batch=torch.tensor(8))
+        for x, y in zip(logits.chunk(4), labels.chunk(4), strict=True)
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+    torch.testing.assert_close(whole, backpass.power_grad_cross_entropy(logits, labels, alpha=ALPHA))

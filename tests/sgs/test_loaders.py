@@ -1,0 +1,133 @@
+"""``update`` reads loaders of any kind, no more than it needs, and without a trace in what the caller reads next."""
+
+import random
+from collections import UserDict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from backpass.errors import InputError
+from backpass.sgs import SpatialGradientScaling, scalable_convs
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 3))
+
+
+class Augmented(Dataset[Tensor]):
+    """Draws from every random state that augmentations draw from, and counts what is read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.read += 1
+        return torch.randn(1, 6, 6) + random.random() + np.random.rand() + index
+
+
+def scalings(loader: Any, **options: Any) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    sgs = SpatialGradientScaling(net())
+    sgs.update(loader, **options)
+    return sgs.scalings
+
+
+def test_no_more_is_read_than_needed() -> None:
+    dataset = Augmented()
+    scalings(DataLoader(dataset, batch_size=4), batches=2)
+    assert dataset.read == 8
+
+
+@pytest.mark.parametrize("own_generator", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_reads_the_same_batches_with_and_without_an_update(own_generator: bool, workers: int) -> None:
+    def epoch(update: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        model = net()
+        generator = torch.Generator().manual_seed(1) if own_generator else None
+        loader = DataLoader(Augmented(), batch_size=4, shuffle=True, generator=generator, num_workers=workers)
+        if update:
+            SpatialGradientScaling(model).update(loader, batches=2)
+        return [x for _, x in zip(range(3), loader, strict=False)]
+
+    for plain, measured in zip(epoch(False), epoch(True), strict=True):
+        assert torch.equal(plain, measured)
+
+
+def test_a_loader_is_measured_like_its_first_batches() -> None:
+    x = torch.randn(12, 1, 6, 6)
+    loader = DataLoader(TensorDataset(x, torch.zeros(12)), batch_size=4)
+    expected = scalings([x[:4], x[4:8]])
+    for measured in (scalings(loader, batches=2), scalings(list(loader), batches=2)):
+        assert all(torch.equal(measured[name], g) for name, g in expected.items())
+    assert not torch.equal(scalings(loader)["0.weight"], expected["0.weight"])
+
+
+def test_an_accelerate_loader_is_left_as_if_it_had_not_been_read() -> None:
+    accelerator = pytest.importorskip("accelerate").Accelerator(cpu=True, gradient_accumulation_steps=2)
+    loader = accelerator.prepare(DataLoader(torch.randn(8, 1, 6, 6), batch_size=2))
+    scalings(loader, batches=1)
+    assert not accelerator.gradient_state.in_dataloader
+
+
+def test_mappings_by_the_name_of_the_input() -> None:
+    x = torch.randn(4, 1, 6, 6)
+    for batch in ({"pixel_values": x, "labels": 0}, UserDict(pixel_values=x)):
+        measured = scalings([batch], forward="pixel_values")
+        assert torch.equal(measured["0.weight"], scalings([x])["0.weight"])
+    with pytest.raises(InputError, match=r"got dict with keys 'image'; .*or the name of the input in a mapping"):
+        scalings([{"image": x}])
+    with pytest.raises(
+        InputError, match="expected a batch to be a mapping with a tensor 'pixel_values', got dict with"
+    ):
+        scalings([{"image": x}], forward="pixel_values")
+
+
+def test_an_epoch_starts_with_one_line() -> None:
+    sgs = SpatialGradientScaling(net(), warmup=1, every=2)
+    loader = DataLoader(Augmented(), batch_size=4)
+    assert [sgs.start_epoch(epoch, loader) for epoch in range(5)] == [False, True, True, False, True]
+    assert not torch.equal(sgs.scalings["0.weight"], torch.ones(3, 3))
+    resumed = SpatialGradientScaling(net(), warmup=1, every=2)
+    resumed.load_state_dict(sgs.state_dict())
+    assert [resumed.start_epoch(epoch, loader) for epoch in (4, 5, 6)] == [False, False, True]
+
+
+def nothing() -> Iterator[Tensor]:
+    yield from ()
+
+
+@pytest.mark.parametrize(
+    ("loader", "options", "message"),
+    [
+        (torch.zeros(4, 1, 6, 6), {}, r"got one tensor of shape \(4, 1, 6, 6\); pass \[batch\]"),
+        ([torch.zeros(4, 1, 6, 6)], {"batches": 0}, "at least one batch, got batches=0; leave it out"),
+        (nothing(), {"batches": 2}, "at least one measuring batch, got none"),
+    ],
+)
+def test_loaders_without_batches(loader: Any, options: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        scalings(loader, **options)
+
+
+# Kernels without a centre
+
+
+def test_kernels_that_cut_the_input_into_patches_are_left_out_by_default() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 4, stride=4), nn.Conv2d(4, 4, 3, stride=3), nn.Conv2d(4, 4, 2), nn.Conv2d(4, 4, (1, 2), (1, 2))
+    )
+    assert list(scalable_convs(model)) == ["1.weight", "2.weight"]
+    assert len(scalable_convs(model, ["*"])) == len(scalable_convs(model, lambda name, conv: True)) == 4
+    with pytest.raises(InputError, match=r"stem cut their input into patches, include=\['\*'\] selects them"):
+        scalable_convs(nn.ModuleDict({"stem": nn.Conv2d(3, 4, 4, stride=4)}))
