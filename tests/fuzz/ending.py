@@ -10,7 +10,7 @@ from backpass.__main__ import main
 
 __all__ = ["problem"]
 
-LIMIT = 30  # seconds, many times what the slowest takes
+LIMIT = 120  # seconds, many times what the slowest takes
 
 # How a failed run of a study is described whose error is none of ours.
 UNEXPLAINED = [
