@@ -130,6 +130,8 @@ def command_line(generator: random.Random, folder: Path, file: Path, new: Path) 
     if command in SHORT:
         options |= SETTINGS
         words += [*SMALL, *SHORT[command]]
+    if command == "reproduce":
+        words.append("--dry-run")
     for option in generator.sample(list(options), min(len(options), generator.choice([1, 1, 2, 2, 3]))):
         value = generator.choice(options[option])
         words += [f"--{option}", *(value.split(" ") if option in ("model-args", "sgs.branches") else [value])]

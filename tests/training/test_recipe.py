@@ -83,9 +83,14 @@ def test_arguments_of_the_model_that_contradict_are_refused(arguments, text):
 
 
 def test_arguments_reach_the_model(recipe, images):
+    def enlarged(split):
+        return replace(split, images=split.images.repeat_interleave(4, 2).repeat_interleave(4, 3))
+
+    large = replace(images, train=enlarged(images.train), test=enlarged(images.test), image_size=(32, 32))
+
     def parameters(model, *arguments):
         run = Run(replace(recipe, model=model, model_args=arguments))
-        return count_parameters(Trainer(run, images, runtime=Runtime(device="cpu")).model)
+        return count_parameters(Trainer(run, large, runtime=Runtime(device="cpu")).model)
 
     assert parameters("vgg11_small", ("hidden_layers", 2)) > parameters("vgg11_small")
     with pytest.raises(
