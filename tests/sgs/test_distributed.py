@@ -248,7 +248,7 @@ def test_a_process_without_batches_leaves_none_waiting(two):
     first, second = two["rank_without_batches"]
     assert first["type"] == "StateError"
     assert second["type"] == "InputError"
-    assert second["text"] == "expected at least one measuring batch, got none"
+    assert second["text"] == "expected at least one measuring batch, got none; pass a loader that is not exhausted"
 
 
 def nan_on_one_rank(rank: int, world_size: int) -> dict:
