@@ -85,7 +85,6 @@ def measure_scalings(
         process_group: the processes that measure together, each on its own batches, of any number; default: all, where
             ``torch.distributed`` is in use. Ranges and counts are all-reduced, and every process returns the same
             scalings, bit for bit: those of the union of the batches.
-
         batches: the number of batches to read; default: all.
 
     Raises:
