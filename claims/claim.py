@@ -5,17 +5,12 @@ from dataclasses import dataclass, field
 from backpass.experiments import Study
 from backpass.training.recipe import Runtime
 
-__all__ = ["CPU", "CPU_SEEDS", "DIGITS_SEEDS", "SPACE", "Claim"]
+__all__ = ["CPU", "DIGITS_SEEDS", "Claim"]
 
-CPU_SEEDS = (
-    "A difference of 1.0 points, at a standard deviation of 0.6 points of the paired differences (a first look at six "
-    "other seeds on 100 classes), is told at p < 0.01 with power 0.9 by 9 seeds; 10 are run."
-)
 DIGITS_SEEDS = (
     "A difference of 0.5 points, at a standard deviation of 0.7 points of the paired differences (five seeds of an "
     "earlier study: 0.5, 0.5, 1.0), is told at p < 0.05 / 3 with power 0.9 by 30 seeds."
 )
-SPACE = ("lr=0.025,0.05,0.1,0.2", "weight_decay=5e-4,2e-3")
 CPU = Runtime(device="cpu", channels_last=True)
 
 

@@ -1,13 +1,5 @@
-"""Claim: the methods against plain training at the papers' fixed settings, narrow VGG, 10 classes."""
+"""Claim: the methods against plain training, at the papers' fixed settings, narrow VGG, 10 classes."""
 
-from backpass.experiments import compare_study
-from claim import CPU_SEEDS, Claim
-from settings import TEN_CLASSES, on_cpu
+from settings import TEN_CLASSES, fixed_claim
 
-CLAIM = Claim(
-    question="At the fixed settings of the SGS paper (learning rate 0.1, decay 5e-4, k = 5) and alpha = 0.3, how does "
-    "each method change the test accuracy of a narrow VGG-11 on 10 classes with 1,250 images each?",
-    study=compare_study(on_cpu(TEN_CLASSES), ("plain", "sgs", "pgt", "sgs+pgt"), range(10)),
-    smallest=1.0,
-    seeds_from=CPU_SEEDS,
-)
+CLAIM = fixed_claim(TEN_CLASSES, "vgg11_narrow")

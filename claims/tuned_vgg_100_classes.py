@@ -1,20 +1,5 @@
 """Claim: the methods against plain training, tuned, narrow VGG, 100 classes."""
 
-from backpass.experiments import compare_study
-from backpass.experiments.tuning import Tuning, parse_space
-from claim import CPU_SEEDS, SPACE, Claim
-from settings import HUNDRED_CLASSES, on_cpu
+from settings import HUNDRED_CLASSES, tuned_claim
 
-CLAIM = Claim(
-    question="With learning rate and weight decay tuned for each method with the same budget, how does each change the "
-    "test accuracy of a narrow VGG-11 on 100 classes with 125 images each?",
-    study=compare_study(
-        on_cpu(HUNDRED_CLASSES),
-        ("plain", "sgs", "pgt", "sgs+pgt"),
-        range(10),
-        space=parse_space(SPACE),
-        tuning=Tuning(seeds=(1000,)),
-    ),
-    smallest=1.0,
-    seeds_from=CPU_SEEDS,
-)
+CLAIM = tuned_claim(HUNDRED_CLASSES, "vgg11_narrow")

@@ -2,13 +2,14 @@
 
 from collections.abc import Hashable
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from backpass.errors import InputError
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "read_json", "to_json"]
 
 _T = TypeVar("_T")
 _SHOWN = 5
@@ -59,6 +60,21 @@ def from_json(kind: type[_T], text: str | bytes, source: str) -> _T:
     except ValueError as error:  # more than one JSON value
         raise InputError(f"{source}: expected one {kind.__name__} in JSON, got more") from error
     return value
+
+
+def read_json(kind: type[_T], path: Path) -> _T | None:
+    """Return the dataclass in a JSON file; ``None`` where there is no file.
+
+    Raises:
+        InputError: it cannot be read, or see :func:`from_json`.
+    """
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"expected a readable file at {path}, got {error}; check its permissions") from error
+    return from_json(kind, text, str(path))
 
 
 @cache

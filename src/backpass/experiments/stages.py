@@ -12,7 +12,7 @@ from backpass.errors import InputError
 from backpass.experiments.entry import Entry
 from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
-from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.settings import replace_settings
 from backpass.experiments.study import Study, StudyRun, make_key
 from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point
@@ -233,14 +233,8 @@ def read_choices(folder: Path) -> list[Choice] | None:
     Raises:
         InputError: its file cannot be read.
     """
-    path = folder / CHOICES_FILE
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"expected a readable file at {path}, got {error}; check its permissions") from error
-    return list(from_json(_Chosen, text, str(path)).choices)
+    found = read_json(_Chosen, folder / CHOICES_FILE)
+    return None if found is None else list(found.choices)
 
 
 def _tuning(study: Study) -> Tuning:

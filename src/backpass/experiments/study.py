@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry, check_entries
-from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.tuning import Tuning
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Run
@@ -112,11 +112,4 @@ def read_study(folder: Path) -> Study | None:
     Raises:
         InputError: its file cannot be read as a study.
     """
-    path = folder / _FILE
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"expected a readable file at {path}, got {error}; check its permissions") from error
-    return from_json(Study, text, str(path))
+    return read_json(Study, folder / _FILE)
