@@ -66,7 +66,7 @@ class Case:
 
 # Forked from a process that has everything imported and no threads, so that a start takes no seconds.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["backpass.experiments.run", "sklearn.datasets", "torch._dynamo", "torchmetrics"])
+_CONTEXT.set_forkserver_preload(["backpass.experiments.run", "sklearn.datasets", "torch._dynamo"])
 
 
 @dataclass

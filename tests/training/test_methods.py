@@ -63,7 +63,7 @@ def test_one_structure_goes_with_the_others(name):
 )
 def test_sgs_scales_the_kernel_of_each_branch_by_its_own_input(block, scaled, recipe):
     model = convert(f"sgs+{block}", recipe, create_model("digits_net", num_classes=3))
-    context = Context(recipe, model, Classification(3), torch.optim.SGD(model.parameters(), lr=0.1))
+    context = Context(recipe, model, Classification(), torch.optim.SGD(model.parameters(), lr=0.1))
     sgs = build_methods(f"sgs+{block}", context)["sgs"]
     sgs.start_epoch(1, lambda n: [torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))])
     own = {name: s for name, s in sgs.sgs.scalings.items() if name.startswith("conv2.")}
@@ -78,7 +78,7 @@ def test_sgs_scales_the_kernel_of_each_branch_by_its_own_input(block, scaled, re
 def context_for(recipe, task=None) -> Context:
     model = create_model("digits_net", num_classes=3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return Context(recipe, model, task or Classification(3), optimizer)
+    return Context(recipe, model, task or Classification(), optimizer)
 
 
 def test_plain_is_no_method_and_pairs_compose(recipe):
@@ -117,7 +117,7 @@ def test_dyrep_grows_when_due(recipe):
 
 
 def test_pgt_replaces_the_loss_and_needs_classification(recipe):
-    task = Classification(3, label_smoothing=0.1)
+    task = Classification(label_smoothing=0.1)
     method = METHODS["pgt"](context_for(recipe, task))
     logits = torch.tensor([[1.0, 2.0, 0.5]], requires_grad=True)
     target = torch.tensor([1])

@@ -60,11 +60,9 @@ class Classification:
     """Single-label classification with cross-entropy; the headline metric is top-1 accuracy as a fraction.
 
     Attributes:
-        num_classes: number of classes.
         label_smoothing: label smoothing of the training loss; evaluation uses none.
     """
 
-    num_classes: int
     label_smoothing: float = 0.0
     metric_name: str = "accuracy"
 
@@ -74,11 +72,11 @@ class Classification:
 
     def training_score(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the number of images whose largest logit is that of their class."""
-        return (output.detach().argmax(1) == target).sum()
+        return _correct(output.detach(), target)
 
     def evaluation(self, device: torch.device, alpha: float | None = None) -> "ClassificationEvaluation":
         """Return the accuracy, the loss and the calibration error of a new pass."""
-        return ClassificationEvaluation(self.num_classes, device, alpha)
+        return ClassificationEvaluation(device, alpha)
 
 
 class ClassificationEvaluation:
@@ -88,32 +86,31 @@ class ClassificationEvaluation:
     ``loss_at_alpha`` and ``calibration_error_at_alpha``.
     """
 
-    def __init__(self, num_classes: int, device: torch.device, alpha: float | None = None) -> None:
-        # Imported late: torchmetrics loads seconds' worth of other libraries that most commands never need.
-        from torchmetrics.classification import MulticlassAccuracy
-
-        # Without its checks of every batch's values, which the host would have to wait for; the data set's are checked.
-        accuracy = MulticlassAccuracy(num_classes=num_classes, average="micro", validate_args=False)
-        self._accuracy = accuracy.to(device)
+    def __init__(self, device: torch.device, alpha: float | None = None) -> None:
         self._factors = {"": 1.0} if alpha is None else {"": 1.0, "_at_alpha": alpha}
         self._calibration = {suffix: CalibrationError(device) for suffix in self._factors}
-        # The sum of the losses for each factor, and the number of images.
-        self._sums = torch.zeros(len(self._factors) + 1, dtype=torch.float64, device=device)
+        # The sum of the losses for each factor, the number of correct images, and that of all.
+        self._sums = torch.zeros(len(self._factors) + 2, dtype=torch.float64, device=device)
 
     def update(self, output: Tensor, target: Tensor) -> None:
         """Add a batch of logits, shape ``(N, C)``, and class indices, shape ``(N,)``."""
-        self._accuracy.update(output, target)
         for number, (suffix, factor) in enumerate(self._factors.items()):
             logits = output if factor == 1.0 else factor * output
             self._sums[number] += F.cross_entropy(logits, target) * len(target)
             self._calibration[suffix].update(logits, target)
+        self._sums[-2] += _correct(output, target)
         self._sums[-1] += len(target)
 
     def compute(self, total: Total) -> dict[str, float]:
         """Return the metrics over all batches of all processes."""
-        *losses, count = total(self._sums)
-        metrics = {"accuracy": self._accuracy.compute()}
+        *losses, correct, count = total(self._sums)
+        metrics = {"accuracy": correct.float() / count.float()}
         for (suffix, calibration), loss in zip(self._calibration.items(), losses, strict=True):
             metrics[f"loss{suffix}"] = loss / count
             metrics[f"calibration_error{suffix}"] = calibration.compute(total)
         return {name: value.item() for name, value in metrics.items()}
+
+
+# torchmetrics has the same count, and doubles the time in which a process starts.
+def _correct(output: Tensor, target: Tensor) -> Tensor:
+    return (output.argmax(1) == target).sum()

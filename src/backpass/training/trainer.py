@@ -87,7 +87,7 @@ class Trainer:
         self.on_save = on_save or (lambda: None)
         recipe = run.recipe
         self.accelerator = build_accelerator(self.runtime)
-        self.task = Classification(data.num_classes, recipe.label_smoothing)
+        self.task = Classification(recipe.label_smoothing)
         self.loaders = build_loaders(
             data,
             batch_size=recipe.batch_size,
