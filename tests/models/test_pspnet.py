@@ -84,7 +84,12 @@ def test_the_auxiliary_head_is_for_training():
     logits, auxiliary = model.train()(x)
     assert logits.shape == auxiliary.shape == (2, 4, 41, 33)
     assert model.eval()(x).shape == (2, 4, 41, 33)
-    assert create_model("pspnet18", num_classes=4, auxiliary=False).train()(x).shape == (2, 4, 41, 33)
+    logits, auxiliary = model.all_heads(x)
+    torch.testing.assert_close(logits, model(x))
+    assert not torch.allclose(auxiliary, logits)
+    bare = create_model("pspnet18", num_classes=4, auxiliary=False)
+    assert bare.train()(x).shape == (2, 4, 41, 33)
+    assert len(bare.all_heads(x)) == 1
 
 
 def test_forward_step_by_step(in_float64):

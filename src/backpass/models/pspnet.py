@@ -69,16 +69,27 @@ class PSPNet(nn.Module):
         self.head = _head(2 * channels[1], _HEAD_WIDTH, num_classes)
         self.auxiliary = _head(channels[0], _AUXILIARY_WIDTH, num_classes) if auxiliary else None
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits ``(N, num_classes, H, W)`` for images ``(N, in_channels, H, W)``.
 
         In training mode, with an auxiliary head, the result is the pair of its logits and the auxiliary head's.
         """
+        if self.training and self.auxiliary is not None:
+            return self.all_heads(x)
+        _, stage4 = self.backbone(x)
+        return _resize(self.head(self.pyramid(stage4)), x)
+
+    def all_heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of the head and, if there is one, of the auxiliary head, in training and eval mode.
+
+        Spatial Gradient Scaling measures in eval mode, so it reaches the auxiliary head only this way:
+        ``sgs.update(batches, forward=model.all_heads)``.
+        """
         stage3, stage4 = self.backbone(x)
         logits = _resize(self.head(self.pyramid(stage4)), x)
-        if self.training and self.auxiliary is not None:
-            return logits, _resize(self.auxiliary(stage3), x)
-        return logits
+        if self.auxiliary is None:
+            return (logits,)
+        return logits, _resize(self.auxiliary(stage3), x)
 
 
 def _head(in_channels: int, width: int, num_classes: int) -> nn.Sequential:

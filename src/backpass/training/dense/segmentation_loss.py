@@ -10,7 +10,7 @@ __all__ = ["segmentation_loss"]
 
 
 def segmentation_loss(
-    output: Tensor | tuple[Tensor, Tensor],
+    output: Tensor | tuple[Tensor, ...],
     target: Tensor,
     *,
     auxiliary_weight: float = 0.4,
@@ -25,7 +25,7 @@ def segmentation_loss(
     would give nan.
 
     Args:
-        output: logits ``(N, C, H, W)``, or the pair of them and those of the auxiliary head, of the same shape.
+        output: logits ``(N, C, H, W)``, or a tuple of them and those of the auxiliary head, of the same shape.
         target: class indices, int64, shape ``(N, H, W)``.
         auxiliary_weight: factor on the auxiliary head's loss; default 0.4 (Zhao et al., CVPR 2017, and SGS Table 7's
             source, hszhao/semseg).
