@@ -96,12 +96,18 @@ def test_rotation_turns_image_and_labels_alike_and_fills_with_the_mean_colour_an
     assert rows[1] == pytest.approx(8.5, abs=1)
 
 
-def test_blur_is_a_gaussian_of_five_pixels_on_the_image_alone():
+def test_rotation_keeps_the_pixel_at_half_height_and_width():
+    image, labels = torch.zeros(3, 40, 40, dtype=torch.uint8), torch.zeros(40, 40, dtype=torch.int64)
+    image[:, 20, 20] = 255
+    out, _ = augmentation(40, 40)(image, labels, SceneDraws(angle=10.0))
+    assert red(out)[20, 20].item() == pytest.approx(255, abs=0.1)
+
+
+def test_blur_is_binomial_over_five_pixels_and_on_the_image_alone():
     image, labels = torch.zeros(3, 11, 11, dtype=torch.uint8), torch.zeros(11, 11, dtype=torch.int64)
     image[:, 5, 5], labels[5, 5] = 255, 1
     out, out_labels = augmentation(11, 11)(image, labels, SceneDraws(blurred=True))
-    weights = torch.exp(-(torch.arange(-2, 3.0) ** 2) / (2 * 1.1**2))
-    weights = weights / weights.sum()
+    weights = torch.tensor([1.0, 4, 6, 4, 1]) / 16
     expected = torch.zeros(11, 11)
     expected[3:8, 3:8] = 255 * weights[:, None] * weights
     torch.testing.assert_close(red(out), expected, atol=1e-3, rtol=1e-4)

@@ -31,7 +31,8 @@ def draw_heatmaps(
         sigma: standard deviation in pixels; default 2, for maps of 64 x 64.
         rounding: how ``(u, v)`` follows from the coordinates: ``"down"``, as in the source of SGS Table 8
             (xingyizhou/pytorch-pose-hg-3d), or ``"nearest"`` (halves up), as in that of the model
-            (microsoft/human-pose-estimation.pytorch).
+            (microsoft/human-pose-estimation.pytorch). Both truncate towards 0, so joints left of or above the map move
+            up to one pixel towards it.
 
     Returns:
         Shape ``(N, J, H, W)``, dtype and device of ``joints``.
@@ -39,7 +40,7 @@ def draw_heatmaps(
     >>> draw_heatmaps(torch.tensor([[[1.9, 0.0]]]), torch.tensor([[True]]), size=(1, 4), sigma=1.0)
     tensor([[[[0.6065, 1.0000, 0.6065, 0.1353]]]])
     """
-    pixels = (joints + 0.5 if rounding == "nearest" else joints).floor()
+    pixels = (joints + 0.5 if rounding == "nearest" else joints).trunc()
     factors = []
     for axis, length in ((1, size[0]), (0, size[1])):
         distance = torch.arange(length, device=joints.device, dtype=joints.dtype) - pixels[..., axis, None]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from backpass.errors import InputError
@@ -13,8 +14,7 @@ from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, import_l
 
 __all__ = ["SceneDraws", "SegmentationAugmentation"]
 
-_BLUR_SIDE = 5
-_BLUR_SIGMA = 1.1  # OpenCV's choice for a kernel of 5 pixels: 0.3 * ((5 - 1) / 2 - 1) + 0.8
+_BLUR = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)  # what OpenCV takes for 5 pixels where no standard deviation is given
 
 
 class SceneDraws(NamedTuple):
@@ -44,13 +44,15 @@ class SegmentationAugmentation:
     1. Resize by a uniform factor, image bilinear without antialiasing, labels nearest.
     2. With probability ``rotation_probability`` rotate about the centre, at the same size, image bilinear and filled
        with the mean colour, labels nearest and filled with 255.
-    3. With probability ``blur_probability`` blur the image with a Gaussian of 5x5 pixels and standard deviation 1.1.
+    3. With probability ``blur_probability`` blur the image with the weights (1, 4, 6, 4, 1) / 16 in both directions,
+       mirrored at the borders.
     4. With probability ``flip_probability`` mirror left to right.
     5. Pad what is smaller than the crop on all sides, with the mean colour and 255, and crop at a uniform place.
     6. Subtract the mean of each channel and divide by its standard deviation.
 
-    The transforms are those of ``torchvision.transforms.v2``, in float32. They turn about the image's centre, OpenCV in
-    the source about the point half a pixel to its right and bottom.
+    The centre is that of the pixel ``(H / 2, W / 2)``, as in the source. But for the blur, the transforms are those of
+    ``torchvision.transforms.v2``, in float32. They resize to the rounded size exactly, while OpenCV in the source keeps
+    the factor, so that its last row and column may lie up to half a pixel elsewhere.
 
     Attributes:
         crop: height and width of the crop.
@@ -117,10 +119,12 @@ class SegmentationAugmentation:
             pixels = functional.resize(pixels, size, bilinear, antialias=False)
             mask = functional.resize(mask, size)
         if draws.angle != 0:
-            pixels = functional.rotate(pixels, draws.angle, bilinear, fill=colour)
-            mask = functional.rotate(mask, draws.angle, fill=IGNORED)
+            # torchvision counts from the corner of the first pixel, the source from its centre.
+            centre = [length / 2 + 0.5 for length in reversed(mask.shape)]
+            pixels = functional.rotate(pixels, draws.angle, bilinear, center=centre, fill=colour)
+            mask = functional.rotate(mask, draws.angle, center=centre, fill=IGNORED)
         if draws.blurred:
-            pixels = functional.gaussian_blur(pixels, [_BLUR_SIDE] * 2, [_BLUR_SIGMA] * 2)
+            pixels = tv_tensors.Image(_blur(pixels.as_subclass(torch.Tensor)))
         if draws.flipped:
             pixels, mask = functional.horizontal_flip(pixels), functional.horizontal_flip(mask)
         missing = [max(side - length, 0) for side, length in zip(self.crop, mask.shape, strict=True)]
@@ -136,3 +140,10 @@ class SegmentationAugmentation:
         pixels, mask = (functional.crop(tensor, *offsets, *self.crop) for tensor in (pixels, mask))
         normalized = normalize(pixels.as_subclass(torch.Tensor)[None], self.mean, self.std)[0]
         return normalized, mask.as_subclass(torch.Tensor)
+
+
+def _blur(image: Tensor) -> Tensor:
+    weights = torch.tensor(_BLUR, dtype=image.dtype)
+    margin = len(_BLUR) // 2
+    padded = F.pad(image.unsqueeze(1), (margin,) * 4, mode="reflect")
+    return F.conv2d(padded, (weights[:, None] * weights)[None, None]).squeeze(1)
