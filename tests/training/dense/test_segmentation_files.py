@@ -1,3 +1,5 @@
+import pickle
+
 import numpy
 import pytest
 import torch
@@ -57,6 +59,12 @@ def test_both_kinds_of_ids(city, ids):
         assert isinstance(image, tv_tensors.Image)
         assert isinstance(labels, tv_tensors.Mask)
         assert (image.dtype, labels.dtype) == (torch.uint8, torch.int64)
+
+
+def test_worker_processes_can_receive_the_data_set(city):
+    data = cityscapes(city, "val")
+    received = pickle.loads(pickle.dumps(data))
+    assert all(map(torch.equal, received[0], data[0]))
 
 
 def test_the_classes(city):

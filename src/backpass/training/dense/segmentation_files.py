@@ -53,7 +53,7 @@ class SegmentationFiles(Dataset[tuple[Tensor, Tensor]]):
     Raises:
         InputError: there are no images, or a file is missing; on access: a file cannot be decoded, an image and its
             labels differ in size, or a label image has a value that is not in ``ids``. The message names the file.
-        MissingExtraError: torchvision is not installed.
+        MissingExtraError: on access: torchvision is not installed.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class SegmentationFiles(Dataset[tuple[Tensor, Tensor]]):
         self.class_names = tuple(class_names)
         self._table = torch.full((256,), _UNKNOWN, dtype=torch.int64)
         self._table[list(ids)] = torch.tensor(list(ids.values()))
-        self._tv_tensors: Any = import_lab("torchvision.tv_tensors", "torchvision", "the segmentation data sets")
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return an image and its labels."""
+        tv_tensors: Any = import_lab("torchvision.tv_tensors", "torchvision", "the segmentation data sets")
         pixels = torch.from_numpy(numpy.array(decode_image(self.images[index]))).permute(2, 0, 1).contiguous()
         labels = self._decode_labels(self.labels[index])
         if labels.shape != pixels.shape[1:]:
@@ -92,7 +92,7 @@ class SegmentationFiles(Dataset[tuple[Tensor, Tensor]]):
                 f"expected {self.labels[index]} to have the {pixels.shape[1]}x{pixels.shape[2]} pixels of "
                 f"{self.images[index]}, got {labels.shape[0]}x{labels.shape[1]}; replace one of the two files"
             )
-        return self._tv_tensors.Image(pixels), self._tv_tensors.Mask(labels)
+        return tv_tensors.Image(pixels), tv_tensors.Mask(labels)
 
     def _decode_labels(self, file: str) -> Tensor:
         image_module = import_lab("PIL.Image", "Pillow", "image files")
