@@ -1,4 +1,4 @@
-"""Models by name, and what they cost: the CIFAR models of the SGS paper, and norm-free ResNets for ImageNet.
+"""Models by name, and what they cost: those of the SGS paper, and norm-free ResNets for ImageNet.
 
 >>> from backpass.models import count_parameters, create_model
 >>> count_parameters(create_model("resnet18", num_classes=100))
@@ -9,7 +9,9 @@ from backpass.models import (
     cifar_resnet,
     mobilenetv2,
     norm_free,
+    pose_resnet,
     preact_resnet,
+    pspnet,
     pyramidnet,
     resnet,
     se_resnet,
@@ -29,7 +31,9 @@ __all__ = [
     "list_models",
     "mobilenetv2",
     "norm_free",
+    "pose_resnet",
     "preact_resnet",
+    "pspnet",
     "pyramidnet",
     "register_model",
     "resnet",

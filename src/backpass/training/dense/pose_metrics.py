@@ -1,0 +1,150 @@
+"""PCKh, the metric of MPII, in both published variants, and the grid accuracy of heat maps."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from backpass.errors import InputError
+from backpass.training.dense.heatmaps import decode_heatmaps
+
+__all__ = ["MPII_NOT_SCORED", "PckhEvaluation", "grid_accuracy", "head_sizes", "joint_errors", "pckh", "pckh_counts"]
+
+MPII_NOT_SCORED = (6, 7)
+"""Pelvis and thorax, which the published means over the joints of MPII leave out."""
+
+_HEAD_FACTOR = 0.6
+_GRID_JOINTS = (0, 1, 2, 3, 4, 5, 10, 11, 14, 15)
+
+
+def head_sizes(head_boxes: Tensor) -> Tensor:
+    """Return 0.6 times the length of the diagonal of each head box, the unit of PCKh.
+
+    Args:
+        head_boxes: two opposite corners of each box in pixels of the image, shape ``(N, 2, 2)``.
+
+    Raises:
+        InputError: a box is a point.
+    """
+    sizes: Tensor = _HEAD_FACTOR * torch.linalg.vector_norm(head_boxes[:, 1] - head_boxes[:, 0], dim=-1)
+    if not bool((sizes > 0).all()):
+        first = int((~(sizes > 0)).nonzero()[0])
+        raise InputError(
+            f"expected head boxes with a diagonal above 0, got {head_boxes[first].tolist()} for person {first}; "
+            "correct the annotation or leave the person out"
+        )
+    return sizes
+
+
+def joint_errors(prediction: Tensor, truth: Tensor, sizes: Tensor) -> Tensor:
+    """Return the distance of each predicted joint from its true place, in units of the person's head size.
+
+    Args:
+        prediction: x and y in pixels of the image, shape ``(N, J, 2)``.
+        truth: same shape, in the same pixels.
+        sizes: unit of each person (:func:`head_sizes`), shape ``(N,)``.
+
+    Returns:
+        float64, shape ``(N, J)``.
+    """
+    distance: Tensor = torch.linalg.vector_norm(prediction.double() - truth.double(), dim=-1)
+    return distance / sizes.double().unsqueeze(-1)
+
+
+def pckh_counts(errors: Tensor, visible: Tensor, threshold: float = 0.5) -> Tensor:
+    """Count the visible joints, those closer than ``threshold``, and those closer or exactly as far.
+
+    Args:
+        errors: :func:`joint_errors`, shape ``(N, J)``.
+        visible: joints that are annotated, bool, shape ``(N, J)``.
+        threshold: largest distance that is right; default 0.5, which makes the metric PCKh@0.5.
+
+    Returns:
+        int64, shape ``(3, J)``. Counts of several batches and processes add up.
+    """
+    return torch.stack([visible, visible & (errors < threshold), visible & (errors <= threshold)]).sum(1)
+
+
+def pckh(counts: Tensor, not_scored: Sequence[int] = MPII_NOT_SCORED) -> tuple[Tensor, Tensor, Tensor]:
+    """Return PCKh as fractions: of each joint, and the mean over the joints in both published variants.
+
+    - Mean of the joints' fractions, with errors strictly below the threshold: bearpaw/pytorch-pose and
+      xingyizhou/pytorch-pose-hg-3d, hence SGS Table 8.
+    - All right joints over all visible joints, with errors up to the threshold:
+      microsoft/human-pose-estimation.pytorch.
+
+    Args:
+        counts: :func:`pckh_counts`, shape ``(3, J)``.
+        not_scored: joints left out of both means; default: pelvis and thorax of MPII.
+
+    Returns:
+        The fraction of each joint (errors strictly below the threshold, nan without a visible joint), shape ``(J,)``,
+        and the two means; joints that are nowhere visible count in neither.
+    """
+    visible, below, up_to = counts.double()
+    kept = [joint for joint in range(counts.shape[1]) if joint not in not_scored]
+    joints = below / visible
+    return joints, joints[kept].nanmean(), up_to[kept].sum() / visible[kept].sum()
+
+
+def grid_accuracy(output: Tensor, target: Tensor, joints: Sequence[int] = _GRID_JOINTS) -> Tensor:
+    """Return the fraction of peaks closer than a twentieth of the map's side to those of the target, for each image.
+
+    The mean over ``joints`` of whether the peaks' distance is below 0.5 times a tenth of the side; joints whose target
+    peaks in the first two rows or columns, or is empty, are left out. It selects checkpoints in the source of SGS
+    Table 8 and is no PCKh.
+
+    Args:
+        output: heat maps, shape ``(N, J, H, W)``.
+        target: heat maps, same shape.
+        joints: joints that count; default: ankles, knees, hips, wrists and elbows of MPII.
+
+    Returns:
+        float32, shape ``(N,)``; 0 for an image without such a joint.
+    """
+    chosen = list(joints)
+    predicted, true = decode_heatmaps(output[:, chosen])[0], decode_heatmaps(target[:, chosen])[0]
+    unit = true.new_tensor([output.shape[-1] / 10, output.shape[-2] / 10])
+    right: Tensor = torch.linalg.vector_norm((predicted - true) / unit, dim=-1) < 0.5
+    counted = (true > 1).all(-1)
+    return (right & counted).sum(1) / counted.sum(1).clamp(min=1)
+
+
+class PckhEvaluation:
+    """PCKh of one pass over a split, in both published variants (:func:`pckh`).
+
+    Args:
+        num_joints: number of joints J.
+        device: device of the outputs.
+        threshold: largest distance that is right, in head sizes.
+        not_scored: joints left out of the means.
+    """
+
+    def __init__(
+        self,
+        num_joints: int,
+        device: torch.device,
+        threshold: float = 0.5,
+        not_scored: Sequence[int] = MPII_NOT_SCORED,
+    ) -> None:
+        self._threshold = threshold
+        self._not_scored = tuple(not_scored)
+        self._counts = torch.zeros(3, num_joints, dtype=torch.int64, device=device)
+
+    def update(self, prediction: Tensor, truth: Tensor, visible: Tensor, sizes: Tensor) -> None:
+        """Add a batch, without waiting for the device; arguments as in :func:`joint_errors` and :func:`pckh_counts`."""
+        self._counts += pckh_counts(joint_errors(prediction, truth, sizes), visible, self._threshold)
+
+    def compute(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Return ``pckh`` and ``pckh_weighted`` over all processes, as fractions; ``total`` sums over the processes.
+
+        Raises:
+            InputError: no joint that counts was visible.
+        """
+        counts = total(self._counts)
+        _, mean, weighted = pckh(counts, self._not_scored)
+        if not bool(weighted == weighted):
+            raise InputError(
+                f"expected visible joints other than {self._not_scored}, got none; check the annotation of the split"
+            )
+        return {"pckh": mean.item(), "pckh_weighted": weighted.item()}

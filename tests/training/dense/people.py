@@ -1,0 +1,53 @@
+"""MPII in small, in the exact format."""
+
+import json
+
+import numpy
+from PIL import Image
+from scipy.io import savemat
+
+NAMES = (
+    *("rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head"),
+    *("rwri", "relb", "rsho", "lsho", "lelb", "lwri"),
+)
+
+
+def write_mpii(root, count=3, size=(120, 90), seed=0):
+    """Write ``count`` persons in images of ``size`` (width, height), one to each; return their records."""
+    numbers = numpy.random.default_rng(seed)
+    (root / "annot").mkdir(parents=True, exist_ok=True)
+    (root / "images").mkdir(exist_ok=True)
+    records = []
+    for number in range(count):
+        name = f"{number:09d}.jpg"
+        Image.fromarray(numbers.integers(0, 256, (size[1], size[0], 3), dtype=numpy.uint8)).save(root / "images" / name)
+        visible = (numbers.random(16) < 0.8).astype(int)
+        visible[[3, 10]] = 1, 0
+        joints = numpy.where(visible[:, None], numbers.uniform([20, 20], [size[0] - 20, size[1] - 20], (16, 2)), -1)
+        records.append(
+            {
+                "image": name,
+                "center": [size[0] / 2, size[1] / 2],
+                "scale": 0.4,
+                "joints": joints.tolist(),
+                "joints_vis": visible.tolist(),
+            }
+        )
+    for split in ("train", "valid"):
+        (root / "annot" / f"{split}.json").write_text(json.dumps(records))
+    savemat(root / "annot" / "gt_valid.mat", ground_truth(records))
+    return records
+
+
+def ground_truth(records):
+    """Return the arrays of ``gt_valid.mat``: names as cells, people along the last axis, 1-based pixels."""
+    names = numpy.empty((1, 16), dtype=object)
+    names[0] = NAMES
+    joints = numpy.array([record["joints"] for record in records])
+    boxes = numpy.array([[[10.0, 10.0], [13.0 + n, 14.0]] for n in range(len(records))])
+    return {
+        "dataset_joints": names,
+        "jnt_missing": 1 - numpy.array([record["joints_vis"] for record in records], dtype=numpy.uint8).T,
+        "pos_gt_src": joints.transpose(1, 2, 0),
+        "headboxes_src": boxes.transpose(1, 2, 0),
+    }

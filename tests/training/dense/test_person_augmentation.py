@@ -1,0 +1,27 @@
+import pytest
+import torch
+
+from backpass.errors import InputError
+from backpass.training.dense.person_augmentation import PersonAugmentation
+
+
+def test_draws():
+    generator = torch.Generator().manual_seed(2)
+    drawn = [PersonAugmentation().draw(generator) for _ in range(3000)]
+    scales, angles = torch.tensor([d.scale for d in drawn]), torch.tensor([d.angle for d in drawn])
+    assert (scales.min().item(), scales.max().item()) == (0.75, 1.25)
+    # A normal draw lies beyond one standard deviation with probability 0.317, and is clipped.
+    assert ((scales == 0.75) | (scales == 1.25)).double().mean().item() == pytest.approx(0.317, abs=0.03)
+    turned = angles[angles != 0]
+    assert len(turned) / 3000 == pytest.approx(0.6, abs=0.03)
+    assert (turned.min().item(), turned.max().item()) == (-60, 60)
+    assert (turned.abs() < 30).double().mean().item() == pytest.approx(0.683, abs=0.03)
+    assert sum(d.mirrored for d in drawn) / 3000 == pytest.approx(0.5, abs=0.03)
+    assert PersonAugmentation().draw(torch.Generator().manual_seed(2)) == drawn[0] != drawn[1]
+
+
+def test_bad_numbers():
+    with pytest.raises(InputError, match=r"got 1.0, 30.0 and \(0.6, 0.5\)"):
+        PersonAugmentation(scale=1.0)
+    with pytest.raises(InputError, match=r"got 0.25, 30.0 and \(0.6, 2\)"):
+        PersonAugmentation(flip_probability=2)
