@@ -34,7 +34,7 @@ def test_the_limit_bounds_the_batches_and_tuples_start_with_the_input() -> None:
 def test_other_batches_need_a_forward() -> None:
     model = Residual()
     batch = {"pixels": images(2, 3, 8, 8)}
-    with pytest.raises(InputError, match=r"a tensor or a tuple that starts with one, got dict with keys 'pixels'; pass forward="):
+    with pytest.raises(InputError, match=r"that starts with one, got dict with keys 'pixels'; pass forward="):
         recalibrate(model, [model.bn1], [batch])
     assert model.bn1.momentum == 0.1
     assert model.training
