@@ -98,7 +98,7 @@ def section(name: str, claim: Claim, records: Sequence[Record]) -> str:
     tuning, entries, seeds = claim.study.tuning, claim.study.entries, claim.study.seeds
     budget = f"{len(entries)} entries, {len(seeds)} seeds each, {count_runs(claim.study)} runs in all"
     if tuning is not None:
-        budget += f", those of tuning included ({len(tuning.seeds)} other seeds, {tuning.validation:.0%} held out)"
+        budget += f", those of tuning included (other seeds: {len(tuning.seeds)}; held out: {tuning.validation:.0%})"
     lines = [
         f"## {name.replace('_', '-')}",
         claim.question,
