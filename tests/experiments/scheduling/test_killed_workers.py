@@ -75,6 +75,7 @@ def test_two_of_four_workers_are_killed_and_nothing_shows(storage, undisturbed, 
             assert ours.entry == run.entry
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_in_each_stage_of_a_tuned_study_and_nothing_shows(tmp_path):
     recipe = replace(TINY, epochs=25, data=DataSettings(limit_train=256, limit_test=60))
     space, tuning = parse_space(["lr=0.01,0.05"]), Tuning(seeds=(7,))
