@@ -41,13 +41,14 @@ def page(names: Sequence[str]) -> str:
     kept = {name: list(read_kept(name).values()) for name in names}
     hours = sum(core_hours(record) for records in kept.values() for record in records)
     runs = sum(len(records) for records in kept.values())
-    rows = [row for name in names for row in overview(name, claims[name], kept[name])]
+    found = {name: summaries(name, claims[name], kept[name]) for name in names}
+    rows = [row for name in names for row in overview(name, claims[name], kept[name], found[name][1])]
     parts = [
         HEAD,
         f"All records together: {runs} runs, {hours:.1f} core hours (seconds of the runs times their threads, other "
         "programs on the machine included).",
         markdown_table(("claim", "entry", "difference", "95 % CI", "p (Holm)", "verdict"), rows),
-        *(section(name, claims[name], kept[name]) for name in names),
+        *(section(name, claims[name], kept[name], *found[name]) for name in names),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -77,24 +78,23 @@ def summaries(name: str, claim: Claim, records: Sequence[Record]) -> tuple[Study
     return study, summarize(study.entries, records) if complete else []
 
 
-def overview(name: str, claim: Claim, records: Sequence[Record]) -> list[tuple[str, ...]]:
+def overview(name: str, claim: Claim, records: Sequence[Record], found: Sequence[Summary]) -> list[tuple[str, ...]]:
     """Return the lines of a claim in the table of all."""
-    _, found = summaries(name, claim, records)
     link = f"[{name}](#{name.replace('_', '-')})"
     if not found:
         state = f"{len(records)} of {count_runs(claim.study)} runs, no verdict" if records else "not yet run"
         return [(link, "", "", "", "", state)]
-    _, rows = difference_table(found)
+    header, rows = difference_table(found)
+    shown = [dict(zip(header, row, strict=True)) for row in rows]
     tested = [summary.difference for summary in found if summary.difference is not None]
     return [
-        (link, row[0], row[2], row[3], row[7], f"**{verdict(difference, claim)}**")
-        for row, difference in zip(rows, tested, strict=True)
+        (link, row["entry"], row["difference"], row["95 % CI"], row["p (Holm)"], f"**{verdict(difference, claim)}**")
+        for row, difference in zip(shown, tested, strict=True)
     ]
 
 
-def section(name: str, claim: Claim, records: Sequence[Record]) -> str:
+def section(name: str, claim: Claim, records: Sequence[Record], study: Study, found: Sequence[Summary]) -> str:
     """Return question, rule, and what came of a claim."""
-    study, found = summaries(name, claim, records)
     tuning, entries, seeds = claim.study.tuning, claim.study.entries, claim.study.seeds
     budget = f"{len(entries)} entries, {len(seeds)} seeds each, {count_runs(claim.study)} runs in all"
     if tuning is not None:

@@ -17,7 +17,7 @@ from backpass.experiments.settings import replace_settings
 from backpass.experiments.study import Study, StudyRun, make_key
 from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point
 from backpass.training.checkpoint import atomic_write
-from backpass.training.recipe import Run
+from backpass.training.recipe import Recipe, Run
 
 __all__ = [
     "CHOICES_FILE",
@@ -61,13 +61,11 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
             "as the number of trials, which are drawn at random, or allow unequal ones"
         )
     runs = [
-        (seed, StudyRun(point_entry.key, Run(point_entry.recipe, entry.method, seed)))
+        _point_run(entry, point, seed, tuning)
         for entry in tuned
         for point, seed in wanted(entry.key, entry.space, tuning, known.get(entry.key, {}))
-        for point_entry in [_point_entry(entry, point, tuning)]
-        if point_entry.recipe is not None
     ]
-    return [run for seed in tuning.seeds for own, run in runs if own == seed]
+    return sorted(runs, key=lambda run: tuning.seeds.index(run.run.seed))
 
 
 def tuning_study(study: Study) -> Study:
@@ -189,7 +187,7 @@ def _known(study: Study, folder: Path, diverged: Collection[str]) -> dict[str, d
         while more:
             more = False
             for point, seed in wanted(entry.key, entry.space, tuning, found):
-                name = f"{_point_key(entry, point)}-seed{seed}"
+                name = _point_run(entry, point, seed, tuning).folder
                 path = folder / name / RECORD_FILE
                 if (point, seed) not in found and (name in diverged or path.is_file()):
                     found[point, seed] = None if name in diverged else read_record(path).accuracy
@@ -244,11 +242,19 @@ def _tuning(study: Study) -> Tuning:
 
 
 def _point_entry(entry: Entry, point: Point, tuning: Tuning) -> Entry:
+    label = f"{entry.label}, {_text(point)}"
+    return Entry(_point_key(entry, point), label, entry.method, _point_recipe(entry, point, tuning))
+
+
+def _point_run(entry: Entry, point: Point, seed: int, tuning: Tuning) -> StudyRun:
+    return StudyRun(_point_key(entry, point), Run(_point_recipe(entry, point, tuning), entry.method, seed))
+
+
+def _point_recipe(entry: Entry, point: Point, tuning: Tuning) -> Recipe:
     if entry.recipe is None:
         raise InputError(f"expected entry {entry.label!r} to have a recipe to tune, got none; leave out its space")
-    recipe = replace_settings(entry.recipe, point)
-    held_out = replace(recipe, data=replace(recipe.data, validation=tuning.validation))
-    return Entry(_point_key(entry, point), f"{entry.label}, {_text(point)}", entry.method, held_out)
+    recipe: Recipe = replace_settings(entry.recipe, point)
+    return replace(recipe, data=replace(recipe.data, validation=tuning.validation))
 
 
 def _point_key(entry: Entry, point: Point) -> str:
