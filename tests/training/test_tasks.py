@@ -161,7 +161,7 @@ def test_the_task_of_a_recipe_without_one_is_classification(images):
 
 
 def test_an_object_without_a_name_of_its_own_has_no_import_path():
-    with pytest.raises(InputError, match="that can be imported by its name, got <function .*lambda"):
+    with pytest.raises(InputError, match=r"that can be imported by its name, got <function .*lambda"):
         import_path(lambda: None)
 
 

@@ -6,6 +6,7 @@ A study is a set of entries times seeds; each of its runs leaves a record in its
 from backpass.experiments.api import compare, reproduce, search, train
 from backpass.experiments.comparison import compare_study
 from backpass.experiments.entry import Entry, Published
+from backpass.experiments.finetuning import finetuning_study
 from backpass.experiments.power import seeds_needed, smallest_difference
 from backpass.experiments.recipes import RECIPES, get_recipe
 from backpass.experiments.record import Record, read_record, read_records
@@ -32,6 +33,7 @@ __all__ = [
     "Tuning",
     "compare",
     "compare_study",
+    "finetuning_study",
     "get_recipe",
     "get_table",
     "list_tables",

@@ -117,9 +117,7 @@ def load_dataset(
     data: Data
     if own:
         data = call_data_function(name, arguments or {})
-    elif kind in DENSE_KINDS:
-        data = load_dense(kind, place, arguments or {})
-    elif arguments:
+    elif arguments and kind not in DENSE_KINDS:
         raise InputError(f"expected {name!r} without arguments, got {sorted(arguments)}; leave data.args out")
     elif kind == "digits":
         data = _load_digits()
@@ -127,6 +125,8 @@ def load_dataset(
         data = _load_cifar(kind, place, download)
     elif not path and root is None:
         raise InputError(f"expected {kind}:PATH, got {name!r} and no root; add the path to the name or set root")
+    elif kind in DENSE_KINDS:
+        data = load_dense(kind, place, arguments or {})
     else:
         default_size = 224 if kind == "imagenet" else None
         data = list_folder(place, kind, image_size or default_size)

@@ -17,6 +17,7 @@ from backpass.training.stream import StreamAugmentation
 
 __all__ = [
     "SEEDS",
+    "STUDY",
     "AgcSettings",
     "Argument",
     "DataSettings",
@@ -36,6 +37,9 @@ __all__ = [
 SEEDS = 2**32
 """Number of seeds: Python, NumPy and PyTorch all take those below."""
 
+STUDY = "study:"
+"""Begins the source of weights that another run of the same study has trained."""
+
 _ROUNDING = 1e-9  # Schedules that are shortened in proportion have lengths that are not exact.
 _MAX_WORKERS = 1024
 
@@ -51,7 +55,7 @@ class WeightSettings:
         module: part of the model that takes the weights, such as ``backbone``; empty: the whole model.
 
     Raises:
-        InputError: a setting is no text, or ``module`` is given without ``source``.
+        InputError: a setting is no text.
     """
 
     source: str | None = None
@@ -60,11 +64,13 @@ class WeightSettings:
     def __post_init__(self) -> None:
         """Check both settings."""
         check_settings(self, "weights")
-        if self.module and not self.source:
-            raise InputError(
-                f"expected weights.source with weights.module={self.module!r}, got none; name the weights, or leave "
-                "the module out"
-            )
+
+    @property
+    def study_run(self) -> str | None:
+        """Name of the folder of the run of the same study that trains the weights; ``None``: another source."""
+        if self.source is None or not self.source.startswith(STUDY):
+            return None
+        return self.source.removeprefix(STUDY)
 
 
 @dataclass(frozen=True)

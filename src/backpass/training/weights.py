@@ -10,14 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backpass.errors import BackpassWarning, InputError, missing_extra
-from backpass.training.recipe import WeightSettings
+from backpass.training.recipe import STUDY, WeightSettings
 
 __all__ = ["WEIGHTS_FILE", "load_weights", "read_weights"]
 
 WEIGHTS_FILE = "model.safetensors"
 """Name of the file in a run folder that holds the trained weights."""
 
-_STUDY = "study:"
 _WRAPPERS = ("state_dict", "model")  # keys below which training scripts store the weights
 _SHOWN = 6
 
@@ -86,13 +85,13 @@ def read_weights(source: str, folder: Path | None = None) -> dict[str, Tensor]:
     if library in ("timm", "torchvision") and name and not Path(source).exists():
         return _published(library, name)
     path = Path(source)
-    if source.startswith(_STUDY):
+    if source.startswith(STUDY):
         if folder is None:
             raise InputError(
                 f"expected {source!r} in a run that has a folder, next to which the other runs of the study are, got "
                 "none; give the path of the weights instead"
             )
-        path = folder.parent / source.removeprefix(_STUDY)
+        path = folder.parent / source.removeprefix(STUDY)
     if path.is_dir():
         path = path / WEIGHTS_FILE
     if not path.is_file():

@@ -82,7 +82,7 @@ def work(
             continue
         if "waiting" not in states:
             awaited = _log_awaited(runs, awaited, grace)
-            time.sleep(heartbeat / 4)
+        time.sleep(heartbeat / 4)  # Also with runs that wait: they may need the weights of one that runs.
 
 
 def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> bool:
