@@ -41,12 +41,8 @@ def test_a_run_starts_from_what_the_run_of_its_seed_has_trained(tmp_path):
     )
     result = run_study(Study("two stages", entries, (3, 4)), tmp_path, runtime=CPU)
     result.check()
-    assert [r.run.recipe.weights.source for r in result.records] == [
-        "study:first-seed3",
-        None,
-        "study:first-seed4",
-        None,
-    ]
+    sources = [record.run.recipe.weights.source for record in result.records]
+    assert sources == ["study:first-seed3", None, "study:first-seed4", None]
     for seed in (3, 4):
         before, after = (load_file(tmp_path / f"{key}-seed{seed}" / "model.safetensors") for key in ("first", "fine"))
         kernels = [name for name, tensor in before.items() if tensor.ndim == 4]
@@ -147,7 +143,7 @@ def test_a_part_takes_the_weights_and_what_does_not_fit_is_named(tmp_path):
     model = torch.nn.ModuleDict({"backbone": net(3)})
     fresh = model["backbone"].fc.weight.clone()
     text = (
-        r"15 of 17 tensors of backbone start from these weights; not in the weights, and freshly drawn: "
+        r"18 of 20 tensors of backbone start from these weights; not in the weights, and freshly drawn: "
         r"fc.weight of shape \(3, 64\) \(weights: \(5, 64\)\), fc.bias of shape"
     )
     with pytest.warns(BackpassWarning, match=text):

@@ -1,13 +1,14 @@
 """The data set of persons, and their crops with what the evaluation needs."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backpass.errors import InputError
 from backpass.training.augment import normalize
 from backpass.training.dense.crop_geometry import crop_matrix, invert_matrix, swap_joints, transform_points, warp
 from backpass.training.dense.mpii import MPII_PAIRS, Person, PersonFiles
@@ -110,6 +111,19 @@ class PersonData(ItemData):
 
     pairs: tuple[tuple[int, int], ...] = MPII_PAIRS
     not_scored: tuple[int, ...] = MPII_NOT_SCORED
+
+    def reduced(self, validation: float, limit_train: int | None, limit_test: int | None, seed: int) -> Self:
+        """Return the data set with persons held out, and then with fewer (:meth:`ItemData.reduced`).
+
+        Raises:
+            InputError: persons are to be held out that have no ground truth, or see there.
+        """
+        if validation and self.train[0].truth is None:
+            raise InputError(
+                f"expected annot/gt_train.mat, a ground truth of the training persons of {self.label}, for held-out "
+                "persons, got none; add the file, or evaluate on the test persons"
+            )
+        return super().reduced(validation, limit_train, limit_test, seed)
 
 
 def crop_person(item: PersonItem, settings: PersonInput, draws: PersonDraws) -> tuple[Tensor, PoseTarget]:
