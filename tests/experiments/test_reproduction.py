@@ -83,9 +83,8 @@ def test_a_fine_tuned_entry_brings_its_pretraining_which_keeps_its_data(name, da
     assert (plain.data.name, plain.data.limit_train, plain.epochs) == (f"{data}:x", 50, 7)
     starts = [recipe.weights.source for recipe in (plain, own)]
     assert starts == [f"study:{key}-seed0" for key in list(recipes)[:2]]
-    assert own.schedule.milestones == tuple(
-        0.05 * milestone for milestone in table.entries[2].recipe.schedule.milestones
-    )
+    whole = table.entries[2].recipe
+    assert own.schedule.milestones == tuple(7 / whole.epochs * milestone for milestone in whole.schedule.milestones)
 
 
 def test_a_reduction_shortens_the_runs_and_is_noted():
