@@ -12,8 +12,8 @@ CPU seconds of one thread by default, which other load disturbs least.
 import argparse
 import json
 import os
-import statistics
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
