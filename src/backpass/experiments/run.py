@@ -168,6 +168,7 @@ def _record(
         cost=_cost(outcome, gpus=process_count() if trainer.accelerator.device.type == "cuda" else 0),
         scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
         environment=where,
+        traces=outcome.traces,
     )
 
 

@@ -35,6 +35,7 @@ _PARTS = {
     "scaler": dict,
     "methods": dict,
     "history": list,
+    "traces": dict,
 }
 
 
