@@ -264,8 +264,8 @@ def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
     # One fifth of the digits is the test split, one fifth of the rest is held out: 0.2 * 1,438.
     assert record.data == EvaluatedData("digits (scikit-learn)", train=96, evaluated=288, split="validation")
     assert "test_accuracy" not in record.history[0]
-    assert record.accuracy == record.history[0]["validation_accuracy"]
-    assert round(record.accuracy * 288, 3) == round(record.accuracy * 288)
+    assert record.score == record.history[0]["validation_accuracy"]
+    assert round(record.score * 288, 3) == round(record.score * 288)
 
 
 def test_the_size_of_streamed_images_can_be_set(tmp_path):

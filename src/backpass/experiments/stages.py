@@ -203,7 +203,7 @@ def _known(study: Study, folder: Path, diverged: Collection[str]) -> dict[str, d
                 name = _point_run(entry, point, seed, tuning).folder
                 path = folder / name / RECORD_FILE
                 if (point, seed) not in found and (name in diverged or path.is_file()):
-                    found[point, seed] = None if name in diverged else read_record(path).accuracy
+                    found[point, seed] = None if name in diverged else read_record(path).score
                     more = True
     return known
 

@@ -33,7 +33,7 @@ def test_a_failed_run_leaves_its_traceback_and_the_next_is_taken(tmp_path):
     assert not (tmp_path / "good-seed0" / "error.txt").exists()
     record = read_record(tmp_path / "good-seed0" / "result.json")
     assert (record.run, record.entry) == (good.run, "good")
-    assert accuracies(queue) == {"good-seed0": record.accuracy}
+    assert accuracies(queue) == {"good-seed0": record.score}
     queue.close()
 
 
