@@ -150,7 +150,7 @@ class Report:
             study, records = study_of(records)
         elif study.tuning is not None:
             choices = read_choices(self.folder) or []
-            study = tuned_study(study, choices)
+            study = tuned_study(study, choices) if choices else study
         show(study, records, self.folder, choices=choices, as_json=self.json)
 
 

@@ -4,13 +4,13 @@ Which runs a study has next follows from its file and from the records in its fo
 answer, and a study that was stopped between its stages resumes like any other.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry
-from backpass.experiments.record import RECORD_FILE, read_record
+from backpass.experiments.record import RECORD_FILE, Record, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.settings import replace_settings
@@ -26,6 +26,7 @@ __all__ = [
     "next_runs",
     "read_choices",
     "runs_of_points",
+    "trials_so_far",
     "tuned_study",
     "tuning_runs",
     "tuning_study",
@@ -168,7 +169,12 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
         return first + tuned_study(study, choices).runs()
     if diverged is None and tuning.sampler == "grid" and not tuning.halving:
         return tuning_runs(study, {})
-    known = _known(study, folder, diverged or ())
+
+    def read(name: str) -> float | None:
+        path = folder / name / RECORD_FILE
+        return read_record(path).accuracy if path.is_file() else None
+
+    known = _known(study, read, diverged or ())
     first = tuning_runs(study, known)
     if diverged is None or any(run.folder not in diverged and not _record_path(folder, run).is_file() for run in first):
         return first
@@ -177,8 +183,34 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     return first + tuned_study(study, choices).runs()
 
 
-def _known(study: Study, folder: Path, diverged: Collection[str]) -> dict[str, dict[tuple[Point, int], float | None]]:
-    """Return what the records of the first stage tell; found round by round, since later points follow from earlier."""
+def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Trial, ...]]:
+    """Return the points of the first stage that have a record, by key of the entry.
+
+    Args:
+        study: with a tuning stage.
+        records: of that stage; others are left out.
+    """
+    accuracies = {StudyRun(record.entry, record.run).folder: record.accuracy for record in records if record.entry}
+    trials: dict[str, tuple[Trial, ...]] = {}
+    for key, known in _known(study, accuracies.get, ()).items():
+        by_point: dict[Point, list[tuple[int, float]]] = {}
+        for (point, seed), accuracy in known.items():
+            if accuracy is not None:
+                by_point.setdefault(point, []).append((seed, accuracy))
+        trials[key] = tuple(Trial(point, tuple(found)) for point, found in by_point.items())
+    return trials
+
+
+def _known(
+    study: Study, read: Callable[[str], float | None], diverged: Collection[str]
+) -> dict[str, dict[tuple[Point, int], float | None]]:
+    """Return what is known of the first stage; found round by round, since later points follow from earlier.
+
+    Args:
+        study: with a tuning stage.
+        read: returns the accuracy of the run with a folder of this name; ``None``: it has no record.
+        diverged: names of the folders of runs that diverged.
+    """
     tuning = _tuning(study)
     known: dict[str, dict[tuple[Point, int], float | None]] = {}
     for entry in study.entries:
@@ -188,9 +220,11 @@ def _known(study: Study, folder: Path, diverged: Collection[str]) -> dict[str, d
             more = False
             for point, seed in wanted(entry.key, entry.space, tuning, found):
                 name = _point_run(entry, point, seed, tuning).folder
-                path = folder / name / RECORD_FILE
-                if (point, seed) not in found and (name in diverged or path.is_file()):
-                    found[point, seed] = None if name in diverged else read_record(path).accuracy
+                if (point, seed) in found:
+                    continue
+                accuracy = None if name in diverged else read(name)
+                if name in diverged or accuracy is not None:
+                    found[point, seed] = accuracy
                     more = True
     return known
 
