@@ -75,8 +75,8 @@ class ScalingLossScaler:
         """
         if "sgs" not in state_dict:
             raise InputError(
-                f"expected a state with sgs and scaler, got {', '.join(state_dict) or 'an empty one'}; load it into the "
-                "loss scaler that saved it, or leave the loss scale out of the resumed checkpoint"
+                f"expected a state with sgs and scaler, got {', '.join(state_dict) or 'an empty one'}; load it into "
+                "the loss scaler that saved it, or leave the loss scale out of the resumed checkpoint"
             )
         self._scaler.load_state_dict(state_dict["scaler"])
         self.sgs.load_state_dict(state_dict["sgs"])
