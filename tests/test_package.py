@@ -15,6 +15,7 @@ EXTRA = [
     "matplotlib",
     "optuna",
     "pytorch_lightning",
+    "platformdirs",
     "pydantic",
     "rich",
     "safetensors",
@@ -26,6 +27,7 @@ EXTRA = [
     "torchvision",
     "transformers",
     "tyro",
+    "vl_convert",
 ]
 
 HIDE = f"""

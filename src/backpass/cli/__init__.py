@@ -61,7 +61,7 @@ def run(arguments: Sequence[str]) -> None:
             union,
             args=list(arguments) or ["--help"],
             prog="backpass",
-            description="Train convnets by altering the backward pass.",
+            description="Train convnets by altering the backward pass. `backpass --version` prints the version.",
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     command()

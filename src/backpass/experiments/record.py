@@ -1,7 +1,7 @@
 """The record of a finished run: the content of its ``result.json``."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from backpass.experiments.environment import Environment
 from backpass.experiments.serialization import from_json, to_json
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Run
+from backpass.training.traces import Traces
 
 __all__ = ["RECORD_FILE", "SCHEMA", "Cost", "EvaluatedData", "Record", "TrainedModel", "read_record", "read_records"]
 
@@ -86,6 +87,7 @@ class Record:
         cost: of the run.
         scalings: the last SGS scalings by parameter name, as nested lists.
         environment: versions and hardware.
+        traces: what figures need beyond the history; empty where the run recorded none.
         metric: name of the headline metric, that of the task; a larger one is better.
         schema: version of this schema.
     """
@@ -98,6 +100,7 @@ class Record:
     cost: Cost
     scalings: dict[str, list[Any]]
     environment: Environment
+    traces: Traces = field(default_factory=Traces)
     metric: str = "accuracy"
     schema: int = SCHEMA
 

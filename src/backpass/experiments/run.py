@@ -1,12 +1,14 @@
 """One run in its folder: trained, resumed from its checkpoint, or read."""
 
-from collections.abc import Callable, Sized
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sized
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import nn
 
+from backpass.errors import StateError
 from backpass.experiments.environment import Environment, environment
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import Cost, EvaluatedData, Record, TrainedModel
@@ -18,7 +20,7 @@ from backpass.training.items import Data
 from backpass.training.methods import deploy
 from backpass.training.outcome import EpochRecord, Outcome
 from backpass.training.processes import is_main, join, on_main, process_count
-from backpass.training.recipe import DataSettings, Run, Runtime
+from backpass.training.recipe import DataSettings, Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
 
 __all__ = ["execute", "load_data"]
@@ -70,7 +72,7 @@ def execute(
 
     Raises:
         InputError: the folder belongs to another run; nothing in it has changed then.
-        StateError: another process trains in the folder.
+        StateError: another process trains in the folder, or the run does not fit into memory.
     """
     join(runtime)
     progress = progress if progress is not None and is_main() else Progress()
@@ -79,9 +81,25 @@ def execute(
         files = RunFolder(folder, run, check if is_main() else None)
         record = on_main(lambda: files.read() or files.open(stack))
         if record is None:
-            record = _train(run, data, files, runtime, entry, progress)
+            with _naming_lack_of_memory(run.recipe):
+                record = _train(run, data, files, runtime, entry, progress)
     progress.end_run(record)
     return record
+
+
+@contextmanager
+def _naming_lack_of_memory(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # The CPU's allocator has no exception of its own.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        cause = next(iter(str(error).splitlines()), "none left")
+        raise StateError(
+            f"expected the run to fit into memory, got {cause}; lower batch_size ({recipe.batch_size}) or raise "
+            f"micro_batches ({recipe.micro_batches})"
+        ) from error
 
 
 def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str, progress: Progress) -> Record:
@@ -153,6 +171,7 @@ def _record(
         cost=_cost(outcome, gpus=process_count() if trainer.accelerator.device.type == "cuda" else 0),
         scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
         environment=where,
+        traces=outcome.traces,
     )
 
 

@@ -4,28 +4,28 @@ Which runs a study has next follows from its file and from the records in its fo
 answer, and a study that was stopped between its stages resumes like any other.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backpass.errors import InputError
-from backpass.experiments.entry import Entry
-from backpass.experiments.record import RECORD_FILE, read_record
+from backpass.experiments.point_runs import describe_point, point_entry, point_run, tuning_of
+from backpass.experiments.record import RECORD_FILE, Record, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.settings import replace_settings
-from backpass.experiments.study import Study, StudyRun, make_key
+from backpass.experiments.study import Study, StudyRun
 from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point
 from backpass.training.checkpoint import atomic_write
-from backpass.training.recipe import Recipe, Run
 
 __all__ = [
     "CHOICES_FILE",
     "choose",
     "count_runs",
+    "last_stage",
     "next_runs",
-    "read_choices",
     "runs_of_points",
+    "trials_so_far",
     "tuned_study",
     "tuning_runs",
     "tuning_study",
@@ -51,7 +51,7 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
     Raises:
         InputError: the study has no tuning, or its entries would try different numbers of points.
     """
-    tuning = _tuning(study)
+    tuning = tuning_of(study)
     tuned = [entry for entry in study.entries if entry.tuned]
     counts = {entry.label: planned_points(entry.key, entry.space, tuning) for entry in tuned}
     if not tuned or (len(set(counts.values())) > 1 and not tuning.unequal):
@@ -61,7 +61,7 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
             "as the number of trials, which are drawn at random, or allow unequal ones"
         )
     runs = [
-        _point_run(entry, point, seed, tuning)
+        point_run(entry, point, seed, tuning)
         for entry in tuned
         for point, seed in wanted(entry.key, entry.space, tuning, known.get(entry.key, {}))
     ]
@@ -74,10 +74,10 @@ def tuning_study(study: Study) -> Study:
     Raises:
         InputError: as :func:`tuning_runs`.
     """
-    tuning = _tuning(study)
+    tuning = tuning_of(study)
     tuning_runs(study, {})
     entries = tuple(
-        _point_entry(entry, point, tuning)
+        point_entry(entry, point, tuning)
         for entry in study.entries
         if entry.tuned
         for point in points(entry.key, entry.space, tuning, {})
@@ -96,7 +96,7 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
     Raises:
         InputError: a run is missing, or all points of an entry diverged.
     """
-    tuning, choices = _tuning(study), []
+    tuning, choices = tuning_of(study), []
     for entry in study.entries:
         if not entry.tuned:
             continue
@@ -106,8 +106,8 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
             seeds.setdefault(point, []).append(seed)
             if (point, seed) not in found:
                 raise InputError(
-                    f"expected the records of all points of {entry.label}, got none of {_text(point)}, seed {seed}; "
-                    "start the same command again to run it"
+                    f"expected the records of all points of {entry.label}, got none of {describe_point(point)}, seed "
+                    f"{seed}; start the same command again to run it"
                 )
         trials = [
             Trial(
@@ -121,6 +121,19 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
     return choices
 
 
+def last_stage(study: Study, folder: Path) -> tuple[Study, list[Choice]]:
+    """Return the study whose records a report shows, and what tuning has chosen for it.
+
+    Without tuning, that is the study itself. With it, its second stage: the chosen settings, on all training images,
+    with the study's seeds. Before anything is chosen, the study itself, whose runs are then not known yet.
+
+    Raises:
+        InputError: the file of the choices cannot be read.
+    """
+    choices = _read_choices(folder) if study.tuning is not None else None
+    return (study, []) if choices is None else (tuned_study(study, choices), choices)
+
+
 def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
     """Return the second stage of a study: the chosen settings, on all training images, with the study's seeds."""
     by_entry = {choice.entry: choice for choice in choices}
@@ -132,7 +145,7 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
             continue
         entries.append(replace(entry, recipe=replace_settings(entry.recipe, choice.settings), space=()))
         edge = f"; at the edge of its values: {', '.join(choice.at_edge)}" if choice.at_edge else ""
-        notes.append(f"{entry.label}: {_text(choice.settings)}, the best of {len(choice.trials)} points{edge}")
+        notes.append(f"{entry.label}: {describe_point(choice.settings)}, the best of {len(choice.trials)} points{edge}")
     if untuned := [e.label for e in study.entries if e.recipe is not None and e.runs_of is None and not e.tuned]:
         notes.append(f"not tuned: {', '.join(untuned)}")
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
@@ -153,7 +166,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     tuning = study.tuning
     if tuning is None:
         return study.runs()
-    choices = read_choices(folder)
+    choices = _read_choices(folder)
     if choices is not None:
         known = {choice.entry: _tried(choice) for choice in choices}
         first = tuning_runs(study, known)
@@ -168,7 +181,12 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
         return first + tuned_study(study, choices).runs()
     if diverged is None and tuning.sampler == "grid" and not tuning.halving:
         return tuning_runs(study, {})
-    known = _known(study, folder, diverged or ())
+
+    def read(name: str) -> float | None:
+        path = folder / name / RECORD_FILE
+        return read_record(path).score if path.is_file() else None
+
+    known = _known(study, read, diverged or ())
     first = tuning_runs(study, known)
     if diverged is None or any(run.folder not in diverged and not _record_path(folder, run).is_file() for run in first):
         return first
@@ -177,9 +195,35 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     return first + tuned_study(study, choices).runs()
 
 
-def _known(study: Study, folder: Path, diverged: Collection[str]) -> dict[str, dict[tuple[Point, int], float | None]]:
-    """Return what the records of the first stage tell; found round by round, since later points follow from earlier."""
-    tuning = _tuning(study)
+def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Trial, ...]]:
+    """Return the points of the first stage that have a record, by key of the entry.
+
+    Args:
+        study: with a tuning stage.
+        records: of that stage; others are left out.
+    """
+    accuracies = {StudyRun(record.entry, record.run).folder: record.score for record in records if record.entry}
+    trials: dict[str, tuple[Trial, ...]] = {}
+    for key, known in _known(study, accuracies.get, ()).items():
+        by_point: dict[Point, list[tuple[int, float]]] = {}
+        for (point, seed), accuracy in known.items():
+            if accuracy is not None:
+                by_point.setdefault(point, []).append((seed, accuracy))
+        trials[key] = tuple(Trial(point, tuple(found)) for point, found in by_point.items())
+    return trials
+
+
+def _known(
+    study: Study, read: Callable[[str], float | None], diverged: Collection[str]
+) -> dict[str, dict[tuple[Point, int], float | None]]:
+    """Return what is known of the first stage; found round by round, since later points follow from earlier.
+
+    Args:
+        study: with a tuning stage.
+        read: returns the accuracy of the run with a folder of this name; ``None``: it has no record.
+        diverged: names of the folders of runs that diverged.
+    """
+    tuning = tuning_of(study)
     known: dict[str, dict[tuple[Point, int], float | None]] = {}
     for entry in study.entries:
         found = known.setdefault(entry.key, {})
@@ -187,10 +231,12 @@ def _known(study: Study, folder: Path, diverged: Collection[str]) -> dict[str, d
         while more:
             more = False
             for point, seed in wanted(entry.key, entry.space, tuning, found):
-                name = _point_run(entry, point, seed, tuning).folder
-                path = folder / name / RECORD_FILE
-                if (point, seed) not in found and (name in diverged or path.is_file()):
-                    found[point, seed] = None if name in diverged else read_record(path).score
+                name = point_run(entry, point, seed, tuning).folder
+                if (point, seed) in found:
+                    continue
+                accuracy = None if name in diverged else read(name)
+                if name in diverged or accuracy is not None:
+                    found[point, seed] = accuracy
                     more = True
     return known
 
@@ -225,41 +271,7 @@ def runs_of_points(number: int, tuning: Tuning) -> int:
     return runs
 
 
-def read_choices(folder: Path) -> list[Choice] | None:
-    """Return what the first stage of the study in the folder has chosen; ``None`` before that.
-
-    Raises:
-        InputError: its file cannot be read.
-    """
+def _read_choices(folder: Path) -> list[Choice] | None:
+    """Return what the first stage of the study in the folder has chosen; ``None`` before that."""
     found = read_json(_Chosen, folder / CHOICES_FILE)
     return None if found is None else list(found.choices)
-
-
-def _tuning(study: Study) -> Tuning:
-    if study.tuning is None:
-        raise InputError("expected a study with a tuning stage, got one without; give it tuning=Tuning()")
-    return study.tuning
-
-
-def _point_entry(entry: Entry, point: Point, tuning: Tuning) -> Entry:
-    label = f"{entry.label}, {_text(point)}"
-    return Entry(_point_key(entry, point), label, entry.method, _point_recipe(entry, point, tuning))
-
-
-def _point_run(entry: Entry, point: Point, seed: int, tuning: Tuning) -> StudyRun:
-    return StudyRun(_point_key(entry, point), Run(_point_recipe(entry, point, tuning), entry.method, seed))
-
-
-def _point_recipe(entry: Entry, point: Point, tuning: Tuning) -> Recipe:
-    if entry.recipe is None:
-        raise InputError(f"expected entry {entry.label!r} to have a recipe to tune, got none; leave out its space")
-    recipe: Recipe = replace_settings(entry.recipe, point)
-    return replace(recipe, data=replace(recipe.data, validation=tuning.validation))
-
-
-def _point_key(entry: Entry, point: Point) -> str:
-    return make_key("tuning", entry.key, *(f"{name}={value}" for name, value in point))
-
-
-def _text(point: Point) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in point)

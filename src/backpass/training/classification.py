@@ -95,6 +95,14 @@ class ClassificationEvaluation:
             metrics[f"calibration_error{suffix}"] = calibration.compute(total)
         return {name: value.item() for name, value in metrics.items()}
 
+    def reliability(self, total: Total) -> dict[str, Tensor]:
+        """Return images, mean probability and accuracy of each bin, ``(3, 15)``, by the suffix of the metrics.
+
+        Of the most probable class, over all batches of all processes; an empty bin has zeros.
+        """
+        sums = {suffix: calibration.sums(total) for suffix, calibration in self._calibration.items()}
+        return {suffix: torch.stack([n, *(s / n.clamp(min=1) for s in rest)]) for suffix, (n, *rest) in sums.items()}
+
 
 # torchmetrics has the same count, and doubles the time in which a process starts.
 def _correct(output: Tensor, target: Tensor) -> Tensor:

@@ -170,6 +170,7 @@ class Runtime:
         compile: compile the model with ``torch.compile``.
         workers: processes that decode images on the fly.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
+        traces: record what figures need: scalings and kernels over time, norms of logits and gradients, calibration.
 
     Raises:
         InputError: a setting is out of range.
@@ -181,6 +182,7 @@ class Runtime:
     compile: bool = False
     workers: Annotated[int, Range(at_least=0, at_most=_MAX_WORKERS)] = 4
     checkpoint_every: Annotated[int, COUNT] = 1
+    traces: bool = True
 
     def __post_init__(self) -> None:
         """Check the range of every setting."""

@@ -37,6 +37,7 @@ _PARTS = {
     "scaler": dict,
     "methods": dict,
     "history": list,
+    "traces": dict,
 }
 
 

@@ -38,12 +38,13 @@ from backpass.training.data import measuring_batches
 from backpass.training.differences import check_form
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord, Outcome
-from backpass.training.processes import build_accelerator, on_main, total
+from backpass.training.processes import build_accelerator, on_main, peak_memory, total
 from backpass.training.recipe import SEEDS, Run, Runtime
 from backpass.training.run_loaders import build_run_loaders
 from backpass.training.state import TrainingState, build_state, check_checkpoint
 from backpass.training.task import Criterion
 from backpass.training.tasks import build_task
+from backpass.training.traces import TraceRecorder, scalings_of
 
 __all__ = ["Trainer"]
 
@@ -90,6 +91,7 @@ class Trainer:
         self.task = build_task(run.recipe, data)
         self.loaders = build_run_loaders(run, data, self.task, self.runtime, self.accelerator)
         self.history: list[EpochRecord] = []
+        self.traces = TraceRecorder(run.recipe.epochs, self.accelerator.device, enabled=self.runtime.traces)
         self._score = torch.zeros((), device=self.accelerator.device)
         self._use(self._new_state())
 
@@ -119,7 +121,8 @@ class Trainer:
             self.history.append(record)
             self._checkpoint(epoch)
             self.on_epoch(record)
-        return Outcome(self.history, self._scalings(), self._peak_memory())
+        scalings = scalings_of(self.methods.values())
+        return Outcome(self.history, scalings, peak_memory(self.accelerator.device), self.traces.traces)
 
     def _epoch(self, epoch: int) -> EpochRecord:
         # What chance decides inside the model (dropout) follows from seed and epoch too: a resumed run needs no state.
@@ -128,6 +131,7 @@ class Trainer:
         clock = time.perf_counter()
         measured = [m.start_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]
         measure_seconds = time.perf_counter() - clock if any(measured) else 0.0
+        self.traces.start_epoch(epoch, self.model, self.methods.values(), any(measured))
 
         clock = time.perf_counter()
         training = self._train(epoch)
@@ -141,6 +145,7 @@ class Trainer:
 
         clock = time.perf_counter()
         evaluation = self.evaluate()
+        self.traces.end_epoch(epoch, self.model, total)
         return {
             "epoch": epoch,
             "lr": lr,
@@ -157,6 +162,7 @@ class Trainer:
         loss_sum, count, steps = torch.zeros((), device=self.accelerator.device), 0, len(self.loaders.train)
         self._score.zero_()
         for step, (inputs, target) in enumerate(self.loaders.train.iter_epoch(epoch)):
+            self.traces.start_step(step, steps)
             size = batch_size(target)
             loss_sum.add_(self._step(inputs, target), alpha=size)
             count += size
@@ -169,7 +175,8 @@ class Trainer:
                 f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
             )
         name = self.task.training_metric
-        return {"train_loss": train_loss, **({} if name is None else {f"train_{name}": score})}
+        metric = {} if name is None else {f"train_{name}": score}
+        return {"train_loss": train_loss, **metric, **self.traces.statistics(total)}
 
     def _step(self, inputs: Any, target: Any) -> Tensor:
         """Take one optimizer step on one batch; return the mean loss, on the device, and add to the epoch's score."""
@@ -180,6 +187,7 @@ class Trainer:
             last = number == len(pieces) - 1
             with nullcontext() if last else self.wrapped.no_sync():
                 output = self.wrapped(piece)
+                self.traces.output(output)
                 loss = self.criterion(output, piece_target)
                 if parts > 1:
                     loss = loss * (batch_size(piece_target) / batch_size(target))
@@ -189,6 +197,7 @@ class Trainer:
                 with torch.no_grad():
                     self._score += self.task.training_score(output, piece_target)
         self.accelerator.unscale_gradients(self.optimizer)
+        self.traces.gradients(self.model)
         self._alter_gradients()
         with ExitStack() as stack:
             for method in self.methods.values():
@@ -224,18 +233,11 @@ class Trainer:
         evaluation = self.task.evaluation(self.accelerator.device, alpha)
         for inputs, target in loader:
             evaluation.update(self.task.predict(self.wrapped.evaluate, inputs), target)
+        self.traces.evaluated(evaluation)
         return {f"{split}_{name}": value for name, value in evaluation.compute(total).items()}
 
     def _measuring_batches(self, epoch: int) -> Callable[[int], Sequence[Any]]:
         return lambda count: measuring_batches(self.loaders.train, count, epoch=epoch)
-
-    def _scalings(self) -> dict[str, Tensor]:
-        states = [method.state_dict() for method in self.methods.values()]
-        return {n: s.cpu() for state in states for n, s in state.get("scalings", {}).items()}
-
-    def _peak_memory(self) -> int | None:
-        device = self.accelerator.device
-        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
     # State
 
@@ -247,6 +249,7 @@ class Trainer:
             **self._state.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
             "history": self.history,
+            "traces": self.traces.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -261,6 +264,7 @@ class Trainer:
             check_form(scaler.state_dict(), state["scaler"], "scaler")
         fresh = self._new_state()
         fresh.load_state_dict(state)
+        self.traces.load_state_dict(state["traces"])
         self.accelerator.free_memory()  # It would keep the optimizer that is replaced.
         self._use(fresh)
         if scaler is not None and state["scaler"]:

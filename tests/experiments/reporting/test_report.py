@@ -1,32 +1,218 @@
+import json
 import re
 from dataclasses import replace
+from html.parser import HTMLParser
 
-from backpass.experiments import compare_study, write_report
+import pytest
+import vl_convert
+
+from backpass.experiments import Entry, Study, compare_study, write_report
+from backpass.experiments.reporting.charts import difference_chart
+from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.report import study_of
+from backpass.experiments.reporting.tuning_charts import tuning_chart
+from backpass.experiments.stages import tuning_runs
+from backpass.experiments.tuning import Choice, Trial, Tuning, parse_space
 from backpass.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2)
+HOSTILE = [
+    '</script><script>alert("1")</script>',
+    "<img src=x onerror=alert(1)>",
+    "a\"b'c",
+    "=1+1",
+    "$x_{$",
+    "_own",
+    "{{ 1 }}",
+]
 
 
-def test_the_page_shows_every_line_layer_and_setting(make_record, tmp_path):
-    scalings = {"conv1.weight": [[0.5, 1.0, 1.5]]}
+class Page(HTMLParser):
+    """The elements of a page, the addresses that it would load, the texts of its cells, and its JSON."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.handlers: list[str] = []
+        self.texts: list[str] = []
+        self.content: list = []
+        self._kind: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        self.addresses += [found[name] for name in ("src", "href", "srcset", "data") if name in found]
+        self.handlers += [name for name in found if name.startswith("on")]
+        self._kind = found.get("type", "code") if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self._kind = None
+
+    def handle_data(self, text):
+        if self._kind == "application/json":
+            self.content.append(json.loads(text))
+        elif self._kind is None:
+            self.texts.append(text)
+
+    @property
+    def charts(self):
+        return [content for content in self.content if isinstance(content, dict)]
+
+
+def page_of(folder):
+    return Page((folder / "report.html").read_text())
+
+
+def compiles(spec):
+    return bool(vl_convert.vegalite_to_vega(spec)["marks"])
+
+
+@pytest.fixture
+def study_folder(make_record, tmp_path):
+    scalings = {"conv1.weight": [[0.5, 1.0, 1.5]], "conv2.weight": [[[0.5]], [[2.0]], [[0.5]]]}
     records = [make_record(RECIPE, "plain", s, [0.5, a], entry="plain") for s, a in [(0, 0.61), (1, 0.72)]]
-    records += [replace(make_record(RECIPE, "sgs", 0, [0.5, 0.83], entry="sgs"), scalings=scalings)]
+    records += [
+        replace(make_record(RECIPE, "sgs", s, [0.5, a], entry="sgs"), scalings=scalings)
+        for s, a in [(0, 0.83), (1, 0.8)]
+    ]
     table = write_report(compare_study(RECIPE, ["plain", "sgs", "pgt"], [0, 1]), records, tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    for text in ("61.00 72.00", "83.00", "not run", "Scalings: sgs, seed 0", "56,554 parameters", "optimizer.lr"):
-        assert text in page
-    assert page.count("<svg") == 2
-    assert not re.search(r'(src|href)="http', page)  # self-contained
     assert (tmp_path / "table.md").read_text() == table.markdown()
+    return tmp_path
+
+
+def test_the_page_shows_every_entry_layer_setting_and_command(study_folder):
+    page = page_of(study_folder)
+    for text in ("61.00", "not run", "Scalings by layer", "optimizer.lr", "sgs, seed 0"):
+        assert text in page.texts
+    commands = [text for text in page.texts if text.startswith("backpass train ")]
+    assert [re.search(r"--method (\S+) --seed (\d+)", command).groups() for command in commands] == [
+        ("plain", "0"),
+        ("plain", "1"),
+        ("sgs", "0"),
+        ("sgs", "1"),
+    ]
+    assert any("56,554 parameters" in text for text in page.texts)
+    (scalings,) = (content for content in page.content if isinstance(content, list))
+    assert scalings == [
+        {
+            "name": "sgs, seed 0",
+            "epochs": [2],
+            "layers": [
+                {"name": "conv1", "planes": [[[0.5, 1.0, 1.5]]]},
+                {"name": "conv2", "planes": [[[2.0]]]},
+            ],
+        }
+    ]
+
+
+def test_the_page_is_small_and_loads_nothing(study_folder):
+    page = page_of(study_folder)
+    assert page.addresses == []
+    assert page.tags.count("html") == page.tags.count("body") == page.tags.count("main") == 1
+    assert (study_folder / "report.html").stat().st_size < 2e6
+
+
+def test_the_charts_have_a_point_for_each_epoch_and_compile(study_folder):
+    differences, curves, cost = page_of(study_folder).charts
+    points = [
+        (v["entry"], v["epoch"], v["mean"], v["n"]) for v in curves["data"]["values"] if "accuracy" in v["metric"]
+    ]
+    assert points == [("plain", 1, 50.0, 2), ("plain", 2, 66.5, 2), ("sgs", 1, 50.0, 2), ("sgs", 2, 81.5, 2)]
+    assert [(v["entry"], v["of"], v["cost"]) for v in cost["data"]["values"]][:3] == [
+        ("plain", "seed 0", 2.0),
+        ("plain", "seed 1", 2.0),
+        ("plain", "mean of 2", 2.0),
+    ]
+    assert [value["entry"] for value in differences["data"]["values"]] == ["sgs"]
+    assert all(map(compiles, (differences, curves, cost)))
+
+
+@pytest.mark.parametrize("label", HOSTILE)
+def test_no_label_is_taken_for_markup_or_code(label, make_record, tmp_path):
+    recipe = replace(RECIPE, data=replace(RECIPE.data, label=label))
+    entries = (Entry("plain", label, "plain", recipe), Entry("sgs", f"{label}2", "sgs", recipe, baseline="plain"))
+    records = []
+    for seed in (0, 1):
+        for key in ("plain", "sgs"):
+            record = make_record(recipe, key, seed, [0.5, 0.6 + seed / 10], entry=key)
+            record = replace(record, data=replace(record.data, label=label), scalings={label: [[0.5, 1.5]]})
+            records.append(record)
+    choices = [Choice("plain", 0, (Trial(((label, label),), ((7, 0.5),)),), at_edge=(label,))]
+    write_report(Study(label, entries, (0, 1), notes=(label,)), records, tmp_path, choices)
+    page = page_of(tmp_path)
+    assert (page.handlers, page.addresses) == ([], [])
+    assert page.tags.count("img") == 0
+    assert page.tags.count("script") == len(page.content) + 2
+    assert label in page.texts
+    assert {v["entry"] for v in page.charts[0]["data"]["values"]} == {f"{label}, plain", f"{label}2, sgs"}
+    assert [run["layers"][0]["name"] for run in page.content if isinstance(run, list) for run in run] == [label] * 2
 
 
 def test_settings_that_differ_between_runs_are_not_shown_as_one(make_record, tmp_path):
     records = [make_record(replace(RECIPE, batch_size=size), "plain", 0, [0.5]) for size in (32, 64)]
     write_report(*study_of(records), tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "<dt>batch_size</dt><dd>differs</dd>" in page
+    assert "<td>batch_size</td><td>32</td><td>64</td>" in page
+    assert "<dt>batch_size</dt>" not in page
     assert "<dt>epochs</dt><dd>2</dd>" in page
+
+
+def test_a_study_between_its_stages_has_a_page_of_what_was_tried(make_record, tmp_path):
+    study = compare_study(RECIPE, ["plain", "pgt"], [0], space=parse_space(["lr=0.01,0.02"]), tuning=Tuning(seeds=(7,)))
+    runs = tuning_runs(study, {})
+    records = [
+        make_record(run.run.recipe, run.run.method, 7, [0.5, 0.6], entry=run.entry, split="validation")
+        for run in runs[:3]
+    ]
+    table = write_report(study, records, tmp_path)
+    assert [summary.n for summary in table.summaries] == [0, 0]
+    page = page_of(tmp_path)
+    assert "plain: 2 points" in page.texts
+    assert "pgt: 1 points" in page.texts
+    assert any("The tuning stage has not ended" in text for text in page.texts)
+    assert "chosen" not in page.texts
+    assert all(map(compiles, page.charts))
+    write_report(study, [], tmp_path)  # nothing was tried yet
+    assert page_of(tmp_path).charts == []
+
+
+TRIALS = [((0.01, 5), 0.5), ((0.02, 5), None), ((0.01, 50), 0.7), ((0.02, 50), 0.6)]
+
+
+@pytest.mark.parametrize("settings", [("lr",), ("lr", "k"), ("lr", "k", "sgs.every")])
+def test_tuning_charts_show_every_point_that_trained_and_the_chosen_one(settings):
+    trials = [
+        Trial(
+            tuple(zip(settings, map(str, (*values, 1)), strict=False)),
+            () if accuracy is None else ((0, accuracy),),
+            (0,) if accuracy is None else (),
+        )
+        for values, accuracy in TRIALS
+    ]
+    spec = tuning_chart(trials, 2)
+    assert compiles(spec)
+    rows = spec["data"]["values"]
+    assert {row["accuracy"] for row in rows} - {None} == {50, 60, 70}
+    assert {row["accuracy"] for row in rows if row["state"] == "chosen"} == {70}
+    if len(settings) == 2:
+        assert [row["text"] for row in rows] == ["50.0", "diverged", "70.0", "60.0"]
+        assert spec["encoding"]["x"]["scale"]["domain"] == ["5", "50"]
+    if len(settings) == 3:
+        assert [row["place"] for row in rows if row["axis"] == "k"] == [0, 1, 1]
+        assert len(rows) == 3 * 4
+
+
+def test_tuning_charts_of_nothing_and_of_divergence_alone():
+    assert tuning_chart([], None) is None
+    for settings in (("lr",), ("lr", "k"), ("lr", "k", "every")):
+        assert compiles(tuning_chart([Trial(tuple((name, "1") for name in settings), (), (0,))], None))
+
+
+def test_a_difference_keeps_its_interval_in_points():
+    spec = difference_chart({"sgs": Difference(5, 0.01, 0.004, 0.005, 0.015)})
+    assert spec["data"]["values"] == [{"entry": "sgs", "mean": 1.0, "low": 0.5, "high": 1.5}]
 
 
 def test_records_without_a_study_are_grouped_by_recipe_and_method(make_record):

@@ -121,6 +121,23 @@ def test_a_worker_names_at_once_the_runs_that_it_waits_for(tmp_path, monkeypatch
     queue.close()
 
 
+def test_a_worker_of_a_study_without_runs_says_once_that_it_waits(tmp_path, monkeypatch, caplog, let_runs_end):
+    let_runs_end(SimpleNamespace(accuracy=0.5))
+    queue, calls = queue_of([], tmp_path), []
+
+    def sleep(seconds):
+        calls.append(seconds)
+        if len(calls) == 3:
+            queue.fill([tiny_run()])
+
+    monkeypatch.setattr(workers, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    work(queue, tmp_path)
+    lines = [record.getMessage() for record in caplog.records if record.name == workers.__name__]
+    assert lines == ["the study has no runs yet; waiting for the command that adds them"]
+    assert run_states(queue) == ["complete"]
+    queue.close()
+
+
 def test_a_worker_names_what_it_waits_for_again_after_a_run_of_its_own(tmp_path, monkeypatch, caplog, make_record):
     queue = queue_of([tiny_run(seed=seed) for seed in range(2)], tmp_path)
     other = Queue.open(str(tmp_path))

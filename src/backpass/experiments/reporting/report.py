@@ -1,15 +1,19 @@
-"""The report of a study: one static HTML page, and its table in every format."""
+"""The report of a study: one interactive HTML page that needs no network, and its table in every format."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from backpass.experiments.entry import Entry
 from backpass.experiments.record import Record
-from backpass.experiments.reporting.figures import learning_curves, scaling_pictures
+from backpass.experiments.reporting.charts import Chart, cost_chart, difference_chart, learning_curves
+from backpass.experiments.reporting.commands import train_command
+from backpass.experiments.reporting.metrics import label_of
+from backpass.experiments.reporting.run_settings import environments, recipes, shared_and_other
+from backpass.experiments.reporting.scalings import scalings_by_epoch, scalings_view
 from backpass.experiments.reporting.statistics import records_of
 from backpass.experiments.reporting.tables import (
     ResultTable,
@@ -18,59 +22,117 @@ from backpass.experiments.reporting.tables import (
     result_table,
     write_tables,
 )
-from backpass.experiments.reporting.tuning import tuning_section
+from backpass.experiments.reporting.tuning import TuningSection, tuning_section, unfinished_section
+from backpass.experiments.reporting.vega import vega_bundle
+from backpass.experiments.stages import trials_so_far
 from backpass.experiments.study import Study, make_key
 from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
 
 __all__ = ["study_of", "write_report"]
 
-_PICTURES = 8
+_WITH_SCALINGS = 8
 
 
 def write_report(study: Study, records: Sequence[Record], folder: Path, choices: Sequence[Choice] = ()) -> ResultTable:
     """Write ``report.html`` and the files of the table into the study's folder; return the table.
 
-    The page is self-contained: table, differences, what tuning has tried, learning curves by model, scalings by layer,
-    settings. The scalings shown are those of the first seed of the first eight entries that have any.
+    The page is one file that loads nothing else: table, differences, what tuning has tried, curves by epoch, accuracy
+    against cost, scalings by layer over time, settings, and the command of each run. The scalings are those of the
+    first seed of the first eight entries that have any.
 
     Args:
-        study: that the records are of: with tuning, its second stage.
+        study: that the records are of: with tuning, its second stage; or the study itself while its tuning stage has
+            not ended, of which the page then shows what was tried.
         records: of the study; others are left out.
         folder: of the files.
         choices: what the first stage has chosen.
     """
     keys = {entry.run_key for entry in study.entries}
-    records = [record for record in records if record.entry in keys]  # not those of a tuning stage
-    table = result_table(study, records)
+    own = [record for record in records if record.entry in keys]  # not those of a tuning stage
+    table = result_table(study, own)
     write_tables(table, folder)
-    runs = {entry.key: list(records_of(entry, records).values()) for entry in study.entries}
-    curves: dict[str, dict[str, list[Record]]] = {}
-    pictures: list[dict[str, Any]] = []
-    for entry in study.entries:
-        found = runs[entry.key]
-        if not found:
-            continue
-        curves.setdefault(_subject(found[0]), {})[_name(entry)] = found
-        if found[0].scalings and len(pictures) < _PICTURES:
-            svg = scaling_pictures(found[0].scalings)
-            pictures.append({"name": _name(entry), "seed": found[0].seed, "svg": svg})
-    labels = {entry.key: entry.label for entry in study.entries}
-    templates = Environment(
-        loader=PackageLoader("backpass.experiments.reporting"), autoescape=select_autoescape(["html", "j2"])
-    )
-    page = templates.get_template("report.html.j2").render(
-        table=table,
-        differences=difference_table(table.summaries),
-        calibration=calibration_table(table.summaries),
-        tuning=[tuning_section(choice, labels[choice.entry]) for choice in choices],
-        subjects={_subject(record): record for record in reversed(records)},
-        curves={subject: learning_curves(by_name) for subject, by_name in curves.items()},
-        pictures=pictures,
-        settings=_common([_flat(asdict(record.run.recipe)) | _flat(asdict(record.environment)) for record in records]),
+    runs = {entry: found for entry in study.entries if (found := list(records_of(entry, own).values()))}
+    subjects = _by_subject(runs)
+    groups = {_name(entry): found for entry, found in runs.items()} or _by_key(records)
+    page = (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            table=table,
+            differences=difference_table(table.summaries),
+            difference_chart=_difference_chart(study.entries, table),
+            calibration=calibration_table(table.summaries),
+            tuning=_tuning_sections(study, records, choices),
+            tuning_ended=study.tuning is None,
+            subjects={_subject(record): record for record in reversed(own)},
+            curves={subject: learning_curves(by_name) for subject, by_name in subjects.items()},
+            costs={subject: cost_chart(by_name) for subject, by_name in subjects.items()},
+            hardware=list(dict.fromkeys(" and ".join(filter(None, record.hardware)) for record in own)),
+            scalings=_scalings(runs),
+            names=list(groups),
+            metric=label_of(own[0].metric) if own else "",
+            recipes=shared_and_other(recipes(groups)),
+            environments=shared_and_other(environments(groups)),
+            runs=[
+                (name, record, train_command(record.run, record.environment.runtime))
+                for name, found in groups.items()
+                for record in found
+            ],
+            vega=vega_bundle(),
+        )
     )
     atomic_write(folder / "report.html", page.encode())
     return table
+
+
+def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | None:
+    """Return the chart of those differences that have an interval; ``None`` without any."""
+    found = {
+        _name(entry): summary.difference
+        for entry, summary in zip(entries, table.summaries, strict=True)
+        if summary.difference is not None and summary.difference.low is not None
+    }
+    return difference_chart(found) if found else None
+
+
+def _tuning_sections(study: Study, records: Sequence[Record], choices: Sequence[Choice]) -> list[TuningSection]:
+    labels = {entry.key: entry.label for entry in study.entries}
+    if study.tuning is None:
+        return [tuning_section(choice, labels[choice.entry]) for choice in choices]
+    tried = trials_so_far(study, records)
+    return [unfinished_section(tried[entry.key], entry.label) for entry in study.entries if entry.tuned]
+
+
+def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:
+    views: list[dict[str, Any]] = []
+    for entry, found in runs.items():
+        by_epoch = scalings_by_epoch(found[0])
+        if by_epoch and len(views) < _WITH_SCALINGS:
+            views.append(scalings_view(f"{_name(entry)}, seed {found[0].seed}", by_epoch))
+    return views
+
+
+def _by_subject(runs: Mapping[Entry, Sequence[Record]]) -> dict[str, dict[str, Sequence[Record]]]:
+    subjects: dict[str, dict[str, Sequence[Record]]] = {}
+    for entry, found in runs.items():
+        subjects.setdefault(_subject(found[0]), {})[_name(entry)] = found
+    return subjects
+
+
+def _by_key(records: Sequence[Record]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.entry, []).append(record)
+    return groups
+
+
+def _templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("backpass.experiments.reporting"),
+        autoescape=select_autoescape(["html", "j2"]),
+        undefined=StrictUndefined,
+    )
 
 
 def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
@@ -101,22 +163,3 @@ def _subject(record: Record) -> str:
 
 def _name(entry: Entry) -> str:
     return entry.method if entry.label == entry.method else f"{entry.label}, {entry.method}"
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the settings of the first run, those that other runs have otherwise as "differs"."""
-    return {
-        key: value if all(other.get(key) == value for other in settings) else "differs"
-        for key, value in settings[0].items()
-    }

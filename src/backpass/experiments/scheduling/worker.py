@@ -67,6 +67,7 @@ def work(
     progress = progress or Progress()
     load = lru_cache(maxsize=1)(load)
     awaited: set[str] = set()
+    named_empty = False
     while True:
         claim = _insist(queue, queue.claim, heartbeat)
         if claim is not None:
@@ -80,6 +81,9 @@ def work(
             if not _insist(queue, lambda: _fill_next_stage(queue, folder, runs), heartbeat):  # noqa: B023
                 return
             continue
+        if not states and not named_empty:
+            _LOG.warning("the study has no runs yet; waiting for the command that adds them")
+            named_empty = True
         if "waiting" not in states:
             awaited = _log_awaited(runs, awaited, grace)
         time.sleep(heartbeat / 4)  # Also with runs that wait: they may need the weights of one that runs.

@@ -1,0 +1,186 @@
+"""The charts of a tuning stage, as Vega-Lite specifications: one setting, two, or more."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from backpass.experiments.reporting.charts import COLORS, Chart, chart
+from backpass.experiments.tuning import Trial
+
+__all__ = ["tuning_chart"]
+
+_ACCURACY = "held-out accuracy, %"
+_MANY = 12  # values of one axis that are all written
+
+
+def tuning_chart(trials: Sequence[Trial], best: int | None) -> Chart | None:
+    """Return accuracy over what was tried, with the chosen point marked; ``None`` where nothing was tried.
+
+    One setting gives a curve, two a heat map, three or more parallel coordinates, whose last axis is the accuracy.
+    Values are evenly spaced. A point that diverged has no accuracy: a curve leaves it out, a heat map names it.
+
+    Args:
+        trials: the points, with the same settings throughout.
+        best: index of the chosen one; ``None``: none yet.
+    """
+    if not trials:
+        return None
+    names = [name for name, _ in trials[0].point]
+    rows = [
+        {
+            **{f"value{number}": value for number, (_, value) in enumerate(trial.point)},
+            "accuracy": None if trial.accuracy is None else round(100 * trial.accuracy, 4),
+            "state": "diverged" if trial.accuracy is None else "chosen" if number == best else "tried",
+        }
+        for number, trial in enumerate(trials)
+    ]
+    draw = {1: _curve, 2: _heat_map}.get(len(names), _parallel)
+    return draw(names, rows)
+
+
+def _curve(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
+    return chart(
+        f"Held-out accuracy over {names[0]}",
+        [row for row in rows if row["accuracy"] is not None],
+        height=220,
+        encoding={
+            "x": {"field": "value0", "type": "ordinal", "scale": _domain(rows, 0), "title": names[0], "axis": _FLAT},
+            "y": {"field": "accuracy", "type": "quantitative", "scale": {"zero": False}, "title": _ACCURACY},
+        },
+        layer=[
+            {"mark": {"type": "line", "color": COLORS[1]}},
+            {
+                "mark": {"type": "point", "filled": True, "opacity": 1},
+                "encoding": {"color": _BEST_COLOR, "size": _BEST_SIZE, "tooltip": _tips(names)},
+            },
+        ],
+    )
+
+
+def _heat_map(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
+    known = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+    middle = (min(known) + max(known)) / 2 if known else 0.0
+    chosen = "datum.state === 'chosen'"
+    return chart(
+        f"Held-out accuracy over {names[0]} and {names[1]}",
+        [{**row, "text": "diverged" if row["accuracy"] is None else f"{row['accuracy']:.1f}"} for row in rows],
+        height=34 * len(_values(rows, 0)),
+        encoding={
+            "x": {"field": "value1", "type": "ordinal", "scale": _domain(rows, 1), "title": names[1], "axis": _FLAT},
+            "y": {"field": "value0", "type": "ordinal", "scale": _domain(rows, 0), "title": names[0]},
+            "tooltip": _tips(names),
+        },
+        layer=[
+            {
+                "mark": {"type": "rect", "stroke": "currentColor"},
+                "encoding": {
+                    "color": {
+                        "field": "accuracy",
+                        "type": "quantitative",
+                        "scale": {"scheme": "viridis", "zero": False},
+                        "legend": None,
+                    },
+                    "fillOpacity": {"condition": {"test": "datum.accuracy === null", "value": 0}, "value": 1},
+                    "strokeWidth": {"condition": {"test": chosen, "value": 3}, "value": 0},
+                },
+            },
+            {
+                "mark": {"type": "text", "fontSize": 12},
+                "encoding": {
+                    "text": {"field": "text"},
+                    "color": {
+                        "condition": [
+                            {"test": "datum.accuracy === null", "value": "currentColor"},
+                            {"test": f"datum.accuracy > {middle}", "value": "black"},
+                        ],
+                        "value": "white",
+                    },
+                },
+            },
+        ],
+    )
+
+
+def _parallel(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
+    """Return one line for each point that trained, over axes with a place from 0 to 1 for each value."""
+    known = [row for row in rows if row["accuracy"] is not None]
+    low = min((row["accuracy"] for row in known), default=0.0)
+    high = max((row["accuracy"] for row in known), default=0.0)
+    axes = [*names, _ACCURACY]
+    orders = [_values(rows, number) for number in range(len(names))]
+    lines = [
+        {**row, "point": number, "axis": axis, "place": place}
+        for number, row in enumerate(known)
+        for axis, place in [
+            *((name, _place(orders[i].index(row[f"value{i}"]), len(orders[i]))) for i, name in enumerate(names)),
+            (_ACCURACY, (row["accuracy"] - low) / (high - low) if high > low else 0.5),
+        ]
+    ]
+    labels = [
+        {"axis": name, "place": _place(index, len(order)), "text": value}
+        for name, order in zip(names, orders, strict=True)
+        for index, value in enumerate(order)
+        if len(order) <= _MANY or index in (0, len(order) - 1)
+    ]
+    labels += [{"axis": _ACCURACY, "place": place, "text": f"{value:.1f}"} for place, value in ((0, low), (1, high))]
+    x = {"field": "axis", "type": "ordinal", "scale": {"domain": axes}, "title": None}
+    y = {"field": "place", "type": "quantitative", "axis": None, "scale": {"domain": [-0.02, 1.07]}}
+    chosen = "datum.state === 'chosen'"
+    return chart(
+        "Parallel coordinates: a line for each point, over its settings and its held-out accuracy",
+        lines,
+        height=300,
+        encoding={"x": {**x, "axis": {**_FLAT, "grid": True, "labelExpr": _LAST_PART}}, "y": y},
+        layer=[
+            {
+                "mark": {"type": "line"},
+                "encoding": {
+                    "detail": {"field": "point"},
+                    "color": {
+                        "field": "accuracy",
+                        "type": "quantitative",
+                        "scale": {"scheme": "viridis", "zero": False},
+                        "legend": {"orient": "top", "title": _ACCURACY, "gradientLength": 160},
+                    },
+                    "strokeWidth": {"condition": {"test": chosen, "value": 4}, "value": 1.2},
+                    "opacity": {"condition": {"test": chosen, "value": 1}, "value": 0.55},
+                    "tooltip": _tips(names),
+                },
+            },
+            {
+                "data": {"values": labels},
+                "mark": {"type": "text", "align": "left", "dx": 4, "dy": -7, "fontSize": 11},
+                "encoding": {"text": {"field": "text"}},
+            },
+        ],
+    )
+
+
+def _values(rows: Sequence[dict[str, Any]], number: int) -> list[str]:
+    """Return the values of a setting in order: numbers by size, others as they were tried."""
+    values = list(dict.fromkeys(row[f"value{number}"] for row in rows))
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return values
+
+
+def _domain(rows: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
+    return {"domain": _values(rows, number)}
+
+
+def _place(index: int, count: int) -> float:
+    return index / (count - 1) if count > 1 else 0.5
+
+
+def _tips(names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        *({"field": f"value{number}", "title": name} for number, name in enumerate(names)),
+        {"field": "accuracy", "title": _ACCURACY, "format": ".2f"},
+        {"field": "state"},
+    ]
+
+
+_LAST_PART = "slice(datum.label, lastindexof(datum.label, '.') + 1)"  # optimizer.lr: lr
+_FLAT = {"labelAngle": 0}
+_BEST_COLOR = {"condition": {"test": "datum.state === 'chosen'", "value": COLORS[2]}, "value": COLORS[1]}
+_BEST_SIZE = {"condition": {"test": "datum.state === 'chosen'", "value": 170}, "value": 50}
