@@ -9,6 +9,7 @@ from backpass.experiments.entry import Entry, Published
 from backpass.experiments.power import seeds_needed, smallest_difference
 from backpass.experiments.recipes import RECIPES, get_recipe
 from backpass.experiments.record import Record, read_record, read_records
+from backpass.experiments.reporting.figures import FIGURES, write_figure
 from backpass.experiments.reporting.report import write_report
 from backpass.experiments.reporting.tables import ResultTable, result_table
 from backpass.experiments.reproduction import Reduction, table_study
@@ -19,6 +20,7 @@ from backpass.experiments.tables import Table, get_table, list_tables
 from backpass.experiments.tuning import Choice, Tuning, parse_space
 
 __all__ = [
+    "FIGURES",
     "RECIPES",
     "Choice",
     "Entry",
@@ -48,5 +50,6 @@ __all__ = [
     "smallest_difference",
     "table_study",
     "train",
+    "write_figure",
     "write_report",
 ]

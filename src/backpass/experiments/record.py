@@ -1,6 +1,8 @@
 """The record of a finished run: the content of its ``result.json``."""
 
+import gzip
 import math
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -146,31 +148,50 @@ def read_record(path: Path) -> Record:
         text = path.read_bytes()
     except OSError as error:
         raise InputError(f"expected a readable record at {path}, got {error}; check the folder") from error
-    record = from_json(Record, text, str(path))
+    return _record(text, str(path))
+
+
+def _record(text: str | bytes, source: str) -> Record:
+    """Return the record that a text holds; ``source`` is what the text is, for errors."""
+    record = from_json(Record, text, source)
     if record.schema != SCHEMA:
         raise InputError(
-            f"{path}: expected a record of schema {SCHEMA}, got schema {record.schema}; read it with the version of "
+            f"{source}: expected a record of schema {SCHEMA}, got schema {record.schema}; read it with the version of "
             "backpass that wrote it"
         )
     if not record.history:
-        raise InputError(f"{path}: expected a history with a record for each epoch, got none; run it again")
+        raise InputError(f"{source}: expected a history with a record for each epoch, got none; run it again")
     for epoch, values in enumerate(record.history):
         for key in (*_EVERY_EPOCH, f"{record.data.split}_accuracy"):
             if not math.isfinite(values.get(key, math.nan)):
                 raise InputError(
-                    f"{path}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "
+                    f"{source}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "
                     "run it again"
                 )
     return record
 
 
-def read_records(folder: Path) -> list[Record]:
-    """Return all records below ``folder``, ordered by path.
+def read_records(path: Path) -> list[Record]:
+    """Return all records below a folder, ordered by path, or those of a file.
+
+    A file is a ``result.json``, or holds a record in each line: ``.jsonl``, or ``.jsonl.gz`` as in ``claims/results``.
 
     Raises:
         InputError: there are none, or one cannot be read.
     """
-    records = [read_record(path) for path in sorted(folder.rglob(RECORD_FILE))]
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return _records_in_lines(path)
+    if path.is_file():
+        return [read_record(path)]
+    records = [read_record(found) for found in sorted(path.rglob(RECORD_FILE))]
     if not records:
-        raise InputError(f"expected run folders with a {RECORD_FILE} below {folder}, found none; check the folder")
+        raise InputError(f"expected run folders with a {RECORD_FILE} below {path}, found none; check the folder")
     return records
+
+
+def _records_in_lines(path: Path) -> list[Record]:
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"expected readable records at {path}, got {error}; check the file") from error
+    return [_record(line, f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]
