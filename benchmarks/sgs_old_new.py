@@ -12,8 +12,8 @@ CPU seconds of one thread by default, which other load disturbs least.
 import argparse
 import json
 import os
-import statistics
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,10 +42,10 @@ def serve(clock: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def step(count: int) -> None:
+        optimizer.zero_grad()
         F.cross_entropy(model(smooth_images(count, 0)), torch.arange(count) % 10).backward()
         sgs.scale_gradients()
         optimizer.step()
-        optimizer.zero_grad()
 
     for line in sys.stdin:
         kind, size = line.split()

@@ -15,9 +15,9 @@ RECIPE = Recipe(epochs=2)
 
 def test_the_accuracy_is_that_of_the_last_epoch(make_record):
     record = make_record(RECIPE, "plain", 0, [0.9, 0.7], seconds=1.5)
-    assert (record.accuracy, record.seconds) == (0.7, 3.0)
+    assert (record.score, record.seconds) == (0.7, 3.0)
     assert record.by_epoch("accuracy") == [0.9, 0.7]
-    assert make_record(RECIPE, "plain", 0, [0.6], split="validation").accuracy == 0.6
+    assert make_record(RECIPE, "plain", 0, [0.6], split="validation").score == 0.6
 
 
 def test_round_trip(tmp_path, make_record):

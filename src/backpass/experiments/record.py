@@ -90,6 +90,7 @@ class Record:
         scalings: the last SGS scalings by parameter name, as nested lists.
         environment: versions and hardware.
         traces: what figures need beyond the history; empty where the run recorded none.
+        metric: name of the headline metric, that of the task; a larger one is better.
         schema: version of this schema.
     """
 
@@ -102,6 +103,7 @@ class Record:
     scalings: dict[str, list[Any]]
     environment: Environment
     traces: Traces = field(default_factory=Traces)
+    metric: str = "accuracy"
     schema: int = SCHEMA
 
     @property
@@ -119,9 +121,9 @@ class Record:
         return [record[f"{self.data.split}_{name}"] for record in self.history]
 
     @property
-    def accuracy(self) -> float:
-        """Accuracy after the last epoch, as a fraction."""
-        return self.by_epoch("accuracy")[-1]
+    def score(self) -> float:
+        """The headline metric after the last epoch, as a fraction."""
+        return self.by_epoch(self.metric)[-1]
 
     @property
     def seconds(self) -> float:
@@ -162,7 +164,7 @@ def _record(text: str | bytes, source: str) -> Record:
     if not record.history:
         raise InputError(f"{source}: expected a history with a record for each epoch, got none; run it again")
     for epoch, values in enumerate(record.history):
-        for key in (*_EVERY_EPOCH, f"{record.data.split}_accuracy"):
+        for key in (*_EVERY_EPOCH, f"{record.data.split}_{record.metric}"):
             if not math.isfinite(values.get(key, math.nan)):
                 raise InputError(
                     f"{source}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "

@@ -23,8 +23,8 @@ __all__ = [
     "CHOICES_FILE",
     "choose",
     "count_runs",
+    "last_stage",
     "next_runs",
-    "read_choices",
     "runs_of_points",
     "tuned_study",
     "tuning_runs",
@@ -121,6 +121,19 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
     return choices
 
 
+def last_stage(study: Study, folder: Path) -> tuple[Study, list[Choice]]:
+    """Return the study whose records a report shows, and what tuning has chosen for it.
+
+    Without tuning, that is the study itself. With it, its second stage: the chosen settings, on all training images,
+    with the study's seeds. Before anything is chosen, the study itself, whose runs are then not known yet.
+
+    Raises:
+        InputError: the file of the choices cannot be read.
+    """
+    choices = _read_choices(folder) if study.tuning is not None else None
+    return (study, []) if choices is None else (tuned_study(study, choices), choices)
+
+
 def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
     """Return the second stage of a study: the chosen settings, on all training images, with the study's seeds."""
     by_entry = {choice.entry: choice for choice in choices}
@@ -153,7 +166,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     tuning = study.tuning
     if tuning is None:
         return study.runs()
-    choices = read_choices(folder)
+    choices = _read_choices(folder)
     if choices is not None:
         known = {choice.entry: _tried(choice) for choice in choices}
         first = tuning_runs(study, known)
@@ -190,7 +203,7 @@ def _known(study: Study, folder: Path, diverged: Collection[str]) -> dict[str, d
                 name = _point_run(entry, point, seed, tuning).folder
                 path = folder / name / RECORD_FILE
                 if (point, seed) not in found and (name in diverged or path.is_file()):
-                    found[point, seed] = None if name in diverged else read_record(path).accuracy
+                    found[point, seed] = None if name in diverged else read_record(path).score
                     more = True
     return known
 
@@ -225,12 +238,8 @@ def runs_of_points(number: int, tuning: Tuning) -> int:
     return runs
 
 
-def read_choices(folder: Path) -> list[Choice] | None:
-    """Return what the first stage of the study in the folder has chosen; ``None`` before that.
-
-    Raises:
-        InputError: its file cannot be read.
-    """
+def _read_choices(folder: Path) -> list[Choice] | None:
+    """Return what the first stage of the study in the folder has chosen; ``None`` before that."""
     found = read_json(_Chosen, folder / CHOICES_FILE)
     return None if found is None else list(found.choices)
 

@@ -94,8 +94,8 @@ class TraceRecorder:
         self._sampled = self._enabled and step % max(1, steps // _STEPS) == 0
 
     def output(self, output: Any) -> None:
-        """Read the output of a forward pass, if it is logits with the classes on axis 1."""
-        if not self._sampled or not isinstance(output, Tensor) or output.ndim < 2:
+        """Read the output of a forward pass, if it is a tensor ``(N, C)``: logits."""
+        if not self._sampled or not isinstance(output, Tensor) or output.ndim != 2:
             return
         logits = output.detach().float()
         norm, spread = logits.norm(dim=1), logits.std(dim=1, correction=0)

@@ -89,11 +89,11 @@ def records_of(entry: Entry, records: Sequence[Record]) -> dict[int, Record]:
 
 
 def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int, Record]) -> Summary:
-    values = {seed: record.accuracy for seed, record in records.items()}
+    values = {seed: record.score for seed, record in records.items()}
     common = [seed for seed in records if seed in baseline]
     difference = None
     if common:
-        difference = paired_difference([values[s] for s in common], [baseline[s].accuracy for s in common])
+        difference = paired_difference([values[s] for s in common], [baseline[s].score for s in common])
     alike = [seed for seed in common if records[seed].hardware == baseline[seed].hardware]
     peaks = [record.cost.peak_memory for record in records.values()]
     model = next((record.model for record in records.values()), None)
