@@ -16,14 +16,14 @@ import tyro
 
 from backpass._internal.settings import check_text
 from backpass.cli.commands import List, Power, Report, Train, Worker
-from backpass.cli.pictures import Figure
+from backpass.cli.pictures import Figure, Inspect
 from backpass.cli.studies import Compare, Reproduce, Search
 from backpass.errors import InputError
 from backpass.experiments import get_recipe
 
 __all__ = ["run"]
 
-Command = Train | Compare | Search | Reproduce | Worker | Report | Figure | Power | List
+Command = Train | Compare | Search | Reproduce | Worker | Report | Figure | Inspect | Power | List
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ def run(arguments: Sequence[str]) -> None:
         "worker": Worker(missing),
         "report": Report(missing),
         "figure": Figure(missing),
+        "inspect": Inspect(missing),
         "power": Power(missing),
         "list": List(),
     }

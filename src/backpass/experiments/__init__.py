@@ -6,9 +6,10 @@ A study is a set of entries times seeds; each of its runs leaves a record in its
 from backpass.experiments.api import compare, reproduce, search, train
 from backpass.experiments.comparison import compare_study
 from backpass.experiments.entry import Entry, Published
+from backpass.experiments.inspection import LayerInspection, inspect_scalings
 from backpass.experiments.power import seeds_needed, smallest_difference
 from backpass.experiments.recipes import RECIPES, get_recipe
-from backpass.experiments.record import Record, read_record, read_records
+from backpass.experiments.record import Record, read_record, read_records, records_at
 from backpass.experiments.reporting.figures import FIGURES, write_figure
 from backpass.experiments.reporting.report import write_report
 from backpass.experiments.reporting.tables import ResultTable, result_table
@@ -24,6 +25,7 @@ __all__ = [
     "RECIPES",
     "Choice",
     "Entry",
+    "LayerInspection",
     "Published",
     "Record",
     "Reduction",
@@ -36,11 +38,13 @@ __all__ = [
     "compare_study",
     "get_recipe",
     "get_table",
+    "inspect_scalings",
     "list_tables",
     "parse_space",
     "read_record",
     "read_records",
     "read_study",
+    "records_at",
     "reproduce",
     "result_table",
     "run_study",

@@ -14,7 +14,17 @@ from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Run
 from backpass.training.traces import Traces
 
-__all__ = ["RECORD_FILE", "SCHEMA", "Cost", "EvaluatedData", "Record", "TrainedModel", "read_record", "read_records"]
+__all__ = [
+    "RECORD_FILE",
+    "SCHEMA",
+    "Cost",
+    "EvaluatedData",
+    "Record",
+    "TrainedModel",
+    "read_record",
+    "read_records",
+    "records_at",
+]
 
 SCHEMA = 3
 RECORD_FILE = "result.json"
@@ -173,8 +183,20 @@ def _record(text: str | bytes, source: str) -> Record:
     return record
 
 
-def read_records(path: Path) -> list[Record]:
-    """Return all records below a folder, ordered by path, or those of a file.
+def read_records(folder: Path) -> list[Record]:
+    """Return all records below ``folder``, ordered by path.
+
+    Raises:
+        InputError: there are none, or one cannot be read.
+    """
+    records = [read_record(path) for path in sorted(folder.rglob(RECORD_FILE))]
+    if not records:
+        raise InputError(f"expected run folders with a {RECORD_FILE} below {folder}, found none; check the folder")
+    return records
+
+
+def records_at(path: Path) -> list[Record]:
+    """Return the records of a file, or all records below a folder (:func:`read_records`).
 
     A file is a ``result.json``, or holds a record in each line: ``.jsonl``, or ``.jsonl.gz`` as in ``claims/results``.
 
@@ -183,12 +205,7 @@ def read_records(path: Path) -> list[Record]:
     """
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return _records_in_lines(path)
-    if path.is_file():
-        return [read_record(path)]
-    records = [read_record(found) for found in sorted(path.rglob(RECORD_FILE))]
-    if not records:
-        raise InputError(f"expected run folders with a {RECORD_FILE} below {path}, found none; check the folder")
-    return records
+    return [read_record(path)] if path.is_file() else read_records(path)
 
 
 def _records_in_lines(path: Path) -> list[Record]:

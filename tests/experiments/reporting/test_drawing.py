@@ -9,7 +9,7 @@ import torch
 
 from backpass.__main__ import main
 from backpass.errors import InputError
-from backpass.experiments import FIGURES, RECIPES, read_records, write_figure
+from backpass.experiments import FIGURES, RECIPES, records_at, write_figure
 from backpass.experiments.reporting.drawing.canvas import style
 from backpass.experiments.reporting.drawing.curves import draw_curves
 from backpass.experiments.reporting.drawing.family import draw_family
@@ -209,7 +209,7 @@ def test_the_command_reads_folders_and_files_of_records(records, tmp_path, capsy
     lines = "".join(json.dumps(json.loads(to_json(record))) + "\n" for record in records[1:])
     kept = tmp_path / "records.jsonl.gz"
     kept.write_bytes(gzip.compress(lines.encode()))
-    assert read_records(kept) == records[1:]
+    assert records_at(kept) == records[1:]
     output = tmp_path / "figure.png"
     assert main(["figure", "k-curve", str(tmp_path / "runs"), str(kept), "--output", str(output)]) == 0
     assert str(output) in capsys.readouterr().out

@@ -110,7 +110,7 @@ def plane(values: Tensor) -> Tensor:
     return values.view(-1, values.shape[-1])
 
 
-def heat_map(axes: Any, values: Tensor, high: float, *, low: float = 0.0, written: bool = True) -> Any:
+def heat_map(axes: Any, values: Tensor, high: float, *, low: float = 0.0, written: bool = True, size: float = 9) -> Any:
     """Draw one value for each tap, from ``low`` to ``high``, with the numbers written in where they fit."""
     shown = plane(values)
     image = axes.imshow(shown.tolist(), cmap="cividis", vmin=low, vmax=high)
@@ -121,6 +121,13 @@ def heat_map(axes: Any, values: Tensor, high: float, *, low: float = 0.0, writte
             torch.cartesian_prod(*map(torch.arange, shown.shape)).tolist(), shown.flatten().tolist(), strict=True
         ):
             color = "black" if value > low + 0.55 * (high - low) else "white"
-            size = 9 if shown.shape[-1] <= 3 else 7
-            axes.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=size, color=color)
+            axes.text(
+                j,
+                i,
+                f"{value:.2f}",
+                ha="center",
+                va="center",
+                fontsize=size * min(1.0, 4 / shown.shape[-1]),
+                color=color,
+            )
     return image

@@ -16,11 +16,12 @@ __all__ = ["draw_curves", "draw_logit_norms"]
 def draw_curves(groups: Sequence[Group]) -> Any:
     """Return training accuracy (left) and test or validation accuracy (right) by epoch.
 
-    Lines are means over seeds, bands the range over seeds. Training accuracy is over the augmented batches of the
-    epoch, each as the model was before its step. Runs without one, of older records, are on the right alone.
+    For another task, its headline metric. Lines are means over seeds, bands the range over seeds. Training accuracy is
+    over the augmented batches of the epoch, each as the model was before its step. Runs without one are on the right
+    alone.
     """
-    split = groups[0].records[0].data.split
-    panels = (("train_accuracy", "training accuracy, %"), (f"{split}_accuracy", f"{split} accuracy, %"))
+    split, metric, label = groups[0].records[0].data.split, groups[0].records[0].metric, groups[0].metric
+    panels = ((f"train_{metric}", f"training {label}, %"), (f"{split}_{metric}", f"{split} {label}, %"))
     figure = _panels(groups, panels, 100.0)
     for axes in figure.axes[1:]:
         axes.sharey(figure.axes[0])

@@ -15,10 +15,10 @@ _TERMS = ((_CORNER, _EDGE, _CORNER), (_EDGE, "1", _EDGE), (_CORNER, _EDGE, _CORN
 
 
 def draw_family(groups: Sequence[Group] = ()) -> Any:
-    """Return the form of the scaling (left) and either its values or the accuracies that runs reached with it (right).
+    """Return the form of the scaling (left) and either its values or the results that runs reached with it (right).
 
-    With runs of a fixed scaling, the accuracy after the last epoch as a mean over seeds, and that of the same training
-    without SGS at alpha = beta = 1. Without any, the scalings of the paper's grid.
+    With runs of a fixed scaling, the headline metric after the last epoch as a mean over seeds, and that of the same
+    training without SGS at alpha = beta = 1. Without any, the scalings of the paper's grid.
     """
     found = {
         (g.settings["sgs.alpha"], g.settings["sgs.beta"]): g
@@ -71,8 +71,7 @@ def _draw_scalings(figure: Any) -> None:
 def _draw_accuracies(figure: Any, found: dict[tuple[float, float], Group]) -> None:
     alphas, betas = (sorted({pair[axis] for pair in found}) for axis in (0, 1))
     means = {
-        pair: 100 * sum(record.accuracy for record in group.records) / len(group.records)
-        for pair, group in found.items()
+        pair: 100 * sum(record.score for record in group.records) / len(group.records) for pair, group in found.items()
     }
     cells = [[means.get((alpha, beta), float("nan")) for beta in betas] for alpha in alphas]
     axes = figure.subplots()
@@ -87,4 +86,4 @@ def _draw_accuracies(figure: Any, found: dict[tuple[float, float], Group]) -> No
     axes.set(xlabel=r"$\beta$ (corners: $1/\beta$)", ylabel=r"$\alpha$ (edges: $1/\alpha$)")
     subjects = ", ".join(dict.fromkeys(group.subject for group in found.values()))
     axes.set_title(plain_text(subjects), fontsize=10)
-    figure.colorbar(image, ax=axes, label="accuracy, %")
+    figure.colorbar(image, ax=axes, label=f"{next(iter(found.values())).metric}, %")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from backpass.errors import InputError
 from backpass.experiments.record import Record
+from backpass.experiments.reporting.metrics import label_of
 
 __all__ = ["Group", "group_records", "layers_shown", "mean_of"]
 
@@ -40,6 +41,11 @@ class Group:
     method: str
     settings: dict[str, Any]
     records: tuple[Record, ...]
+
+    @property
+    def metric(self) -> str:
+        """What the headline metric is called."""
+        return label_of(self.records[0].metric)
 
     @property
     def parts(self) -> list[str]:

@@ -54,8 +54,8 @@ def draw_k_curve(groups: Sequence[Group]) -> Any:
         left.errorbar(ks, means, yerr=errors, capsize=2.5, label=label, **look)
         if curve.unit:
             right.plot(ks, [d.mean / curve.unit for d in found], **look)
-    left.set(xlabel="k", ylabel="accuracy relative to the baseline, points")
-    right.set(xlabel="k", ylabel="normalised accuracy")
+    left.set(xlabel="k", ylabel=f"{groups[0].metric} relative to the baseline, points")
+    right.set(xlabel="k", ylabel=f"normalised {groups[0].metric}")
     right.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":")
     for axes in (left, right):
         axes.axhline(0.0, color="0.4", linewidth=0.8)
@@ -87,6 +87,6 @@ def _without(group: Group, prefix: str) -> tuple[tuple[str, Any], ...]:
 
 
 def _difference(group: Group, baseline: Group) -> Difference | None:
-    own, base = ({record.seed: record.accuracy for record in g.records} for g in (group, baseline))
+    own, base = ({record.seed: record.score for record in g.records} for g in (group, baseline))
     common = [seed for seed in own if seed in base]
     return paired_difference([own[s] for s in common], [base[s] for s in common]) if common else None
