@@ -3,16 +3,20 @@
     git worktree add ../old COMMIT
     python benchmarks/sgs_old_new.py --old ../old/src --commits COMMIT NEW_COMMIT
 
-On VGG-16-BN for CIFAR: ``update`` on 2 and 20 batches of 128 images, the memory that it adds, and ``scale_gradients``
-after a backward pass. In CPU seconds of one thread by default, which other load disturbs least.
+On VGG-16-BN for CIFAR: ``update`` on 2 and 20 batches of 128 images, the memory that it adds, ``scale_gradients`` after
+a backward pass, and whole training steps of 32 images with it (forward, backward, scaling, SGD with momentum): their
+throughput. And the whole command ``backpass train`` on digits with ``sgs`` and with ``plain``, its start included. In
+CPU seconds of one thread by default, which other load disturbs least.
 """
 
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,8 @@ import torch.nn.functional as F
 import backpass
 from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up
 
-ROUNDS = {"update 2": 5, "scale 32": 10, "memory 2": 1, "update 20": 3, "memory 20": 1}
+ROUNDS = {"update 2": 5, "scale 32": 10, "step 32": 15, "train plain": 5, "train sgs": 5}
+ROUNDS |= {"memory 2": 1, "update 20": 3, "memory 20": 1}
 
 
 def serve(clock: str) -> None:
@@ -34,8 +39,22 @@ def serve(clock: str) -> None:
     model = warmed_up("vgg16_small", "cpu")
     sgs = backpass.SpatialGradientScaling(model)
     sgs.update([smooth_images(2, 0)])
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def step(count: int) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(smooth_images(count, 0)), torch.arange(count) % 10).backward()
+        sgs.scale_gradients()
+        optimizer.step()
+
     for line in sys.stdin:
         kind, size = line.split()
+        if kind == "train":
+            print(command_seconds(size), flush=True)
+            continue
+        if kind == "step":
+            print(meter.seconds(lambda size=size: step(int(size))), flush=True)
+            continue
         if kind == "scale":
             model.zero_grad()
             F.cross_entropy(model(smooth_images(int(size), 0)), torch.arange(int(size)) % 10).backward()
@@ -44,6 +63,21 @@ def serve(clock: str) -> None:
         images = [smooth_images(BATCH, seed) for seed in range(int(size))]
         measure: Callable[..., float] = meter.seconds if kind == "update" else meter.added_memory
         print(measure(lambda images=images: sgs.update(images)), flush=True)
+
+
+def command_seconds(method: str) -> float:
+    """Return the CPU seconds of a training run on digits, with the start of its process."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "backpass", "train", "--recipe", "digits", "--method", method, "--seed", "0"]
+        subprocess.run(
+            [*command, "--out", f"{folder}/run"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 class Side:

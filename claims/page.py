@@ -10,7 +10,7 @@ from backpass.experiments import Record, Study
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.reporting.tables import difference_table, markdown_table
-from backpass.experiments.stages import CHOICES_FILE, count_runs, read_choices, tuned_study
+from backpass.experiments.stages import count_runs, last_stage
 from claim import Claim
 from run import NAMES, RESULTS, load_claim, read_kept
 
@@ -69,12 +69,9 @@ def verdict(found: Difference, claim: Claim) -> str:
 
 def summaries(name: str, claim: Claim, records: Sequence[Record]) -> tuple[Study, list[Summary]]:
     """Return the study that the records are of, and its summaries; without any where runs are missing."""
-    study = claim.study
-    if study.tuning is not None:
-        study = tuned_study(study, read_choices(RESULTS / name) or [])
+    study, _ = last_stage(claim.study, RESULTS / name)
     known = {(record.entry, record.run) for record in records}
-    chosen = claim.study.tuning is None or (RESULTS / name / CHOICES_FILE).is_file()
-    complete = chosen and {(run.entry, run.run) for run in study.runs()} <= known
+    complete = study.tuning is None and {(run.entry, run.run) for run in study.runs()} <= known
     return study, summarize(study.entries, records) if complete else []
 
 

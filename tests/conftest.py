@@ -1,5 +1,11 @@
 """Shared by all tests: every test starts from the same seed, and Accelerate forgets the last test's settings."""
 
+import os
+
+# Before torch is imported, and inherited by processes that tests start. Tests run in one process for each core; a
+# second thread would wait for its core by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import signal
 import sys
 

@@ -5,7 +5,7 @@ import pytest
 from backpass.errors import InputError
 from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study
 from backpass.experiments.sampling import wanted
-from backpass.experiments.stages import choose, count_runs, next_runs, read_choices, tuned_study, tuning_study
+from backpass.experiments.stages import choose, count_runs, last_stage, next_runs, tuned_study, tuning_study
 from backpass.experiments.study import write_study
 from backpass.experiments.tuning import Tuning, parse_space
 
@@ -117,6 +117,7 @@ def test_both_stages_in_one_study_and_the_choice_stays(tmp_path):
     assert result.runs == 12
     again = run_study(found, tmp_path)
     assert (again.records, again.choices) == (result.records, result.choices)
+    assert last_stage(found, tmp_path) == (result.study, result.choices)
     with pytest.raises(InputError, match=r"expected .*tuning\.json to hold the points of this study"):
         run_study(study("lr=0.01,0.1"), tmp_path)
 
@@ -127,7 +128,7 @@ def test_a_study_stopped_between_its_stages_has_the_second_one_next(tmp_path):
     run_study(first, tmp_path)
     write_study(found, tmp_path)
     assert [run.folder for run in next_runs(found, tmp_path)] == [run.folder for run in first.runs()]
-    assert read_choices(tmp_path) is None
+    assert last_stage(found, tmp_path) == (found, [])
     result = run_study(found, tmp_path)
     assert (len(result.records), result.runs) == (4, 12)
 

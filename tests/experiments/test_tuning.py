@@ -40,9 +40,9 @@ def test_spaces_of_another_form_are_refused(texts):
     [
         ({"seeds": ()}, "expected at least one seed to tune with"),
         ({"seeds": (1, 1)}, "each once"),
-        ({"validation": 0.0}, "between 0 and 1"),
-        ({"validation": float("nan")}, "between 0 and 1"),
-        ({"trials": 0}, "expected at least one trial"),
+        ({"validation": 0.0}, r"tuning\.validation to be a finite number > 0 and < 1, got 0\.0"),
+        ({"validation": float("nan")}, r"tuning\.validation .* got nan"),
+        ({"trials": 0}, r"tuning\.trials to be an integer >= 1"),
         ({"sampler": "tpe"}, "a number of trials with sampler 'tpe'"),
         ({"seeds": (1,), "halving": True}, "at least two seeds with halving"),
     ],

@@ -21,8 +21,9 @@ from backpass.experiments.scheduling.processes import default_processes, work_in
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.termination import resumable, when_terminated
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
-from backpass.experiments.stages import read_choices, tuned_study
+from backpass.experiments.stages import last_stage
 from backpass.experiments.tables import TABLES
+from backpass.experiments.tuning import Choice
 from backpass.models import list_models
 from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
@@ -145,12 +146,11 @@ class Report:
         """Run the command."""
         records = read_records(self.folder)
         study = read_study(self.folder)
-        choices = []
+        choices: list[Choice] = []
         if study is None:
             study, records = study_of(records)
-        elif study.tuning is not None:
-            choices = read_choices(self.folder) or []
-            study = tuned_study(study, choices) if choices else study
+        else:
+            study, choices = last_stage(study, self.folder)
         show(study, records, self.folder, choices=choices, as_json=self.json)
 
 

@@ -15,7 +15,7 @@ from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.run_state import RunState
 from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
-from backpass.experiments.stages import count_runs, next_runs, read_choices, tuned_study
+from backpass.experiments.stages import count_runs, last_stage, next_runs
 from backpass.experiments.study import Study, StudyRun, write_study
 from backpass.experiments.tuning import Choice
 from backpass.training.images import ImageData
@@ -117,8 +117,7 @@ def run_study(
 
             work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace, watch=watch)
         states = _states(queue, next_runs(study, folder))
-    choices = read_choices(folder) or [] if study.tuning is not None else []
-    final = tuned_study(study, choices) if choices else study
+    final, choices = last_stage(study, folder)
     own = {run.folder for run in final.runs()}
     records = [_record(state, folder) for state in states if state.state == "complete" and state.run.folder in own]
     failed = [state for state in states if state.run.folder in own or not state.diverged]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry
-from backpass.experiments.record import RECORD_FILE, Record, read_record
+from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.settings import replace_settings
@@ -23,10 +23,10 @@ __all__ = [
     "CHOICES_FILE",
     "choose",
     "count_runs",
+    "known_results",
+    "last_stage",
     "next_runs",
-    "read_choices",
     "runs_of_points",
-    "trials_so_far",
     "tuned_study",
     "tuning_runs",
     "tuning_study",
@@ -122,6 +122,19 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
     return choices
 
 
+def last_stage(study: Study, folder: Path) -> tuple[Study, list[Choice]]:
+    """Return the study whose records a report shows, and what tuning has chosen for it.
+
+    Without tuning, that is the study itself. With it, its second stage: the chosen settings, on all training images,
+    with the study's seeds. Before anything is chosen, the study itself, whose runs are then not known yet.
+
+    Raises:
+        InputError: the file of the choices cannot be read.
+    """
+    choices = _read_choices(folder) if study.tuning is not None else None
+    return (study, []) if choices is None else (tuned_study(study, choices), choices)
+
+
 def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
     """Return the second stage of a study: the chosen settings, on all training images, with the study's seeds."""
     by_entry = {choice.entry: choice for choice in choices}
@@ -154,7 +167,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     tuning = study.tuning
     if tuning is None:
         return study.runs()
-    choices = read_choices(folder)
+    choices = _read_choices(folder)
     if choices is not None:
         known = {choice.entry: _tried(choice) for choice in choices}
         first = tuning_runs(study, known)
@@ -174,7 +187,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
         path = folder / name / RECORD_FILE
         return read_record(path).accuracy if path.is_file() else None
 
-    known = _known(study, read, diverged or ())
+    known = known_results(study, read, diverged or ())
     first = tuning_runs(study, known)
     if diverged is None or any(run.folder not in diverged and not _record_path(folder, run).is_file() for run in first):
         return first
@@ -183,25 +196,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     return first + tuned_study(study, choices).runs()
 
 
-def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Trial, ...]]:
-    """Return the points of the first stage that have a record, by key of the entry.
-
-    Args:
-        study: with a tuning stage.
-        records: of that stage; others are left out.
-    """
-    accuracies = {StudyRun(record.entry, record.run).folder: record.accuracy for record in records if record.entry}
-    trials: dict[str, tuple[Trial, ...]] = {}
-    for key, known in _known(study, accuracies.get, ()).items():
-        by_point: dict[Point, list[tuple[int, float]]] = {}
-        for (point, seed), accuracy in known.items():
-            if accuracy is not None:
-                by_point.setdefault(point, []).append((seed, accuracy))
-        trials[key] = tuple(Trial(point, tuple(found)) for point, found in by_point.items())
-    return trials
-
-
-def _known(
+def known_results(
     study: Study, read: Callable[[str], float | None], diverged: Collection[str]
 ) -> dict[str, dict[tuple[Point, int], float | None]]:
     """Return what is known of the first stage; found round by round, since later points follow from earlier.
@@ -259,12 +254,8 @@ def runs_of_points(number: int, tuning: Tuning) -> int:
     return runs
 
 
-def read_choices(folder: Path) -> list[Choice] | None:
-    """Return what the first stage of the study in the folder has chosen; ``None`` before that.
-
-    Raises:
-        InputError: its file cannot be read.
-    """
+def _read_choices(folder: Path) -> list[Choice] | None:
+    """Return what the first stage of the study in the folder has chosen; ``None`` before that."""
     found = read_json(_Chosen, folder / CHOICES_FILE)
     return None if found is None else list(found.choices)
 

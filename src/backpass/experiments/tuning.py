@@ -3,8 +3,9 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
+from backpass._internal.settings import COUNT, Range, check_settings
 from backpass.errors import InputError
 
 __all__ = ["VALIDATION", "Choice", "Point", "Space", "Trial", "Tuning", "best_point", "parse_space"]
@@ -41,31 +42,26 @@ class Tuning:
         unequal: let entries try different numbers of points, as papers do. The one that tries most has an advantage.
 
     Raises:
-        InputError: no seed or one given twice, no trial, a fraction that is not between 0 and 1, ``tpe`` without
-            ``trials``, or halving with one seed.
+        InputError: no seed or one given twice, a setting that is out of range, ``tpe`` without ``trials``, or halving
+            with one seed.
     """
 
     seeds: tuple[int, ...] = (1000, 1001)
-    validation: float = VALIDATION
-    trials: int | None = None
+    validation: Annotated[float, Range(above=0, below=1)] = VALIDATION
+    trials: Annotated[int, COUNT] | None = None
     sampler: Literal["grid", "tpe"] = "grid"
     halving: bool = False
     unequal: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what tries nothing."""
+        """Check the range of every setting, and refuse what tries nothing."""
+        check_settings(self, "tuning")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"expected at least one seed to tune with, each once, got {list(self.seeds)}")
-        if not 0 < self.validation < 1:
-            raise InputError(
-                f"expected a fraction of the training images between 0 and 1 to judge on, got {self.validation}"
-            )
         if self.sampler == "tpe" and self.trials is None:
             raise InputError("expected a number of trials with sampler 'tpe', got none; give it")
         if self.halving and len(self.seeds) < 2:
             raise InputError(f"expected at least two seeds with halving, got {list(self.seeds)}; give more")
-        if self.trials is not None and self.trials < 1:
-            raise InputError(f"expected at least one trial of each entry, got {self.trials}; leave it out to try all")
 
 
 @dataclass(frozen=True)
