@@ -22,9 +22,8 @@ from backpass.experiments.reporting.tables import (
     result_table,
     write_tables,
 )
-from backpass.experiments.reporting.tuning import TuningSection, tuning_section, unfinished_section
+from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section, unfinished_section
 from backpass.experiments.reporting.vega import vega_bundle
-from backpass.experiments.stages import trials_so_far
 from backpass.experiments.study import Study, make_key
 from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
