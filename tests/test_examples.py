@@ -24,6 +24,7 @@ CHANGED = {
     "hugging_face": 2,
     "accelerate_two_processes": 4,  # the checkpoint too
     "distillation": 1,  # PGT alone
+    "segmentation_and_pose": 0,  # the trainer calls backpass
     "deploy": 0,  # it is about what comes after training
 }
 

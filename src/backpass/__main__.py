@@ -5,13 +5,14 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from backpass import __version__
 from backpass.errors import BackpassError, missing_extra
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status.
+    """Run the command line and return its exit status; ``--version`` needs no extra.
 
     Returns:
         0; 2 after an error that has been explained; 130 after an interrupt from the terminal (Ctrl-C); 141 if nobody
@@ -20,6 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: with status 143 after SIGTERM.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"backpass {__version__}")  # noqa: T201
+        return 0
     try:
         try:
             from backpass import cli
@@ -27,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if (error.name or "").startswith("backpass"):
                 raise
             raise missing_extra(str(error.name), "lab", "training, experiments and the command line") from error
-        cli.run(sys.argv[1:] if arguments is None else arguments)
+        cli.run(arguments)
     except BackpassError as error:
         _print(str(error))
         return 2

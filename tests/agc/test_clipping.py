@@ -3,6 +3,8 @@ import subprocess
 import sys
 
 import pytest
+
+pytest.importorskip("timm")
 import torch
 from timm.utils.agc import adaptive_clip_grad as timm_adaptive_clip_grad
 from torch import nn

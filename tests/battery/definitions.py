@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,8 @@ def scale(model: nn.Module, scalings: Mapping[str, Tensor]) -> None:
         gradient = model.get_parameter(name).grad
         if gradient is None:
             continue
-        for tap in torch.cartesian_prod(*(torch.arange(size) for size in scaling.shape)).tolist():
-            gradient[(..., *tap)] *= scaling[tuple(tap)].item()
+        for tap in product(*(range(size) for size in scaling.shape)):
+            gradient[(..., *tap)] *= scaling[tap].item()
 
 
 @contextmanager

@@ -8,22 +8,40 @@ from backpass.experiments import read_record, read_records
 from backpass.experiments.environment import environment
 from backpass.experiments.serialization import to_json
 from backpass.training.recipe import Recipe, Runtime
+from backpass.training.traces import Traces
 
 RECIPE = Recipe(epochs=2)
 
 
 def test_the_accuracy_is_that_of_the_last_epoch(make_record):
     record = make_record(RECIPE, "plain", 0, [0.9, 0.7], seconds=1.5)
-    assert (record.accuracy, record.seconds) == (0.7, 3.0)
+    assert (record.score, record.seconds) == (0.7, 3.0)
     assert record.by_epoch("accuracy") == [0.9, 0.7]
-    assert make_record(RECIPE, "plain", 0, [0.6], split="validation").accuracy == 0.6
+    assert make_record(RECIPE, "plain", 0, [0.6], split="validation").score == 0.6
 
 
 def test_round_trip(tmp_path, make_record):
-    record = replace(make_record(RECIPE, "plain", 0, [0.9], entry="a"), scalings={"conv.weight": [[1.0, 2.0]]})
+    traces = Traces(
+        scalings={0: {"conv.weight": [[1.0, 2.0]]}, 10: {"conv.weight": [[0.5, 1.5]]}},
+        kernels={2: {"conv.weight": [[0.01, 2e-7]]}},
+        norm_weights={"norm.weight": [0.5] * 11},
+        reliability={"": [[1.0, 2.0], [0.5, 0.25], [0.5, 1.0]]},
+    )
+    record = make_record(RECIPE, "plain", 0, [0.9], entry="a")
+    record = replace(record, scalings={"conv.weight": [[1.0, 2.0]]}, traces=traces)
     (tmp_path / "a").mkdir()
     record.write(tmp_path / "a" / "result.json")
     assert read_records(tmp_path) == [record]
+
+
+def test_a_record_without_traces_is_read(tmp_path, make_record):
+    content = json.loads(to_json(make_record(RECIPE, "plain", 0, [0.9])))
+    del content["traces"]
+    del content["environment"]["runtime"]["traces"]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    record = read_record(tmp_path / "result.json")
+    assert record.traces == Traces()
+    assert record == make_record(RECIPE, "plain", 0, [0.9])
 
 
 def test_a_folder_without_records(tmp_path):

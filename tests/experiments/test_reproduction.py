@@ -59,13 +59,32 @@ def test_a_chosen_entry_brings_its_baseline():
     assert [run.entry for run in study.runs()] == ["CIFAR-100-Origin", "CIFAR-100-SGS"]
 
 
-@pytest.mark.parametrize("name", ["sgs-table-7", "sgs-table-8"])
-def test_a_table_that_cannot_be_run_is_refused_with_its_reason(name, tmp_path):
-    study = table_study(get_table(name))
+def test_a_table_that_cannot_be_run_is_refused_with_its_reason(tmp_path):
+    table = get_table("sgs-table-1")
+    study = table_study(replace(table, entries=tuple(replace(e, recipe=None, note="no model") for e in table.entries)))
     assert study.runs() == []
-    with pytest.raises(InputError, match=r"at least one run, got none .*this version has neither task nor model"):
+    with pytest.raises(InputError, match=r"at least one run, got none .*no model"):
         run_study(study, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("name", "data"), [("sgs-table-7", "cityscapes"), ("sgs-table-8", "mpii")])
+def test_a_fine_tuned_entry_brings_its_pretraining_which_keeps_its_data(name, data):
+    table = get_table(name)
+    label = table.entries[2].label
+    reduction = Reduction(epochs=7, data=f"{data}:x", limit_train=50)
+    study = table_study(table, [0], reduction=reduction, entries=[f"{label}: SGS in pretraining alone"])
+    recipes = {run.entry: run.run.recipe for run in study.runs()}
+    assert [key.removeprefix(label.replace(" ", "-")) for key in recipes] == [
+        *("-pretraining-plain", "-pretraining-sgs", "-plain-then-plain", "-sgs-then-plain")
+    ]
+    first, _, plain, own = recipes.values()
+    assert (first.data.name, first.data.limit_train, first.epochs) == ("imagenet", None, 7)
+    assert (plain.data.name, plain.data.limit_train, plain.epochs) == (f"{data}:x", 50, 7)
+    starts = [recipe.weights.source for recipe in (plain, own)]
+    assert starts == [f"study:{key}-seed0" for key in list(recipes)[:2]]
+    whole = table.entries[2].recipe
+    assert own.schedule.milestones == tuple(7 / whole.epochs * milestone for milestone in whole.schedule.milestones)
 
 
 def test_a_reduction_shortens_the_runs_and_is_noted():

@@ -104,6 +104,20 @@ def test_a_setting_that_an_older_run_lacks_has_its_default(executed, tmp_path):
     assert execute(RUN, load_data(TINY.data), tmp_path, runtime=CPU).history == record.history
 
 
+@pytest.mark.parametrize(
+    "request_too_much", [lambda: torch.empty(10**15), lambda: bytearray(10**18)], ids=["torch", "python"]
+)
+def test_a_run_that_does_not_fit_into_memory_says_what_to_lower(request_too_much, tmp_path):
+    class Filling(Progress):
+        def step(self, epoch, step, steps):
+            request_too_much()
+
+    with pytest.raises(
+        StateError, match=r"fit into memory, got .*; lower batch_size \(.* or raise micro_batches \(1\)"
+    ):
+        execute(RUN, load_data(TINY.data), tmp_path, runtime=CPU, progress=Filling())
+
+
 def test_two_trainings_do_not_share_a_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "_PATIENCE", 0.0)
     data = load_data(TINY.data)
@@ -250,8 +264,8 @@ def test_held_out_images_are_evaluated_instead_of_the_test_images(tmp_path):
     # One fifth of the digits is the test split, one fifth of the rest is held out: 0.2 * 1,438.
     assert record.data == EvaluatedData("digits (scikit-learn)", train=96, evaluated=288, split="validation")
     assert "test_accuracy" not in record.history[0]
-    assert record.accuracy == record.history[0]["validation_accuracy"]
-    assert round(record.accuracy * 288, 3) == round(record.accuracy * 288)
+    assert record.score == record.history[0]["validation_accuracy"]
+    assert round(record.score * 288, 3) == round(record.score * 288)
 
 
 def test_the_size_of_streamed_images_can_be_set(tmp_path):

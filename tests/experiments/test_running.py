@@ -166,4 +166,4 @@ def test_a_new_study_started_twice_at_once_is_run_once(tmp_path, monkeypatch, ma
             starter.join()
     assert sorted(computed) == sorted([run.folder for run in study.runs()] * 5)
     assert len(results) == 10
-    assert [record.accuracy for record in results[0].records] == [0.5] * 4
+    assert [record.score for record in results[0].records] == [0.5] * 4

@@ -12,6 +12,7 @@ import backpass
 
 BATCH, EPOCHS = 4, 3
 OPTIONS: dict[str, Any] = {"k": 2.0, "warmup": 1, "every": 1}
+RESUMED = {"every": 5}  # measured at epoch 1 alone: a run resumed at epoch 2 needs the scalings of its checkpoint
 ALPHA = 0.3
 Gradients = list[dict[str, Tensor]]
 
@@ -48,14 +49,20 @@ def recorded(optimizer: Optimizer, model: nn.Module) -> Gradients:
 
 
 def plain(
-    *, accumulate: int = 1, clip: float | None = None, autocast: bool = False, sgs: bool = True, pgt: bool = True
+    *,
+    accumulate: int = 1,
+    clip: float | None = None,
+    autocast: bool = False,
+    sgs: bool = True,
+    pgt: bool = True,
+    **options: Any,
 ) -> Gradients:
-    """Return the gradients of each step of the plain loop."""
+    """Return the gradients of each step of the plain loop; ``options`` are of SGS."""
     model = net()
     optimizer, batches = optimizer_of(model), loader()
     steps = recorded(optimizer, model)
     criterion = backpass.PowerGradCrossEntropyLoss(alpha=ALPHA) if pgt else nn.CrossEntropyLoss()
-    method = backpass.SpatialGradientScaling(model, **OPTIONS)
+    method = backpass.SpatialGradientScaling(model, **(OPTIONS | options))
     for epoch in range(EPOCHS):
         if sgs:
             method.start_epoch(epoch, batches)

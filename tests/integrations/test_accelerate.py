@@ -1,6 +1,7 @@
 """Accelerate: the README's pattern gives the gradients of the plain loop, step by step."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from integrations.plain_loop import (
     ALPHA,
     EPOCHS,
     OPTIONS,
+    RESUMED,
     Gradients,
     assert_same,
     loader,
@@ -30,6 +32,7 @@ def trained(
     autocast: bool = False,
     epochs: range = range(EPOCHS),
     saved: Path | None = None,
+    **options: Any,
 ) -> Gradients:
     """Train the epochs; with ``saved``, from the checkpoint there if there is one, and save one at the end."""
     accelerator = Accelerator(
@@ -39,7 +42,7 @@ def trained(
     optimizer = optimizer_of(model)
     steps = recorded(optimizer, model)
     criterion = backpass.PowerGradCrossEntropyLoss(alpha=ALPHA)
-    sgs = backpass.SpatialGradientScaling(model, **OPTIONS)
+    sgs = backpass.SpatialGradientScaling(model, **(OPTIONS | options))
     model, optimizer, batches = accelerator.prepare(model, optimizer, loader())
     accelerator.register_for_checkpointing(sgs)
     if saved is not None and saved.exists():
@@ -72,7 +75,7 @@ def test_gradients_are_those_of_the_plain_loop(accumulate: int, clip: float | No
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs: int) -> None:
-    first = trained(epochs=range(epochs), saved=tmp_path / "saved")
+    first = trained(epochs=range(epochs), saved=tmp_path / "saved", **RESUMED)
     AcceleratorState._reset_state(reset_partial_state=True)
-    rest = trained(epochs=range(epochs, EPOCHS), saved=tmp_path / "saved")
-    assert_same(first + rest, plain())
+    rest = trained(epochs=range(epochs, EPOCHS), saved=tmp_path / "saved", **RESUMED)
+    assert_same(first + rest, plain(**RESUMED))

@@ -9,7 +9,18 @@ from torch import Tensor
 
 import backpass
 from backpass.errors import InputError
-from integrations.plain_loop import ALPHA, EPOCHS, OPTIONS, assert_same, loader, net, optimizer_of, plain, recorded
+from integrations.plain_loop import (
+    ALPHA,
+    EPOCHS,
+    OPTIONS,
+    RESUMED,
+    assert_same,
+    loader,
+    net,
+    optimizer_of,
+    plain,
+    recorded,
+)
 
 pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
@@ -52,10 +63,11 @@ def trained(
     manual: bool = False,
     resume: Path | None = None,
     forward: Any = None,
+    sgs: dict[str, Any] | None = None,
     **options: Any,
 ) -> Any:
     module = Module(manual)
-    callback = SpatialGradientScalingCallback(forward=forward, **OPTIONS)
+    callback = SpatialGradientScalingCallback(forward=forward, **(OPTIONS | (sgs or {})))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=[callback], **quiet, **options
@@ -86,10 +98,10 @@ def test_manual_optimization(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs: int) -> None:
-    first, trainer = trained(tmp_path, epochs=epochs)
+    first, trainer = trained(tmp_path, epochs=epochs, sgs=RESUMED)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt")
-    assert_same(first + rest, plain())
+    rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", sgs=RESUMED)
+    assert_same(first + rest, plain(**RESUMED))
 
 
 def test_batches_of_another_form(tmp_path: Path) -> None:

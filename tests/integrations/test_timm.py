@@ -1,22 +1,45 @@
-"""timm: the loss scaler of its loop, and its task."""
+"""timm: the loss scaler of its loop, its task, and its checkpoints."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import backpass
-from integrations.plain_loop import ALPHA, EPOCHS, OPTIONS, assert_same, loader, net, optimizer_of, plain, recorded
+from backpass.errors import InputError
+from integrations.plain_loop import (
+    ALPHA,
+    EPOCHS,
+    OPTIONS,
+    RESUMED,
+    Gradients,
+    assert_same,
+    loader,
+    net,
+    optimizer_of,
+    plain,
+    recorded,
+)
 
 pytest.importorskip("timm")
+from timm.models import resume_checkpoint
+from timm.utils import CheckpointSaver
+
 from backpass.integrations.timm import ScalingLossScaler
 
 
-@pytest.mark.parametrize("accumulate", [1, 4])
-@pytest.mark.parametrize("clip", [None, 0.05])
-@pytest.mark.parametrize("amp", [False, True])
-@pytest.mark.parametrize("task", [False, True])
-def test_gradients_are_those_of_the_plain_loop(accumulate: int, clip: float | None, amp: bool, task: bool) -> None:
+def trained(
+    *,
+    accumulate: int = 1,
+    clip: float | None = None,
+    amp: bool = False,
+    task: bool = False,
+    epochs: int = EPOCHS,
+    folder: Path | None = None,
+    **options: Any,
+) -> Gradients:
+    """Train as timm's script does; with a folder, from its checkpoint if there is one, and save one at the end."""
     model = net()
     optimizer, batches = optimizer_of(model), loader()
     steps = recorded(optimizer, model)
@@ -32,9 +55,12 @@ def test_gradients_are_those_of_the_plain_loop(accumulate: int, clip: float | No
         def loss_of(x: Any, y: Any) -> torch.Tensor:
             return task_(x, y)["loss"]
 
-    sgs = backpass.SpatialGradientScaling(model, **OPTIONS)
+    sgs = backpass.SpatialGradientScaling(model, **(OPTIONS | options))
     loss_scaler = ScalingLossScaler(sgs, "cpu", enabled=amp)
-    for epoch in range(EPOCHS):
+    start = 0
+    if folder is not None and (folder / "last.pth.tar").exists():
+        start = resume_checkpoint(model, str(folder / "last.pth.tar"), optimizer, loss_scaler)
+    for epoch in range(start, epochs):
         sgs.start_epoch(epoch, batches)
         for number, (x, y) in enumerate(batches):
             loss_scaler(
@@ -46,6 +72,32 @@ def test_gradients_are_those_of_the_plain_loop(accumulate: int, clip: float | No
             )
             if (number + 1) % accumulate == 0:
                 optimizer.zero_grad()
+    if folder is not None:
+        saver = CheckpointSaver(model, optimizer, amp_scaler=loss_scaler, checkpoint_dir=folder, recovery_dir=folder)
+        saver.save_checkpoint(epochs - 1)
+    return steps
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("clip", [None, 0.05])
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("task", [False, True])
+def test_gradients_are_those_of_the_plain_loop(accumulate: int, clip: float | None, amp: bool, task: bool) -> None:
+    steps = trained(accumulate=accumulate, clip=clip, amp=amp, task=task)
     assert_same(steps, plain(accumulate=accumulate, clip=clip))
     with pytest.raises(AssertionError, match="step"):
         assert_same(steps, plain(accumulate=accumulate, clip=clip, sgs=False))
+
+
+@pytest.mark.parametrize("amp", [False, True])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs: int, amp: bool) -> None:
+    first = trained(epochs=epochs, amp=amp, folder=tmp_path, **RESUMED)
+    rest = trained(amp=amp, folder=tmp_path, **RESUMED)
+    assert_same(first + rest, plain(**RESUMED))
+
+
+def test_the_state_of_another_loss_scaler_is_refused() -> None:
+    loss_scaler = ScalingLossScaler(backpass.SpatialGradientScaling(net()), "cpu")
+    with pytest.raises(InputError, match=r"expected a state with sgs and scaler, got scale, growth_factor, .*; load"):
+        loss_scaler.load_state_dict(torch.amp.GradScaler("cpu").state_dict())

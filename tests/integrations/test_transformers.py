@@ -14,6 +14,7 @@ from integrations.plain_loop import (
     BATCH,
     EPOCHS,
     OPTIONS,
+    RESUMED,
     Gradients,
     assert_same,
     data,
@@ -90,7 +91,7 @@ def trained(
         optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)),
         compute_loss_func=PowerGradLoss(alpha=ALPHA),
     )
-    trainer.add_callback(SpatialGradientScalingCallback(trainer, **OPTIONS, **options))
+    trainer.add_callback(SpatialGradientScalingCallback(trainer, **(OPTIONS | options)))
     trainer.train(resume_from_checkpoint=resume)
     return steps
 
@@ -110,9 +111,9 @@ def test_gradients_are_those_of_the_plain_loop(
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs: int) -> None:
-    first = trained(tmp_path, epochs=epochs)
-    rest = trained(tmp_path, resume=True)
-    assert_same(first + rest, plain())
+    first = trained(tmp_path, epochs=epochs, **RESUMED)
+    rest = trained(tmp_path, resume=True, **RESUMED)
+    assert_same(first + rest, plain(**RESUMED))
 
 
 def test_a_plain_mean_is_too_large_under_accumulation_and_this_loss_is_not() -> None:

@@ -1,7 +1,9 @@
 import math
 
-import numpy as np
 import pytest
+
+pytest.importorskip("numpy")
+import numpy as np
 import torch
 from torch.nn import functional as F
 

@@ -1,6 +1,8 @@
 import math
 
 import pytest
+
+pytest.importorskip("hypothesis")
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -2,8 +2,12 @@ import math
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+pytest.importorskip("numpy")
+pytest.importorskip("skimage")
+pytest.importorskip("sklearn")
+import numpy as np
 import torch
 import torch.nn.functional as F
 from skimage.metrics import normalized_mutual_information as skimage_nmi

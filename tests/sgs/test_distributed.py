@@ -5,8 +5,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+pytest.importorskip("numpy")
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp

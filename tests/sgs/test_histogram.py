@@ -1,5 +1,8 @@
-import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("numpy")
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings

@@ -5,8 +5,10 @@ from collections import UserDict
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
+
+pytest.importorskip("numpy")
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("numpy")
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings

@@ -1,7 +1,10 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("numpy")
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

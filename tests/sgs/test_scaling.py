@@ -1,8 +1,11 @@
 import itertools
 import math
 
-import numpy as np
 import pytest
+
+pytest.importorskip("hypothesis")
+pytest.importorskip("numpy")
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -6,16 +6,22 @@ from torch import nn
 
 from backpass.errors import InputError
 from backpass.models import create_model
+from backpass.training.classification import Classification
 from backpass.training.fit import check_fit
+from backpass.training.items import ItemData
 from backpass.training.recipe import Run, Runtime
 from backpass.training.trainer import Trainer
+
+
+def check(name, model, image, num_classes, images):
+    check_fit(name, model, Classification(), ItemData("data", [0], [0], num_classes, image), images)
 
 
 def test_models_that_take_the_images_are_left_unchanged():
     model = nn.Sequential(create_model("digits_net", num_classes=3), nn.Dropout())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    check_fit("digits_net", model, (1, 8, 8), 3, images=16)
+    check("digits_net", model, (1, 8, 8), 3, images=16)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(module.training and not module._forward_hooks for module in model.modules())
@@ -24,12 +30,12 @@ def test_models_that_take_the_images_are_left_unchanged():
 def test_images_of_another_size_are_refused():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     with pytest.raises(InputError, match=r"takes images of 1x9x8 .*, got 'flat', which raised RuntimeError: .*shapes"):
-        check_fit("flat", model, (1, 9, 8), 3, images=16)
+        check("flat", model, (1, 9, 8), 3, images=16)
 
 
 def test_anything_but_one_logit_for_each_class_is_refused():
     with pytest.raises(InputError, match=r"returns 4 logits for each image, got 'flat', which returned \(1, 3\)"):
-        check_fit("flat", nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8), 4, images=16)
+        check("flat", nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8), 4, images=16)
 
 
 @pytest.mark.parametrize(("images", "refused"), [(1, True), (2, False)])
@@ -39,10 +45,10 @@ def test_a_normalisation_of_one_value_is_refused(images, refused):
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             model(torch.zeros(images, 1, 8, 8))
         with pytest.raises(InputError, match=r"value per channel to normalise in '1' of 'net', got one image of 1x8x8"):
-            check_fit("net", model, (1, 8, 8), 3, images)
+            check("net", model, (1, 8, 8), 3, images)
     else:
         model(torch.zeros(images, 1, 8, 8))
-        check_fit("net", model, (1, 8, 8), 3, images)
+        check("net", model, (1, 8, 8), 3, images)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,10 +7,11 @@ import torch.nn.functional as F
 from backpass.errors import InputError
 from backpass.models import create_model
 from backpass.reparam import block_map
+from backpass.training.classification import Classification
+from backpass.training.dense.keypoints import KeypointHeatmaps
 from backpass.training.method import Context
 from backpass.training.methods import METHODS, build_methods, check_method, convert, deploy, list_methods
 from backpass.training.recipe import DyRepSettings, SgsSettings
-from backpass.training.task import Classification
 
 
 def test_listed_methods_are_accepted():
@@ -126,8 +126,8 @@ def test_pgt_replaces_the_loss_and_needs_classification(recipe):
     (gradient,) = torch.autograd.grad(loss, logits)
     smoothed = torch.tensor([[0.1 / 3, 0.9 + 0.1 / 3, 0.1 / 3]])
     torch.testing.assert_close(gradient, torch.softmax(recipe.pgt.alpha * logits.detach(), 1) - smoothed)
-    other = METHODS["pgt"](context_for(recipe, SimpleNamespace()))
-    with pytest.raises(InputError, match="got SimpleNamespace; choose another method"):
+    other = METHODS["pgt"](context_for(recipe, KeypointHeatmaps(16)))
+    with pytest.raises(InputError, match="got KeypointHeatmaps, whose loss is neither; choose another method"):
         other.criterion(task.loss)
 
 

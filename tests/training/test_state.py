@@ -38,7 +38,7 @@ KERNEL = "fc.weight"
 CHANGES = {
     "missing part": (
         remove("schedule"),
-        r"the content of the checkpoint to have the keys .*'scaler', 'schedule'\], got",
+        r"the content of the checkpoint to have the keys .*'schedule', 'traces'\], got .*'scaler', 'traces'\]",
     ),
     "list for dictionary": (put([], "model"), "model of the checkpoint to be a dict, got list"),
     "missing weight": (remove("model", KERNEL), r"model of the checkpoint .* missing \['fc.weight'\] and unknown \[\]"),

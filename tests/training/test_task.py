@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from backpass.training.task import Classification
+from backpass.training.classification import Classification
 
 
 def test_accuracy_over_unequal_batches_is_that_of_torchmetrics_bit_for_bit():

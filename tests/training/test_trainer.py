@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from backpass.errors import InputError, StateError
 from backpass.models import create_model
-from backpass.training import trainer as trainer_module
+from backpass.training import classification
 from backpass.training.checkpoint import load_checkpoint
 from backpass.training.loader import BatchPlan
 from backpass.training.recipe import OptimizerSettings, PgtSettings, Run, Runtime
@@ -169,7 +169,7 @@ def test_a_step_reads_no_value_from_the_device(method, recipe, images):
 
 
 def test_evaluation_reads_its_results_and_no_value_of_a_batch(recipe, images, monkeypatch):
-    monkeypatch.setattr(trainer_module, "_EVAL_BATCH_SIZE", recipe.batch_size)
+    monkeypatch.setattr(classification, "_EVALUATION_BATCH_SIZE", recipe.batch_size)
     trainer = Trainer(Run(recipe), replace(images, test=images.train), runtime=CPU)
     assert len(trainer.loaders.test) == 3
     with HostReads() as reads:
@@ -180,7 +180,7 @@ def test_evaluation_reads_its_results_and_no_value_of_a_batch(recipe, images, mo
 def test_evaluation_equals_that_of_one_batch(recipe, images, monkeypatch):
     whole = Trainer(Run(recipe), images, runtime=CPU)
     expected = whole.evaluate()
-    monkeypatch.setattr(trainer_module, "_EVAL_BATCH_SIZE", 4)  # 15 images: the last batch is smaller
+    monkeypatch.setattr(classification, "_EVALUATION_BATCH_SIZE", 4)  # 15 images: the last batch is smaller
     parts = Trainer(Run(replace(recipe, batch_size=4)), images, runtime=CPU)
     parts.model.load_state_dict(whole.model.state_dict())
     assert parts.evaluate() == pytest.approx(expected, abs=1e-6)

@@ -58,6 +58,8 @@ class Entry:
         note: where settings come from, and which of them are ours.
         space: what a study with tuning tries for this entry, as :func:`backpass.experiments.tuning.parse_space` gives
             it; empty: the entry keeps its settings.
+        starts_from: key of the entry whose trained weights this one's runs start from, seed by seed: fine-tuning after
+            pretraining. ``recipe.weights.module`` is the part of the model that takes them. ``None``: none.
     """
 
     key: str
@@ -69,6 +71,7 @@ class Entry:
     published: Published | None = None
     note: str = ""
     space: Space = ()
+    starts_from: str | None = None
 
     @property
     def tuned(self) -> bool:
@@ -85,16 +88,33 @@ def check_entries(entries: tuple[Entry, ...]) -> None:
     """Check that entries fit together.
 
     Raises:
-        InputError: an unknown method, a key used twice, or one that names no other entry.
+        InputError: an unknown method, a key used twice, one that names no other entry, entries that start from each
+            other, or an entry that is tuned and starts from another.
     """
     keys = [entry.key for entry in entries]
     for entry in entries:
         check_method(entry.method)
         if keys.count(entry.key) > 1:
             raise InputError(f"expected every entry to have a key of its own, got {entry.key!r} twice; rename one")
-        for name, other in (("baseline", entry.baseline), ("runs_of", entry.runs_of)):
+        if entry.starts_from is not None and entry.space:
+            raise InputError(
+                f"expected entry {entry.key!r} to be tuned or to start from another entry, got both; tune the settings "
+                "in a study of their own"
+            )
+        links = {"baseline": entry.baseline, "runs_of": entry.runs_of, "starts_from": entry.starts_from}
+        for name, other in links.items():
             if other is not None and (other not in keys or other == entry.key):
                 raise InputError(
                     f"expected {name} of entry {entry.key!r} to be the key of another entry, got {other!r}; "
                     f"expected one of {', '.join(map(repr, keys))}"
                 )
+    starts = {entry.key: entry.starts_from for entry in entries}
+    for key in keys:
+        chain = [key]
+        while (before := starts[chain[-1]]) is not None:
+            if before in chain:
+                raise InputError(
+                    f"expected entries that start from earlier ones, got {' from '.join(map(repr, [*chain, before]))}; "
+                    "let one of them start afresh"
+                )
+            chain.append(before)

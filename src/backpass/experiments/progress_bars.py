@@ -9,6 +9,7 @@ from rich.progress import Progress as Bars
 
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import Record
+from backpass.experiments.reporting.metrics import label_of
 from backpass.training.recipe import Run
 
 __all__ = ["progress_bars"]
@@ -35,9 +36,9 @@ class _BarProgress(Progress):
 
     def end_run(self, record: Record) -> None:
         self.bars.advance(self.all_runs)
+        score = f"{label_of(record.metric)} {100 * record.score:6.2f} %"
         self.bars.console.print(
-            f"{record.method:<10} seed {record.seed}  accuracy {100 * record.accuracy:6.2f} %  {record.seconds:7.1f} s",
-            highlight=False,
+            f"{record.method:<10} seed {record.seed}  {score}  {record.seconds:7.1f} s", highlight=False
         )
 
     def fail_run(self, run: Run, error: str) -> None:

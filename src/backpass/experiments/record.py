@@ -1,7 +1,9 @@
 """The record of a finished run: the content of its ``result.json``."""
 
+import gzip
 import math
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +12,19 @@ from backpass.experiments.environment import Environment
 from backpass.experiments.serialization import from_json, to_json
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Run
+from backpass.training.traces import Traces
 
-__all__ = ["RECORD_FILE", "SCHEMA", "Cost", "EvaluatedData", "Record", "TrainedModel", "read_record", "read_records"]
+__all__ = [
+    "RECORD_FILE",
+    "SCHEMA",
+    "Cost",
+    "EvaluatedData",
+    "Record",
+    "TrainedModel",
+    "read_record",
+    "read_records",
+    "records_at",
+]
 
 SCHEMA = 3
 RECORD_FILE = "result.json"
@@ -86,6 +99,8 @@ class Record:
         cost: of the run.
         scalings: the last SGS scalings by parameter name, as nested lists.
         environment: versions and hardware.
+        traces: what figures need beyond the history; empty where the run recorded none.
+        metric: name of the headline metric, that of the task; a larger one is better.
         schema: version of this schema.
     """
 
@@ -97,6 +112,8 @@ class Record:
     cost: Cost
     scalings: dict[str, list[Any]]
     environment: Environment
+    traces: Traces = field(default_factory=Traces)
+    metric: str = "accuracy"
     schema: int = SCHEMA
 
     @property
@@ -114,9 +131,9 @@ class Record:
         return [record[f"{self.data.split}_{name}"] for record in self.history]
 
     @property
-    def accuracy(self) -> float:
-        """Accuracy after the last epoch, as a fraction."""
-        return self.by_epoch("accuracy")[-1]
+    def score(self) -> float:
+        """The headline metric after the last epoch, as a fraction."""
+        return self.by_epoch(self.metric)[-1]
 
     @property
     def seconds(self) -> float:
@@ -143,19 +160,24 @@ def read_record(path: Path) -> Record:
         text = path.read_bytes()
     except OSError as error:
         raise InputError(f"expected a readable record at {path}, got {error}; check the folder") from error
-    record = from_json(Record, text, str(path))
+    return _record(text, str(path))
+
+
+def _record(text: str | bytes, source: str) -> Record:
+    """Return the record that a text holds; ``source`` is what the text is, for errors."""
+    record = from_json(Record, text, source)
     if record.schema != SCHEMA:
         raise InputError(
-            f"{path}: expected a record of schema {SCHEMA}, got schema {record.schema}; read it with the version of "
+            f"{source}: expected a record of schema {SCHEMA}, got schema {record.schema}; read it with the version of "
             "backpass that wrote it"
         )
     if not record.history:
-        raise InputError(f"{path}: expected a history with a record for each epoch, got none; run it again")
+        raise InputError(f"{source}: expected a history with a record for each epoch, got none; run it again")
     for epoch, values in enumerate(record.history):
-        for key in (*_EVERY_EPOCH, f"{record.data.split}_accuracy"):
+        for key in (*_EVERY_EPOCH, f"{record.data.split}_{record.metric}"):
             if not math.isfinite(values.get(key, math.nan)):
                 raise InputError(
-                    f"{path}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "
+                    f"{source}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "
                     "run it again"
                 )
     return record
@@ -171,3 +193,24 @@ def read_records(folder: Path) -> list[Record]:
     if not records:
         raise InputError(f"expected run folders with a {RECORD_FILE} below {folder}, found none; check the folder")
     return records
+
+
+def records_at(path: Path) -> list[Record]:
+    """Return the records of a file, or all records below a folder (:func:`read_records`).
+
+    A file is a ``result.json``, or holds a record in each line: ``.jsonl``, or ``.jsonl.gz`` as in ``claims/results``.
+
+    Raises:
+        InputError: there are none, or one cannot be read.
+    """
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return _records_in_lines(path)
+    return [read_record(path)] if path.is_file() else read_records(path)
+
+
+def _records_in_lines(path: Path) -> list[Record]:
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"expected readable records at {path}, got {error}; check the file") from error
+    return [_record(line, f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]

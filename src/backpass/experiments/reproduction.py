@@ -20,9 +20,9 @@ class Reduction:
 
     Attributes:
         epochs: length of each run; warm-up, cool-down and steps of the schedule shrink in proportion.
-        limit_train: number of training images.
+        limit_train: number of training images; of those that pretraining has, none is left out.
         limit_test: number of test images.
-        data: name of the data set.
+        data: name of the data set; pretraining keeps its own.
         data_label: name of the data in results.
         root: folder of torchvision's data sets.
         download: whether to fetch CIFAR when it is missing.
@@ -43,8 +43,8 @@ class Reduction:
         """Check the range of every setting."""
         check_settings(self)
 
-    def apply(self, recipe: Recipe) -> Recipe:
-        """Return the recipe with these settings."""
+    def apply(self, recipe: Recipe, pretraining: bool = False) -> Recipe:
+        """Return the recipe with these settings; one of pretraining keeps its own data."""
         images = {
             "name": self.data,
             "label": self.data_label,
@@ -54,7 +54,8 @@ class Reduction:
             "download": self.download or None,
         }
         given: dict[str, Any] = {key: value for key, value in images.items() if value is not None}
-        recipe = replace(recipe, data=replace(recipe.data, **given))
+        if not pretraining:
+            recipe = replace(recipe, data=replace(recipe.data, **given))
         if self.epochs is None:
             return recipe
         fraction, schedule = self.epochs / recipe.epochs, recipe.schedule
@@ -63,6 +64,7 @@ class Reduction:
             warmup_epochs=fraction * schedule.warmup_epochs,
             cooldown_epochs=fraction * schedule.cooldown_epochs,
             step_epochs=fraction * schedule.step_epochs,
+            milestones=tuple(fraction * milestone for milestone in schedule.milestones),
         )
         return replace(recipe, epochs=self.epochs, schedule=schedule)
 
@@ -85,7 +87,7 @@ def table_study(
     """Return the reproduction of a published table.
 
     Entries that are not chosen, and those that cannot be run, are shown with the paper's numbers and not run. A chosen
-    entry brings its baseline.
+    entry brings its baseline, and the entries that both start from.
 
     Args:
         table: the table.
@@ -110,9 +112,12 @@ def table_study(
         if not entries or any(fnmatch.fnmatchcase(entry.label, pattern) for pattern in entries)
     }
     needed = chosen | {e.baseline for e in table.entries if e.key in chosen and e.baseline}
+    needed |= {e.starts_from for e in table.entries if e.key in needed and e.starts_from}
     needed |= {e.runs_of for e in table.entries if e.key in needed and e.runs_of}
+    first = {e.starts_from for e in table.entries if e.starts_from}
     shown = tuple(
-        replace(e, recipe=reduction.apply(e.recipe) if e.recipe and e.key in needed else None) for e in table.entries
+        replace(e, recipe=reduction.apply(e.recipe, e.key in first) if e.recipe and e.key in needed else None)
+        for e in table.entries
     )
     stated = (f"stated: {s.subject}: {s.value:g} {s.unit} ({s.source})" for s in table.statements)
     notes = (f"paper: {table.repetitions}", *table.notes, *stated, *reduction.notes())

@@ -1,11 +1,14 @@
 """One run in its folder: trained, resumed from its checkpoint, or read."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sized
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
+import torch
 from torch import nn
 
+from backpass.errors import StateError
 from backpass.experiments.environment import Environment, environment
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import Cost, EvaluatedData, Record, TrainedModel
@@ -13,18 +16,18 @@ from backpass.experiments.run_folder import RunFolder
 from backpass.models import count_macs, count_parameters
 from backpass.training.checkpoint import save_weights
 from backpass.training.datasets import load_dataset
-from backpass.training.images import ImageData
+from backpass.training.items import Data
 from backpass.training.methods import deploy
 from backpass.training.outcome import EpochRecord, Outcome
 from backpass.training.processes import is_main, join, on_main, process_count
-from backpass.training.recipe import DataSettings, Run, Runtime
+from backpass.training.recipe import DataSettings, Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
 
 __all__ = ["execute", "load_data"]
 
 
-def load_data(settings: DataSettings) -> ImageData:
-    """Return the images that the settings describe."""
+def load_data(settings: DataSettings) -> Data:
+    """Return the images, or other items, that the settings describe."""
     return load_dataset(
         settings.name,
         root=settings.root,
@@ -34,12 +37,13 @@ def load_data(settings: DataSettings) -> ImageData:
         limit_test=settings.limit_test,
         label=settings.label,
         image_size=settings.image_size,
+        arguments=dict(settings.args),
     )
 
 
 def execute(
     run: Run,
-    data: ImageData,
+    data: Data,
     folder: Path,
     *,
     runtime: Runtime,
@@ -57,7 +61,7 @@ def execute(
 
     Args:
         run: recipe, method and seed.
-        data: the images of the recipe.
+        data: what the recipe names, loaded.
         folder: the run folder; made if missing.
         runtime: how the run is computed.
         entry: key of the entry of a study that the run belongs to.
@@ -68,7 +72,7 @@ def execute(
 
     Raises:
         InputError: the folder belongs to another run; nothing in it has changed then.
-        StateError: another process trains in the folder.
+        StateError: another process trains in the folder, or the run does not fit into memory.
     """
     join(runtime)
     progress = progress if progress is not None and is_main() else Progress()
@@ -77,12 +81,28 @@ def execute(
         files = RunFolder(folder, run, check if is_main() else None)
         record = on_main(lambda: files.read() or files.open(stack))
         if record is None:
-            record = _train(run, data, files, runtime, entry, progress)
+            with _naming_lack_of_memory(run.recipe):
+                record = _train(run, data, files, runtime, entry, progress)
     progress.end_run(record)
     return record
 
 
-def _train(run: Run, data: ImageData, files: RunFolder, runtime: Runtime, entry: str, progress: Progress) -> Record:
+@contextmanager
+def _naming_lack_of_memory(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # The CPU's allocator has no exception of its own.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        cause = next(iter(str(error).splitlines()), "none left")
+        raise StateError(
+            f"expected the run to fit into memory, got {cause}; lower batch_size ({recipe.batch_size}) or raise "
+            f"micro_batches ({recipe.micro_batches})"
+        ) from error
+
+
+def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str, progress: Progress) -> Record:
     """Train the run until its end and write its files."""
 
     def end_step(epoch: int, step: int, steps: int) -> None:
@@ -113,7 +133,7 @@ def _train(run: Run, data: ImageData, files: RunFolder, runtime: Runtime, entry:
     outcome = trainer.fit()
 
     def write_end() -> Record:
-        deployed = deploy(run.method, trainer.model.eval())
+        deployed = trainer.task.deploy(deploy(run.method, trainer.model.eval()))
         record = _record(run, entry, data, trainer, deployed, outcome, where)
         files.check_write()
         files.write_metrics(trainer.history)  # A run that was killed after its last checkpoint has no epoch left.
@@ -126,30 +146,32 @@ def _train(run: Run, data: ImageData, files: RunFolder, runtime: Runtime, entry:
 
 
 def _record(
-    run: Run, entry: str, data: ImageData, trainer: Trainer, deployed: nn.Module, outcome: Outcome, where: Environment
+    run: Run, entry: str, data: Data, trainer: Trainer, deployed: nn.Module, outcome: Outcome, where: Environment
 ) -> Record:
-    image = (data.channels, *data.image_size)
+    example = trainer.task.example(data)
     held_out = data.test if data.validation is None else data.validation
     return Record(
         run=run,
         entry=entry,
         data=EvaluatedData(
             label=data.label,
-            train=len(data.train),
-            evaluated=len(held_out),
+            train=len(cast(Sized, data.train)),
+            evaluated=len(cast(Sized, held_out)),
             split="test" if data.validation is None else "validation",
         ),
         model=TrainedModel(
             name=run.recipe.model,
             parameters=count_parameters(trainer.model),
-            macs=count_macs(trainer.model, image),
+            macs=count_macs(trainer.model, example=example),
             deployed_parameters=count_parameters(deployed),
-            deployed_macs=count_macs(deployed, image),
+            deployed_macs=count_macs(deployed, example=example),
         ),
         history=outcome.history,
+        metric=trainer.task.metric,
         cost=_cost(outcome, gpus=process_count() if trainer.accelerator.device.type == "cuda" else 0),
         scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
         environment=where,
+        traces=outcome.traces,
     )
 
 

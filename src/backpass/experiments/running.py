@@ -18,7 +18,7 @@ from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
 from backpass.experiments.stages import count_runs, last_stage, next_runs
 from backpass.experiments.study import Study, StudyRun, write_study
 from backpass.experiments.tuning import Choice
-from backpass.training.images import ImageData
+from backpass.training.items import Data
 from backpass.training.recipe import DataSettings, Runtime
 
 __all__ = ["StudyResult", "describe_failures", "run_study"]
@@ -58,7 +58,7 @@ def run_study(
     storage: str | None = None,
     processes: int = 1,
     progress: Progress | None = None,
-    load: Callable[[DataSettings], ImageData] = load_data,
+    load: Callable[[DataSettings], Data] = load_data,
     heartbeat: float = HEARTBEAT,
     grace: float = GRACE,
 ) -> StudyResult:

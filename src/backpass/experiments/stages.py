@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backpass.errors import InputError
-from backpass.experiments.entry import Entry
+from backpass.experiments.point_runs import describe_point, point_entry, point_run, tuning_of
 from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.settings import replace_settings
-from backpass.experiments.study import Study, StudyRun, make_key
+from backpass.experiments.study import Study, StudyRun
 from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point
 from backpass.training.checkpoint import atomic_write
-from backpass.training.recipe import Recipe, Run
 
 __all__ = [
     "CHOICES_FILE",
@@ -52,7 +51,7 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
     Raises:
         InputError: the study has no tuning, or its entries would try different numbers of points.
     """
-    tuning = _tuning(study)
+    tuning = tuning_of(study)
     tuned = [entry for entry in study.entries if entry.tuned]
     counts = {entry.label: planned_points(entry.key, entry.space, tuning) for entry in tuned}
     if not tuned or (len(set(counts.values())) > 1 and not tuning.unequal):
@@ -62,7 +61,7 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
             "as the number of trials, which are drawn at random, or allow unequal ones"
         )
     runs = [
-        _point_run(entry, point, seed, tuning)
+        point_run(entry, point, seed, tuning)
         for entry in tuned
         for point, seed in wanted(entry.key, entry.space, tuning, known.get(entry.key, {}))
     ]
@@ -75,10 +74,10 @@ def tuning_study(study: Study) -> Study:
     Raises:
         InputError: as :func:`tuning_runs`.
     """
-    tuning = _tuning(study)
+    tuning = tuning_of(study)
     tuning_runs(study, {})
     entries = tuple(
-        _point_entry(entry, point, tuning)
+        point_entry(entry, point, tuning)
         for entry in study.entries
         if entry.tuned
         for point in points(entry.key, entry.space, tuning, {})
@@ -97,7 +96,7 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
     Raises:
         InputError: a run is missing, or all points of an entry diverged.
     """
-    tuning, choices = _tuning(study), []
+    tuning, choices = tuning_of(study), []
     for entry in study.entries:
         if not entry.tuned:
             continue
@@ -107,8 +106,8 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
             seeds.setdefault(point, []).append(seed)
             if (point, seed) not in found:
                 raise InputError(
-                    f"expected the records of all points of {entry.label}, got none of {_text(point)}, seed {seed}; "
-                    "start the same command again to run it"
+                    f"expected the records of all points of {entry.label}, got none of {describe_point(point)}, seed "
+                    f"{seed}; start the same command again to run it"
                 )
         trials = [
             Trial(
@@ -146,7 +145,7 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
             continue
         entries.append(replace(entry, recipe=replace_settings(entry.recipe, choice.settings), space=()))
         edge = f"; at the edge of its values: {', '.join(choice.at_edge)}" if choice.at_edge else ""
-        notes.append(f"{entry.label}: {_text(choice.settings)}, the best of {len(choice.trials)} points{edge}")
+        notes.append(f"{entry.label}: {describe_point(choice.settings)}, the best of {len(choice.trials)} points{edge}")
     if untuned := [e.label for e in study.entries if e.recipe is not None and e.runs_of is None and not e.tuned]:
         notes.append(f"not tuned: {', '.join(untuned)}")
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
@@ -185,7 +184,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
 
     def read(name: str) -> float | None:
         path = folder / name / RECORD_FILE
-        return read_record(path).accuracy if path.is_file() else None
+        return read_record(path).score if path.is_file() else None
 
     known = known_results(study, read, diverged or ())
     first = tuning_runs(study, known)
@@ -206,7 +205,7 @@ def known_results(
         read: returns the accuracy of the run with a folder of this name; ``None``: it has no record.
         diverged: names of the folders of runs that diverged.
     """
-    tuning = _tuning(study)
+    tuning = tuning_of(study)
     known: dict[str, dict[tuple[Point, int], float | None]] = {}
     for entry in study.entries:
         found = known.setdefault(entry.key, {})
@@ -214,7 +213,7 @@ def known_results(
         while more:
             more = False
             for point, seed in wanted(entry.key, entry.space, tuning, found):
-                name = _point_run(entry, point, seed, tuning).folder
+                name = point_run(entry, point, seed, tuning).folder
                 if (point, seed) in found:
                     continue
                 accuracy = None if name in diverged else read(name)
@@ -258,33 +257,3 @@ def _read_choices(folder: Path) -> list[Choice] | None:
     """Return what the first stage of the study in the folder has chosen; ``None`` before that."""
     found = read_json(_Chosen, folder / CHOICES_FILE)
     return None if found is None else list(found.choices)
-
-
-def _tuning(study: Study) -> Tuning:
-    if study.tuning is None:
-        raise InputError("expected a study with a tuning stage, got one without; give it tuning=Tuning()")
-    return study.tuning
-
-
-def _point_entry(entry: Entry, point: Point, tuning: Tuning) -> Entry:
-    label = f"{entry.label}, {_text(point)}"
-    return Entry(_point_key(entry, point), label, entry.method, _point_recipe(entry, point, tuning))
-
-
-def _point_run(entry: Entry, point: Point, seed: int, tuning: Tuning) -> StudyRun:
-    return StudyRun(_point_key(entry, point), Run(_point_recipe(entry, point, tuning), entry.method, seed))
-
-
-def _point_recipe(entry: Entry, point: Point, tuning: Tuning) -> Recipe:
-    if entry.recipe is None:
-        raise InputError(f"expected entry {entry.label!r} to have a recipe to tune, got none; leave out its space")
-    recipe: Recipe = replace_settings(entry.recipe, point)
-    return replace(recipe, data=replace(recipe.data, validation=tuning.validation))
-
-
-def _point_key(entry: Entry, point: Point) -> str:
-    return make_key("tuning", entry.key, *(f"{name}={value}" for name, value in point))
-
-
-def _text(point: Point) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in point)

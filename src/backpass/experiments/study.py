@@ -1,7 +1,7 @@
 """A study: entries times seeds, as plain data, and its file."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backpass.errors import InputError
@@ -9,7 +9,7 @@ from backpass.experiments.entry import Entry, check_entries
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.tuning import Tuning
 from backpass.training.checkpoint import atomic_write
-from backpass.training.recipe import Run
+from backpass.training.recipe import STUDY, Recipe, Run
 
 __all__ = ["Study", "StudyRun", "make_key", "read_study", "write_study"]
 
@@ -42,7 +42,12 @@ class StudyRun:
     @property
     def folder(self) -> str:
         """Name of the run's folder below the study's; it identifies the run within its study."""
-        return f"{self.entry}-seed{self.run.seed}"
+        return _folder(self.entry, self.run.seed)
+
+    @property
+    def needs(self) -> str | None:
+        """Name of the folder of the run whose trained weights this one starts from; ``None``: it needs no other."""
+        return self.run.recipe.weights.study_run
 
 
 @dataclass(frozen=True)
@@ -83,11 +88,22 @@ class Study:
         Those of a tuning stage are not among them (:mod:`backpass.experiments.stages`).
         """
         return [
-            StudyRun(entry.key, Run(entry.recipe, entry.method, seed))
+            StudyRun(entry.key, Run(self._recipe(entry, entry.recipe, seed), entry.method, seed))
             for seed in self.seeds
             for entry in self.entries
             if entry.recipe is not None and entry.runs_of is None
         ]
+
+    def _recipe(self, entry: Entry, recipe: Recipe, seed: int) -> Recipe:
+        """Return the recipe, with the weights of the run of this seed that the entry starts from."""
+        if entry.starts_from is None:
+            return recipe
+        (first,) = (other.run_key for other in self.entries if other.key == entry.starts_from)
+        return replace(recipe, weights=replace(recipe.weights, source=STUDY + _folder(first, seed)))
+
+
+def _folder(entry: str, seed: int) -> str:
+    return f"{entry}-seed{seed}"
 
 
 def make_key(*parts: str) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from backpass.errors import missing_extra
+from backpass.errors import InputError, missing_extra
 from backpass.sgs import SpatialGradientScaling
 
 try:
@@ -22,7 +22,8 @@ class ScalingLossScaler:
     """Scale gradients where timm clips them: ``loss_scaler = ScalingLossScaler(sgs)`` instead of ``NativeScaler()``.
 
     Called as ``loss_scaler(loss, optimizer, ...)`` it does backward and, at the last micro-batch, scales the gradients,
-    unscales them from the AMP loss scale, clips them and makes the step.
+    unscales them from the AMP loss scale, clips them and makes the step. Its state holds the controller's, so that the
+    script's checkpoints (``CheckpointSaver(amp_scaler=loss_scaler)``, ``resume_checkpoint``) resume exactly.
 
     Args:
         sgs: the controller.
@@ -63,9 +64,19 @@ class ScalingLossScaler:
         self._scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the loss scale; save the controller's next to it."""
-        return self._scaler.state_dict()
+        """Return the state of the loss scale and of the controller."""
+        return {"scaler": self._scaler.state_dict(), "sgs": self.sgs.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of the loss scale."""
-        self._scaler.load_state_dict(state_dict)
+        """Load the state of the loss scale and of the controller.
+
+        Raises:
+            InputError: a state without the controller's, as ``NativeScaler`` saves it.
+        """
+        if "sgs" not in state_dict:
+            raise InputError(
+                f"expected a state with sgs and scaler, got {', '.join(state_dict) or 'an empty one'}; load it into "
+                "the loss scaler that saved it, or leave the loss scale out of the resumed checkpoint"
+            )
+        self._scaler.load_state_dict(state_dict["scaler"])
+        self.sgs.load_state_dict(state_dict["sgs"])

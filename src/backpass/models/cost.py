@@ -1,9 +1,10 @@
 """What a model costs: its parameters, and the multiply-accumulates of one forward pass."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from backpass._internal.eager import eagerly
@@ -22,7 +23,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
+def count_macs(model: nn.Module, input_size: Sequence[int] | None = None, *, example: Any = None) -> int:
     """Return the multiply-accumulates (MACs) of the convolutions and linear layers for one example.
 
     Counted by ``torch.utils.flop_counter``, two floating point operations a MAC: a convolution costs
@@ -36,8 +37,10 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     error. On ``torch.device("meta")`` nothing is computed, so that counting costs next to nothing.
 
     Args:
-        model: takes one tensor of shape ``(1, *input_size)``.
+        model: takes one tensor of shape ``(1, *input_size)``, or ``example``.
         input_size: shape of one example without the batch axis, such as ``(3, 32, 32)``.
+        example: the input of one example instead, with its batch axis: a tensor, or any other form that the model takes
+            on its device.
 
     Raises:
         InputError: ``input_size`` holds anything but positive integers.
@@ -45,13 +48,20 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     >>> count_macs(nn.Conv2d(3, 8, kernel_size=3, padding=1), (3, 32, 32))  # 3 * 3 * 3 * 8 * 32 * 32
     221184
     """
+    like = next(model.parameters(), torch.empty(0))
+    if example is None:
+        example = _zeros(input_size or (), like)
+    elif isinstance(example, Tensor):
+        example = example.to(like)
+    with eval_mode(model), torch.no_grad(), eagerly(), FlopCounterMode(display=False) as counter:
+        model(example)
+    return int(counter.get_total_flops()) // 2
+
+
+def _zeros(input_size: Sequence[int], like: Tensor) -> Tensor:
     if not input_size or not all(isinstance(size, int) and size > 0 for size in input_size):
         raise InputError(
             "expected input_size to be the positive integers (channels, height, width) of one example without the "
             f"batch axis, got {tuple(input_size)}"
         )
-    like = next(model.parameters(), torch.empty(0))
-    example = torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)
-    with eval_mode(model), torch.no_grad(), eagerly(), FlopCounterMode(display=False) as counter:
-        model(example)
-    return int(counter.get_total_flops()) // 2
+    return torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)

@@ -12,8 +12,6 @@ from backpass.models.registry import register_model
 __all__ = ["PSPNet", "PyramidPooling", "pspnet18", "pspnet34", "pspnet50"]
 
 _BINS = (1, 2, 3, 6)
-_HEAD_WIDTH = 512
-_AUXILIARY_WIDTH = 256
 _DROPOUT = 0.1
 
 
@@ -58,16 +56,22 @@ class PSPNet(nn.Module):
         channels: channels of these two maps.
         num_classes: number of classes.
         auxiliary: whether there is an auxiliary head, which nothing but training uses.
+        widths: channels of the 3x3 convs of the head and of the auxiliary head; default: the published 512 and 256.
     """
 
     def __init__(
-        self, backbone: nn.Module, channels: tuple[int, int], num_classes: int, auxiliary: bool = True
+        self,
+        backbone: nn.Module,
+        channels: tuple[int, int],
+        num_classes: int,
+        auxiliary: bool = True,
+        widths: tuple[int, int] = (512, 256),
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.pyramid = PyramidPooling(channels[1])
-        self.head = _head(2 * channels[1], _HEAD_WIDTH, num_classes)
-        self.auxiliary = _head(channels[0], _AUXILIARY_WIDTH, num_classes) if auxiliary else None
+        self.head = _head(2 * channels[1], widths[0], num_classes)
+        self.auxiliary = _head(channels[0], widths[1], num_classes) if auxiliary else None
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return logits ``(N, num_classes, H, W)`` for images ``(N, in_channels, H, W)``.

@@ -1,6 +1,5 @@
 """The registry of models: builders by name, and the models of timm."""
 
-import inspect
 from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from backpass._internal.imports import check_call, import_object, is_import_path
 from backpass.errors import InputError, missing_extra
 
 __all__ = ["create_model", "list_models", "register_model"]
@@ -67,7 +67,8 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
     """Return a new model with freshly drawn weights.
 
     Args:
-        name: one of :func:`list_models`, or ``timm/NAME`` for ``timm.create_model(NAME)``.
+        name: one of :func:`list_models`, ``timm/NAME`` for ``timm.create_model(NAME)``, or the import path of a
+            function of your own, ``package.module:function``, which takes ``num_classes`` and ``in_channels``.
         num_classes: number of logits. The default is the model's own: 100 for the CIFAR models, 1000 for the
             ImageNet models and timm's, 10 for ``digits_net``.
         **kwargs: further arguments of the builder or of timm's model, such as ``zero_init_last=False`` for timm's
@@ -89,16 +90,23 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
             raise InputError(f"expected {key} of {name!r} to be a positive integer, got {value!r}")
     if name.startswith(TIMM_PREFIX):
         return _create_timm_model(name, kwargs)
+    if name not in _builders and is_import_path(name):
+        return _create_own_model(name, kwargs)
     if name not in _builders:
         raise _unknown_model(name, list(_builders), listing="backpass.models.list_models()")
-    builder = _builders[name]
-    signature = inspect.signature(builder)
-    try:
-        signature.bind(**kwargs)
-    except TypeError as error:
-        accepted = ", ".join(signature.parameters)
-        raise InputError(f"expected arguments of {name!r}, which are {accepted}, got others: {error}") from None
-    return builder(**kwargs)
+    check_call(_builders[name], name, kwargs)
+    return _builders[name](**kwargs)
+
+
+def _create_own_model(path: str, kwargs: dict[str, Any]) -> nn.Module:
+    builder = import_object(path, "model")
+    if not callable(builder):
+        raise InputError(f"expected model {path!r} to be a function that returns a model, got {builder!r}")
+    check_call(builder, path, kwargs)
+    model = builder(**kwargs)
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected {path!r} to return a torch.nn.Module, got {type(model).__name__}; return the model")
+    return model
 
 
 def _create_timm_model(name: str, kwargs: dict[str, Any]) -> nn.Module:

@@ -8,10 +8,15 @@
 ['epoch', 'evaluate_seconds', 'lr']
 """
 
+from backpass._internal.imports import import_path
 from backpass.training.augment import Augmentation
 from backpass.training.checkpoint import load_checkpoint, save_checkpoint
+from backpass.training.classification import Classification
 from backpass.training.datasets import list_datasets, load_dataset
+from backpass.training.dense.keypoints import KeypointHeatmaps
+from backpass.training.dense.segmentation import SemanticSegmentation
 from backpass.training.images import FileSplit, ImageData, ImageSplit
+from backpass.training.items import ItemData
 from backpass.training.method import Context, Method
 from backpass.training.methods import METHODS, list_methods
 from backpass.training.outcome import Outcome
@@ -27,22 +32,29 @@ from backpass.training.recipe import (
     Runtime,
     ScheduleSettings,
     SgsSettings,
+    WeightSettings,
 )
 from backpass.training.stream import StreamAugmentation
-from backpass.training.task import Classification, Task
+from backpass.training.task import Criterion, Evaluation, Task
+from backpass.training.tasks import TASKS, list_tasks
 from backpass.training.trainer import Trainer
 
 __all__ = [
     "METHODS",
+    "TASKS",
     "AgcSettings",
     "Augmentation",
     "Classification",
     "Context",
+    "Criterion",
     "DataSettings",
     "DyRepSettings",
+    "Evaluation",
     "FileSplit",
     "ImageData",
     "ImageSplit",
+    "ItemData",
+    "KeypointHeatmaps",
     "Method",
     "OptimizerSettings",
     "Outcome",
@@ -52,12 +64,16 @@ __all__ = [
     "Run",
     "Runtime",
     "ScheduleSettings",
+    "SemanticSegmentation",
     "SgsSettings",
     "StreamAugmentation",
     "Task",
     "Trainer",
+    "WeightSettings",
+    "import_path",
     "list_datasets",
     "list_methods",
+    "list_tasks",
     "load_checkpoint",
     "load_dataset",
     "save_checkpoint",

@@ -42,8 +42,12 @@ class CalibrationError:
         rows = torch.stack([torch.ones_like(confidence), confidence, predicted == target])
         self._sums.scatter_add_(1, bins.expand(3, -1), rows.to(self._sums.dtype))
 
+    def sums(self, total: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return images, sum of their largest probabilities and number of correct ones, float64 ``(3, 15)``."""
+        return total(self._sums)
+
     def compute(self, total: Callable[[Tensor], Tensor]) -> Tensor:
         """Return the error as a fraction; ``total`` sums a tensor over all processes."""
-        count, confidence, correct = total(self._sums)
+        count, confidence, correct = self.sums(total)
         error: Tensor = (correct - confidence).abs().sum() / count.sum()
         return error

@@ -45,6 +45,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.newest, self.previous = folder / _NAME, folder / _PREVIOUS
         self._damaged = False
 

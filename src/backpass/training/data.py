@@ -1,21 +1,24 @@
-"""Build the loaders of a data set, and draw batches of training images to measure on."""
+"""Build the loaders of a data set, and draw batches of training examples to measure on."""
 
+from collections.abc import Sized
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch.utils.data import Dataset
 
 from backpass.errors import InputError
 from backpass.training.augment import Augmentation
-from backpass.training.images import FileSplit, ImageData, ImageSplit, Split
+from backpass.training.images import FileSplit, ImageSplit, Split
+from backpass.training.item_loader import ItemLoader, Prepare, keep_item
+from backpass.training.items import Data, ItemData
 from backpass.training.loader import BatchPlan, DeviceLoader, Loader, epoch_generator
 from backpass.training.stream import StreamAugmentation, StreamLoader
 
 __all__ = ["Loaders", "build_loaders", "measuring_batches"]
 
 
-def measuring_batches(loader: Loader, count: int, *, epoch: int, batch_size: int | None = None) -> list[Tensor]:
+def measuring_batches(loader: Loader, count: int, *, epoch: int, batch_size: int | None = None) -> list[Any]:
     """Draw batches of training images to measure on, without an effect on the training batches.
 
     The images are augmented as in training and drawn without replacement by a separate generator, seeded with the seed
@@ -28,7 +31,7 @@ def measuring_batches(loader: Loader, count: int, *, epoch: int, batch_size: int
         batch_size: number of images in a global batch; default: that of the loader.
 
     Returns:
-        Images of each batch, shape ``(batch_size / world_size, C, H, W)``.
+        Inputs of each batch; images have the shape ``(batch_size / world_size, C, H, W)``.
 
     Raises:
         InputError: ``count`` is below 1, or ``batch_size`` is below 1, not a multiple of the world size, or above the
@@ -41,7 +44,7 @@ def measuring_batches(loader: Loader, count: int, *, epoch: int, batch_size: int
     measuring = replace(plan, count=min(count * size, plan.count), batch_size=size, drop_last=True)
     generator = epoch_generator(plan.seed, epoch, "measuring")
     order = torch.randperm(plan.count, generator=generator)[: measuring.count]
-    return [images for images, _ in loader.batches(order, measuring.shards(), generator)]
+    return [inputs for inputs, _ in loader.batches(order, measuring.shards(), generator)]
 
 
 class Loaders(NamedTuple):
@@ -53,7 +56,7 @@ class Loaders(NamedTuple):
 
 
 def build_loaders(
-    data: ImageData,
+    data: Data,
     *,
     batch_size: int,
     augmentation: Augmentation | StreamAugmentation | None = None,
@@ -65,16 +68,18 @@ def build_loaders(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
+    prepare: Prepare = keep_item,
 ) -> Loaders:
     """Build the loaders of a data set.
 
     Training images are shuffled and augmented; test and validation images are neither, and none of them is dropped.
 
     Args:
-        data: data set; images in memory get a :class:`DeviceLoader`, image files a :class:`StreamLoader`.
+        data: data set; images in memory get a :class:`DeviceLoader`, image files a :class:`StreamLoader`, items of any
+            kind an :class:`ItemLoader`.
         batch_size: number of images in a global batch.
         augmentation: augmentation of the training images: :class:`Augmentation` for images in memory,
-            :class:`StreamAugmentation` for files; default: none.
+            :class:`StreamAugmentation` for files; default: none. Items are augmented by ``prepare``.
         eval_batch_size: number of images in a global batch of evaluation; default: ``batch_size``.
         drop_last: drop the last batch of training images if it is not full, as the published recipes do.
         device: device of the batches.
@@ -83,14 +88,15 @@ def build_loaders(
         rank: index of this process.
         world_size: number of processes.
         workers: number of processes that decode files; ignored for images in memory.
+        prepare: makes an example of an item, for an :class:`ItemLoader`; default: an item is an example.
 
     Raises:
         InputError: the augmentation is for the other kind of data, or a number is out of range.
     """
 
-    def loader(split: Split, training: bool) -> Loader:
+    def loader(split: Split | Dataset[Any], training: bool) -> Loader:
         plan = BatchPlan(
-            count=len(split),
+            count=len(cast(Sized, split)),
             batch_size=batch_size if training else eval_batch_size or batch_size,
             shuffle=training,
             drop_last=training and drop_last,
@@ -98,6 +104,8 @@ def build_loaders(
             rank=rank,
             world_size=world_size,
         )
+        if isinstance(data, ItemData):
+            return ItemLoader(cast(Dataset[Any], split), prepare, training, plan, device, channels_last, workers)
         chosen = augmentation if training else None
         if isinstance(split, ImageSplit) and not isinstance(chosen, StreamAugmentation):
             return DeviceLoader(split, data, plan, chosen, device, channels_last)

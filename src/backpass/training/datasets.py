@@ -1,21 +1,26 @@
 """Data sets by name, as uint8 images in memory or as lists of image files.
 
 ``digits`` comes with scikit-learn. ``cifar10`` and ``cifar100`` are read by torchvision from their published files.
-``imagenet:PATH`` and ``folder:PATH`` are folders of images with one sub-folder per class.
+``imagenet:PATH`` and ``folder:PATH`` are folders of images with one sub-folder per class. Data sets of other tasks, and
+the user's own, are lists of items.
 """
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from backpass._internal.imports import is_import_path
 from backpass.errors import InputError
+from backpass.training.data_settings import Argument
+from backpass.training.dense.datasets import DENSE_KINDS, DENSE_NAMES, load_dense
 from backpass.training.image_folder import hold_folder, import_lab, list_folder
 from backpass.training.images import ImageData, ImageSplit, Split, channel_statistics, stratified_subset
+from backpass.training.items import Data, ItemData, call_data_function
 
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "list_datasets", "load_dataset"]
 
@@ -23,15 +28,15 @@ __all__ = ["CIFAR_MEAN", "CIFAR_STD", "list_datasets", "load_dataset"]
 CIFAR_MEAN = (0.49139968, 0.48215827, 0.44653124)
 CIFAR_STD = (0.24703233, 0.24348505, 0.26158768)
 
-_NAMES = ("digits", "cifar10", "cifar100", "imagenet:PATH", "folder:PATH")
+_NAMES = ("digits", "cifar10", "cifar100", "imagenet:PATH", "folder:PATH", *DENSE_NAMES)
 _DIGITS_TEST_FRACTION = 0.2
 
 
 def list_datasets() -> tuple[str, ...]:
-    """Return the names that :func:`load_dataset` accepts.
+    """Return the names that :func:`load_dataset` accepts, besides import paths of functions.
 
     >>> list_datasets()
-    ('digits', 'cifar10', 'cifar100', 'imagenet:PATH', 'folder:PATH')
+    ('digits', 'cifar10', 'cifar100', 'imagenet:PATH', 'folder:PATH', 'cityscapes:PATH', 'camvid:PATH', 'mpii:PATH')
     """
     return _NAMES
 
@@ -51,7 +56,8 @@ def load_dataset(
     image_size: int | None = None,
     memory_limit: float = 4.0,
     cache: str | os.PathLike[str] | None = None,
-) -> ImageData:
+    arguments: Mapping[str, Argument] | None = None,
+) -> Data:
     """Load a data set by name.
 
     - ``digits``: 1,797 grey images of 8x8 pixels with values from 0 to 16 (``max_value`` 16) in ten classes. One fifth
@@ -62,9 +68,12 @@ def load_dataset(
       Images of one size that fit into ``memory_limit`` are decoded into memory; all others are decoded on the fly,
       which requires ``image_size``.
     - ``imagenet:PATH``: the same with ``train/`` and ``val/``, exactly 1,000 classes, always decoded on the fly.
+    - ``cityscapes:PATH``, ``camvid:PATH``, ``mpii:PATH``: see :mod:`backpass.training.dense.datasets`.
+    - ``package.module:function``: what the function returns for ``arguments``, an :class:`ImageData` or an
+      :class:`~backpass.training.items.ItemData`.
 
-    Every subset is stratified (:func:`~backpass.training.images.stratified_subset`). Validation images are taken from
-    the training images before ``limit_train`` is applied.
+    Every subset of images with one class each is stratified (:func:`~backpass.training.images.stratified_subset`).
+    Validation images are taken from the training images before ``limit_train`` is applied.
 
     Args:
         name: one of :func:`list_datasets`, with a path instead of ``PATH``.
@@ -83,6 +92,7 @@ def load_dataset(
         memory_limit: maximum size of the decoded images of a folder, in GiB.
         cache: folder in which the decoded images of a folder are stored as tensors. The next call reads them from
             there unless a file has changed. Default: nothing is stored.
+        arguments: of the function that the name imports, or of ``cityscapes:PATH``.
 
     Raises:
         InputError: the name is unknown, a file is missing or damaged, images differ in size, a class is empty or
@@ -90,8 +100,13 @@ def load_dataset(
         MissingExtraError: torchvision or scikit-learn is not installed.
     """
     kind, _, path = name.partition(":")
-    if kind not in {known.partition(":")[0] for known in _NAMES} or (kind == "digits" and path):
-        raise InputError(f"expected one of the data sets {', '.join(_NAMES)}, got {name!r}; choose one of them")
+    kinds = {known.partition(":")[0] for known in _NAMES}
+    own = kind not in kinds and is_import_path(name)
+    if not own and (kind not in kinds or (kind == "digits" and path)):
+        raise InputError(
+            f"expected one of the data sets {', '.join(_NAMES)} or an import path package.module:function, got "
+            f"{name!r}; choose one of them"
+        )
     if (mean is None) != (std is None):
         raise InputError(f"expected mean and std together, got mean={mean} and std={std}; set both or neither")
     if image_size is not None and (kind not in {"folder", "imagenet"} or image_size < 1):
@@ -99,20 +114,30 @@ def load_dataset(
             f"expected image_size >= 1 with folder:PATH or imagenet:PATH, got {image_size} with {name!r}; leave it out"
         )
     place = Path(path or root or "data")
-    if kind == "digits":
+    data: Data
+    if own:
+        data = call_data_function(name, arguments or {})
+    elif arguments and kind not in DENSE_KINDS:
+        raise InputError(f"expected {name!r} without arguments, got {sorted(arguments)}; leave data.args out")
+    elif kind == "digits":
         data = _load_digits()
     elif kind.startswith("cifar"):
         data = _load_cifar(kind, place, download)
     elif not path and root is None:
         raise InputError(f"expected {kind}:PATH, got {name!r} and no root; add the path to the name or set root")
+    elif kind in DENSE_KINDS:
+        data = load_dense(kind, place, arguments or {})
     else:
         default_size = 224 if kind == "imagenet" else None
         data = list_folder(place, kind, image_size or default_size)
 
+    if isinstance(data, ItemData):
+        data = data.reduced(split_validation, limit_train, limit_test, seed)
+        return replace(data, label=label or data.label)
     train, validation = _split_validation(data.train, split_validation, seed)
     train = _limit(train, limit_train, "limit_train", seed)
     test = _limit(data.test, limit_test, "limit_test", seed)
-    data = replace(data, train=train, validation=validation, test=test)
+    data = replace(data, train=train, validation=validation or data.validation, test=test)
     if kind == "folder":
         data = hold_folder(data, image_size, memory_limit, None if cache is None else Path(cache))
     if mean is not None and std is not None:

@@ -1,4 +1,4 @@
-"""Whether a model takes the images of a data set, found out before anything is trained."""
+"""Whether a model takes the examples of a task, found out before anything is trained."""
 
 from typing import Any
 
@@ -6,25 +6,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from backpass._internal.batches import describe
 from backpass._internal.modes import eval_mode
 from backpass.errors import InputError
+from backpass.training.batches import map_tensors
+from backpass.training.items import Data
+from backpass.training.task import Task
 
 __all__ = ["check_fit"]
 
 
-def check_fit(name: str, model: nn.Module, image: tuple[int, int, int], num_classes: int, images: int) -> None:
-    """Run a model once, on one image of zeros in eval mode, and leave it and the random state unchanged.
+def check_fit(name: str, model: nn.Module, task: Task, data: Data, images: int) -> None:
+    """Run a model once, on one example of zeros in eval mode, and leave it and the random state unchanged.
 
     Args:
         name: of the model, for the message.
         model: on its device.
-        image: channels, height and width of the images.
-        num_classes: number of logits that it has to return.
-        images: number of images of one process in one forward pass of training.
+        task: has the example, and knows what the model has to return.
+        data: what the model is trained on.
+        images: number of examples of one process in one forward pass of training.
 
     Raises:
-        InputError: the model does not take images of this size, does not return one logit for each class, or normalises
-            a single value in training, whose variance is undefined.
+        InputError: the model does not take the example, does not return what the task needs, or normalises a single
+            value in training, whose variance is undefined.
     """
     values: dict[str, int] = {}
 
@@ -37,10 +41,11 @@ def check_fit(name: str, model: nn.Module, image: tuple[int, int, int], num_clas
         if isinstance(module, _BatchNorm) and not isinstance(module, nn.SyncBatchNorm)
     ]
     like = next(model.parameters())
-    shape = "x".join(map(str, image))
+    example = map_tensors(lambda tensor: tensor.to(like.device), task.example(data))
+    shape = "x".join(map(str, example.shape[1:])) if isinstance(example, Tensor) else describe(example)
     try:
         with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = model(torch.zeros(1, *image, device=like.device, dtype=like.dtype))
+            output = model(example)
     except InputError:  # of the model itself, which names the sizes that it takes
         raise
     except Exception as error:
@@ -51,12 +56,7 @@ def check_fit(name: str, model: nn.Module, image: tuple[int, int, int], num_clas
     finally:
         for hook in hooks:
             hook.remove()
-    if not isinstance(output, Tensor) or output.shape != (1, num_classes):
-        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(
-            f"expected a model that returns {num_classes} logits for each image, got {name!r}, which returned {found} "
-            "for one image; choose another model"
-        )
+    task.check_output(name, output, data)
     if single := next((module for module, count in values.items() if count == 1), None):
         raise InputError(
             f"expected more than one value per channel to normalise in {single!r} of {name!r}, got one image of "

@@ -148,6 +148,11 @@ class ImageData:
         return len(self.mean)
 
     @property
+    def input_size(self) -> tuple[int, ...]:
+        """Channels, height and width of the images."""
+        return self.channels, *self.image_size
+
+    @property
     def streamed(self) -> bool:
         """Whether the images are files that are decoded on the fly."""
         return isinstance(self.train, FileSplit)

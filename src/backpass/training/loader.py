@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ from backpass.training.images import ImageData, ImageSplit
 
 __all__ = ["Batch", "BatchPlan", "DeviceLoader", "Loader", "check_count", "epoch_generator"]
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]
+"""Inputs and targets: tensors, or tuples, lists and dictionaries of them."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ class BatchPlan:
 class Loader(ABC):
     """Base class of the loaders; ``for images, labels in loader`` iterates over an epoch of a :class:`BatchPlan`.
 
-    Images are float32 of shape ``(B, C, H, W)``, normalised and augmented; labels are int64 of shape ``(B,)``. Both are
-    on the device of the loader.
+    For classification, images are float32 of shape ``(B, C, H, W)``, normalised and augmented, and labels int64 of
+    shape ``(B,)``; other tasks have inputs and targets of other forms. All are on the device of the loader.
     """
 
     def __init__(self, plan: BatchPlan) -> None:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from backpass._internal.batches import Forward
@@ -14,7 +14,7 @@ from backpass.training.task import Criterion, Task
 
 __all__ = ["Context", "MeasuringBatches", "Method"]
 
-MeasuringBatches = Callable[[int], Sequence[Tensor]]
+MeasuringBatches = Callable[[int], Sequence[Any]]
 """Returns a number of training batches, drawn from a generator of their own."""
 
 

@@ -4,20 +4,27 @@ A method decides *when*; the arithmetic lives in its own package, which knows no
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import nn
 
 from backpass.agc import AdaptiveGradientClipping
 from backpass.errors import InputError
-from backpass.pgt import power_grad_cross_entropy
+from backpass.pgt import power_grad_binary_cross_entropy_with_logits, power_grad_cross_entropy
 from backpass.reparam import DyRep, fuse, reparameterize, to_plain
 from backpass.sgs import SpatialGradientScaling
 from backpass.training.method import Context, MeasuringBatches, Method
 from backpass.training.recipe import Recipe
-from backpass.training.task import Classification, Criterion
+from backpass.training.task import Criterion
 
 __all__ = ["METHODS", "build_methods", "check_method", "convert", "deploy", "list_methods"]
+
+
+_POWER_GRAD: dict[str | None, Criterion] = {
+    "cross_entropy": power_grad_cross_entropy,
+    "binary_cross_entropy": power_grad_binary_cross_entropy_with_logits,
+}
 
 
 class Sgs(Method):
@@ -73,15 +80,18 @@ class Pgt(Method):
         return self.context.recipe.pgt.alpha
 
     def criterion(self, plain: Criterion) -> Criterion:
-        """Return cross-entropy with the gradient of the PowerGrad Transform."""
+        """Return the task's loss with the gradient of the PowerGrad Transform, in each of its terms.
+
+        Raises:
+            InputError: the task's loss is no cross-entropy.
+        """
         task, alpha = self.context.task, self.alpha
-        if not isinstance(task, Classification):
+        if task.loss_kind not in _POWER_GRAD:
             raise InputError(
-                f"expected a task with cross-entropy, whose gradient pgt alters, got {type(task).__name__}; choose "
-                "another method"
+                f"expected a task with {' or '.join(map(str, _POWER_GRAD))}, whose gradient pgt alters, got "
+                f"{type(task).__name__}, whose loss is neither; choose another method"
             )
-        smoothing = task.label_smoothing
-        return lambda output, target: power_grad_cross_entropy(output, target, label_smoothing=smoothing, alpha=alpha)
+        return partial(task.loss, criterion=partial(_POWER_GRAD[task.loss_kind], alpha=alpha))
 
 
 class Agc(Method):

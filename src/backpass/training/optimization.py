@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam
 from torch.optim.lr_scheduler import LambdaLR
 
+from backpass.errors import InputError
 from backpass.training.recipe import OptimizerSettings, ScheduleSettings
 
 __all__ = ["OPTIMIZERS", "build_optimizer", "build_schedule", "parameter_groups"]
@@ -25,15 +27,37 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Return one group with weight decay and, if 1-D parameters have none, a second group without."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if settings.decay_norm_and_bias:
-        return [{"params": parameters, "weight_decay": settings.weight_decay}]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    """Return the parameters in groups of one weight decay and one learning rate each.
+
+    There is one group with weight decay and, if 1-D parameters have none, a second group without; and the same for each
+    factor of ``settings.lr_factors``, after those of the factor 1.
+
+    Raises:
+        InputError: a pattern of ``settings.lr_factors`` matches no parameter.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    patterns = [pattern for pattern, _ in settings.lr_factors]
+    if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name, _ in named)]:
+        first = ", ".join(name for name, _ in named[:3])
+        raise InputError(
+            f"expected every pattern of optimizer.lr_factors to match a parameter, got {idle} for parameters such as "
+            f"{first}; correct or remove {'them' if idle[1:] else 'it'}"
+        )
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for factor in dict.fromkeys((1.0, *(factor for _, factor in settings.lr_factors))):
+        groups |= {(factor, True): [], (factor, False): []}
+    for name, parameter in named:
+        factor = next((factor for pattern, factor in settings.lr_factors if fnmatchcase(name, pattern)), 1.0)
+        groups[factor, settings.decay_norm_and_bias or parameter.ndim >= 2].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+            **({} if factor == 1.0 else {"lr": factor * settings.lr}),
+        }
+        for (factor, decayed), parameters in groups.items()
+        if parameters
     ]
-    return [group for group in groups if group["params"]]
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
@@ -53,11 +77,15 @@ def build_schedule(
 
     - ``lr * (t + 1) / w`` for ``t < w``;
     - cosine: ``final + (lr - final) * (1 + cos(pi * (t - w) / (e - w))) / 2`` for ``w <= t <= e``;
-    - step: ``lr * step_factor ** floor(t / (step_epochs * steps_per_epoch))`` for ``w <= t <= e``;
+    - step: ``lr * step_factor ** floor(t / (step_epochs * steps_per_epoch))`` for ``w <= t <= e``, or, with
+      milestones, ``lr * step_factor ** m`` with ``m`` the number of milestones ``m_i * steps_per_epoch <= t``;
+    - poly: ``lr * (1 - (t - w) / (e - w)) ** poly_power`` for ``w <= t <= e``;
     - the rate of step ``e`` for ``t > e``.
 
+    A group with a factor on its learning rate has it throughout: its rate is the factor times the one above.
+
     Args:
-        optimizer: the optimizer, whose groups have the peak learning rate.
+        optimizer: the optimizer, whose groups have the peak learning rate, or its multiples.
         settings: settings of the schedule, with lengths in epochs.
         lr: the peak learning rate, above 0.
         epochs: epochs of the whole training, warm-up and cool-down included.
@@ -73,9 +101,14 @@ def build_schedule(
         return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
     def steps(step: int) -> float:
+        if settings.milestones:
+            return settings.step_factor ** sum(step >= milestone * steps_per_epoch for milestone in settings.milestones)
         return settings.step_factor ** math.floor(step / step_length)
 
-    decays = {"cosine": cosine, "step": steps}
+    def poly(step: int) -> float:
+        return math.pow(max(1 - (step - warmup) / max(end - warmup, 1), 0.0), settings.poly_power)
+
+    decays = {"cosine": cosine, "step": steps, "poly": poly}
     decay = decays[settings.name]
 
     def factor(step: int) -> float:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from backpass.training.traces import Traces
+
 __all__ = ["EpochRecord", "Outcome"]
 
 EpochRecord = dict[str, float]
@@ -29,11 +31,17 @@ class Outcome:
             - ``test_loss_at_alpha`` and ``test_calibration_error_at_alpha``, with ``pgt`` alone: the same of the logits
               alpha * z. A model trained with the PowerGrad Transform has the gradient of cross-entropy at alpha * z,
               so it is calibrated there and not at z;
+            - ``train_logit_norm`` and ``train_logit_spread``: means over training images of the Euclidean norm of the
+              logits and of their standard deviation over the classes; ``train_gradient_norm`` and
+              ``train_gradient_norm_std``: mean and standard deviation over steps of the Euclidean norm of the loss's
+              gradient, before any method alters it; all on 16 steps of the epoch, with ``Runtime.traces`` alone;
             - ``train_seconds``, ``measure_seconds`` (SGS and DyRep) and ``evaluate_seconds``.
         scalings: the last scalings of SGS by parameter name; empty without SGS.
         peak_memory: largest number of bytes allocated on the accelerator; ``None`` on a CPU.
+        traces: what figures need; empty without ``Runtime.traces``.
     """
 
     history: list[EpochRecord]
     scalings: dict[str, Tensor] = field(default_factory=dict)
     peak_memory: int | None = None
+    traces: Traces = field(default_factory=Traces)

@@ -12,7 +12,7 @@ from torch import Tensor
 from backpass.errors import InputError, StateError
 from backpass.training.recipe import Runtime
 
-__all__ = ["build_accelerator", "is_main", "join", "on_main", "process_count", "total"]
+__all__ = ["build_accelerator", "is_main", "join", "on_main", "peak_memory", "process_count", "total"]
 
 _LAUNCHES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
 
@@ -60,6 +60,11 @@ def process_count() -> int:
 def is_main() -> bool:
     """Return whether this process is the one that reads and writes the run folder."""
     return bool(PartialState().is_main_process)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the largest number of bytes allocated on a GPU so far; ``None`` on a CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -4,22 +4,24 @@ A recipe, a method and a seed determine the result; the runtime determines where
 """
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from backpass._internal.settings import COUNT, Range, check_settings, check_text
+from backpass._internal.settings import COUNT, Range, check_settings
 from backpass.errors import InputError
 from backpass.training.augment import Augmentation
+from backpass.training.data_settings import Argument, DataSettings, check_arguments
 from backpass.training.method_settings import AgcSettings, DyRepSettings, PgtSettings, ReparamSettings, SgsSettings
+from backpass.training.optimization_settings import OptimizerSettings, ScheduleName, ScheduleSettings
 from backpass.training.stream import StreamAugmentation
 
 __all__ = [
     "SEEDS",
+    "STUDY",
     "AgcSettings",
+    "Argument",
     "DataSettings",
     "DyRepSettings",
-    "ModelArgument",
     "OptimizerSettings",
     "PgtSettings",
     "Recipe",
@@ -29,113 +31,46 @@ __all__ = [
     "ScheduleName",
     "ScheduleSettings",
     "SgsSettings",
+    "WeightSettings",
 ]
 
 SEEDS = 2**32
 """Number of seeds: Python, NumPy and PyTorch all take those below."""
 
-_AT_LEAST_ZERO = Range(at_least=0)
+STUDY = "study:"
+"""Begins the source of weights that another run of the same study has trained."""
+
 _ROUNDING = 1e-9  # Schedules that are shortened in proportion have lengths that are not exact.
-_MAX_IMAGE_SIZE = 8192
 _MAX_WORKERS = 1024
 
-ModelArgument = bool | int | float | str
-OptimizerName = Literal["sgd", "adadelta", "adagrad", "adam", "adamax", "adamw", "nadam", "radam"]
-ScheduleName = Literal["cosine", "step"]
-
 
 @dataclass(frozen=True)
-class DataSettings:
-    """The images of a run.
+class WeightSettings:
+    """The trained weights that a model starts from.
 
     Attributes:
-        name: ``digits``, ``cifar10``, ``cifar100``, ``imagenet:PATH`` or ``folder:PATH``.
-        root: folder of torchvision's data sets.
-        download: download ``cifar10`` or ``cifar100`` if it is missing.
-        validation: fraction of the training images that is held out and evaluated instead of the test images.
-        limit_train: number of training images, a stratified subset drawn with a fixed seed; default: all.
-        limit_test: number of test images, a stratified subset drawn with a fixed seed; default: all.
-        label: name of the data set in results; default: its own.
-        image_size: side in pixels to which streamed images of ``imagenet:PATH`` and ``folder:PATH`` are cropped;
-            default: 224 for ImageNet, and images of a folder are held in memory in their own size.
+        source: a run folder, a file of safetensors, a file that ``torch.load(weights_only=True)`` reads, ``timm/NAME``
+            or ``torchvision/NAME`` (downloaded by these libraries), or ``study:FOLDER``, the folder of another run of
+            the same study; default: none.
+        module: part of the model that takes the weights, such as ``backbone``; empty: the whole model.
 
     Raises:
-        InputError: a setting is out of range.
+        InputError: a setting is no text.
     """
 
-    name: str = "digits"
-    root: str | None = None
-    download: bool = False
-    validation: Annotated[float, Range(at_least=0, below=1)] = 0.0
-    limit_train: Annotated[int, COUNT] | None = None
-    limit_test: Annotated[int, COUNT] | None = None
-    label: str | None = None
-    image_size: Annotated[int, Range(at_least=1, at_most=_MAX_IMAGE_SIZE)] | None = None
+    source: str | None = None
+    module: str = ""
 
     def __post_init__(self) -> None:
-        """Check the range of every setting."""
-        check_settings(self, "data")
+        """Check both settings."""
+        check_settings(self, "weights")
 
-
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """The optimizer and its arguments; all others have PyTorch's defaults.
-
-    Attributes:
-        name: class of ``torch.optim``, in lower case.
-        lr: peak learning rate.
-        momentum: momentum of SGD; ignored by the other optimizers.
-        nesterov: Nesterov momentum, for SGD alone.
-        weight_decay: weight decay: an L2 penalty in the gradient, decoupled for AdamW.
-        decay_norm_and_bias: apply weight decay to 1-D parameters (normalisation, biases) too.
-
-    Raises:
-        InputError: a setting is out of range, or ``nesterov`` is set without momentum or without SGD.
-    """
-
-    name: OptimizerName = "sgd"
-    lr: Annotated[float, Range(above=0)] = 0.1
-    momentum: Annotated[float, Range(at_least=0, below=1)] = 0.9
-    nesterov: bool = False
-    weight_decay: Annotated[float, _AT_LEAST_ZERO] = 5e-4
-    decay_norm_and_bias: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the range of every setting, and that momentum goes with the optimizer."""
-        check_settings(self, "optimizer")
-        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise InputError(
-                f"expected optimizer.nesterov with sgd and a momentum > 0 alone, got {self.name} and momentum "
-                f"{self.momentum}; switch it off"
-            )
-
-
-@dataclass(frozen=True)
-class ScheduleSettings:
-    """The learning rate over time: a linear warm-up to the peak, a decay, and a cool-down at the final rate.
-
-    Attributes:
-        name: form of the decay: half a cosine, or steps.
-        final_lr: learning rate at the end of the cosine schedule.
-        warmup_epochs: epochs of linear warm-up.
-        cooldown_epochs: epochs at the final rate, included in the recipe's epochs.
-        step_epochs: epochs between the steps of the step schedule, counted from the start of training.
-        step_factor: factor on the learning rate at each step of the step schedule.
-
-    Raises:
-        InputError: a setting is out of range.
-    """
-
-    name: ScheduleName = "cosine"
-    final_lr: Annotated[float, _AT_LEAST_ZERO] = 1e-6
-    warmup_epochs: Annotated[float, _AT_LEAST_ZERO] = 0.0
-    cooldown_epochs: Annotated[float, _AT_LEAST_ZERO] = 0.0
-    step_epochs: Annotated[float, Range(above=0)] = 30.0
-    step_factor: Annotated[float, Range(above=0, at_most=1)] = 0.1
-
-    def __post_init__(self) -> None:
-        """Check the range of every setting."""
-        check_settings(self, "schedule")
+    @property
+    def study_run(self) -> str | None:
+        """Name of the folder of the run of the same study that trains the weights; ``None``: another source."""
+        if self.source is None or not self.source.startswith(STUDY):
+            return None
+        return self.source.removeprefix(STUDY)
 
 
 @dataclass(frozen=True)
@@ -143,9 +78,15 @@ class Recipe:
     """All settings of a run that determine its result, except the method and the seed.
 
     Attributes:
-        model: name of a model (:func:`backpass.models.list_models`), or ``timm/NAME``.
+        task: ``classification``, ``segmentation``, ``keypoints``, or a class of your own by its import path,
+            ``package.module:Class`` (:class:`backpass.training.Task`).
+        task_args: arguments of the task, names and values in turn: ``--task-args auxiliary_weight 0.2``; in Python
+            ``(("auxiliary_weight", 0.2),)``. Kept sorted by name.
+        model: name of a model (:func:`backpass.models.list_models`), ``timm/NAME``, or a function of your own by its
+            import path, ``package.module:function``, which takes ``num_classes`` and ``in_channels``.
         model_args: further arguments of :func:`backpass.models.create_model`, names and values in turn:
             ``--model-args zero_init_last False``; in Python ``(("zero_init_last", False),)``. Kept sorted by name.
+        weights: what the model starts from; default: freshly drawn weights.
         data: the images.
         epochs: passes over the training images.
         batch_size: images per optimizer step, over all processes.
@@ -155,6 +96,7 @@ class Recipe:
         augmentation: augmentation of training images that are held in memory.
         stream_augmentation: augmentation of training images that are decoded on the fly.
         label_smoothing: label smoothing of the training loss.
+        sync_batch_norm: batch statistics over all processes, where there are several.
         clip_norm: bound on the norm of all gradients together; default: no bound.
         clip_before_scaling: clip the norm before SGS scales, as the SGS reference does; it is then no bound on the
             scaled gradients.
@@ -166,12 +108,15 @@ class Recipe:
 
     Raises:
         InputError: a setting is out of range, ``batch_size`` is not a multiple of ``micro_batches``, warm-up and
-            cool-down are longer than the training, or ``model_args`` has a name twice or one that the data set
-            determines.
+            cool-down are longer than the training, arguments have a name twice, or ``model_args`` has one that the data
+            set determines.
     """
 
+    task: str = "classification"
+    task_args: tuple[tuple[str, Argument], ...] = ()
     model: str = "digits_net"
-    model_args: tuple[tuple[str, ModelArgument], ...] = ()
+    model_args: tuple[tuple[str, Argument], ...] = ()
+    weights: WeightSettings = field(default_factory=WeightSettings)
     data: DataSettings = field(default_factory=DataSettings)
     epochs: Annotated[int, COUNT] = 200
     batch_size: Annotated[int, COUNT] = 128
@@ -181,6 +126,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     stream_augmentation: StreamAugmentation = field(default_factory=StreamAugmentation)
     label_smoothing: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
+    sync_batch_norm: bool = False
     clip_norm: Annotated[float, Range(above=0)] | None = None
     clip_before_scaling: bool = False
     sgs: SgsSettings = field(default_factory=SgsSettings)
@@ -190,11 +136,16 @@ class Recipe:
     dyrep: DyRepSettings = field(default_factory=DyRepSettings)
 
     def __post_init__(self) -> None:
-        """Check the range of every setting and what belongs together; sort the model's arguments."""
+        """Check the range of every setting and what belongs together; sort arguments."""
         check_settings(self)
-        _check_model_args(self.model_args)
-        # Equal recipes compare equal, in whatever order the arguments were given.
-        object.__setattr__(self, "model_args", tuple(sorted(self.model_args, key=lambda pair: pair[0])))
+        object.__setattr__(self, "task_args", check_arguments("task_args", self.task_args))
+        object.__setattr__(self, "model_args", check_arguments("model_args", self.model_args))
+        names = [name for name, _ in self.model_args]
+        if {"num_classes", "in_channels"} & set(names):
+            raise InputError(
+                f"expected other names in model_args, got {names}: the data set determines num_classes and "
+                "in_channels; leave the extra ones out"
+            )
         if self.batch_size % self.micro_batches:
             raise InputError(
                 f"expected batch_size to be a multiple of micro_batches, got {self.batch_size} and "
@@ -208,20 +159,6 @@ class Recipe:
             )
 
 
-def _check_model_args(arguments: tuple[tuple[str, ModelArgument], ...]) -> None:
-    names = [name for name, _ in arguments]
-    from_data = {"num_classes", "in_channels"} & set(names)
-    if from_data or len(set(names)) < len(names):
-        problem = "the data set determines num_classes and in_channels" if from_data else "each name counts once"
-        raise InputError(f"expected other names in model_args, got {names}: {problem}; leave the extra ones out")
-    for name, value in arguments:
-        check_text("a name in model_args", name)
-        if isinstance(value, str):
-            check_text(f"{name} in model_args", value)
-        elif not math.isfinite(value):
-            raise InputError(f"expected {name} in model_args to be finite, got {value}; choose another value")
-
-
 @dataclass(frozen=True)
 class Runtime:
     """Where and how a run is computed.
@@ -233,6 +170,7 @@ class Runtime:
         compile: compile the model with ``torch.compile``.
         workers: processes that decode images on the fly.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
+        traces: record what figures need: scalings and kernels over time, norms of logits and gradients, calibration.
 
     Raises:
         InputError: a setting is out of range.
@@ -244,6 +182,7 @@ class Runtime:
     compile: bool = False
     workers: Annotated[int, Range(at_least=0, at_most=_MAX_WORKERS)] = 4
     checkpoint_every: Annotated[int, COUNT] = 1
+    traces: bool = True
 
     def __post_init__(self) -> None:
         """Check the range of every setting."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +18,13 @@ from backpass.errors import BackpassError, InputError
 from backpass.models import create_model
 from backpass.training.differences import check_form, check_run
 from backpass.training.fit import check_fit
-from backpass.training.images import ImageData
+from backpass.training.items import Data
 from backpass.training.method import Context, Method
 from backpass.training.methods import build_methods, convert
 from backpass.training.optimization import build_optimizer, build_schedule
 from backpass.training.recipe import Run, Runtime
 from backpass.training.task import Task
+from backpass.training.weights import load_weights
 from backpass.training.wrapping import WrappedModel
 
 __all__ = ["TrainingState", "build_state", "check_checkpoint"]
@@ -35,6 +37,7 @@ _PARTS = {
     "scaler": dict,
     "methods": dict,
     "history": list,
+    "traces": dict,
 }
 
 
@@ -102,26 +105,52 @@ class TrainingState:
 
 
 def build_state(
-    run: Run, data: ImageData, task: Task, runtime: Runtime, accelerator: Accelerator, steps_per_epoch: int
+    run: Run,
+    data: Data,
+    task: Task,
+    runtime: Runtime,
+    accelerator: Accelerator,
+    steps_per_epoch: int,
+    folder: Path | None = None,
 ) -> TrainingState:
-    """Return the state of a run before its first epoch; it follows from recipe, method and seed.
+    """Return the state of a run before its first epoch; it follows from recipe, method, seed and trained weights.
+
+    Args:
+        run: recipe, method and seed.
+        data: what the model is trained on.
+        task: what it is trained for.
+        runtime: how it is computed.
+        accelerator: the engine.
+        steps_per_epoch: number of optimizer steps in an epoch.
+        folder: of the run, next to which are the other runs of its study.
 
     Raises:
-        InputError: the recipe names an unknown model or method, or does not fit the data (:func:`check_fit`).
+        InputError: the recipe names an unknown model or method, does not fit the data (:func:`check_fit`), or names
+            weights that do not fit the model.
     """
     recipe = run.recipe
     set_seed(run.seed)
     arguments: dict[str, Any] = dict(recipe.model_args)
     plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
-    model = convert(run.method, recipe, plain).to(accelerator.device)
+    load_weights(plain, recipe.weights, folder)
+    model = convert(run.method, recipe, plain)
+    if recipe.sync_batch_norm and accelerator.num_processes > 1:
+        if accelerator.device.type == "cpu":
+            raise InputError(
+                f"expected sync_batch_norm on accelerators, got {accelerator.num_processes} processes on CPUs, for "
+                "which PyTorch has none; switch it off, or train in one process"
+            )
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    model = model.to(accelerator.device)
     images = recipe.batch_size // accelerator.num_processes // recipe.micro_batches
-    check_fit(recipe.model, model, (data.channels, *data.image_size), data.num_classes, images)
+    check_fit(recipe.model, model, task, data, images)
     if runtime.channels_last:
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, recipe.optimizer)
     wrapped = WrappedModel(model, accelerator, compile=runtime.compile)
     loss_scaled = accelerator.scaler is not None
-    context = Context(recipe, model, task, optimizer, run.seed, loss_scaled, wrapped.evaluate)
+    forward = wrapped.in_precision(task.measuring_forward(model))
+    context = Context(recipe, model, task, optimizer, run.seed, loss_scaled, forward)
     methods = build_methods(run.method, context)
     schedule = build_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, recipe.epochs, steps_per_epoch)
     return TrainingState(model, wrapped, accelerator.prepare_optimizer(optimizer), schedule, methods)

@@ -1,19 +1,18 @@
 """Loader of image files, which worker processes decode on the fly, as for ImageNet."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from backpass._internal.settings import Range, check_settings
 from backpass.errors import missing_extra
 from backpass.training.augment import normalize
 from backpass.training.image_folder import decode_image
 from backpass.training.images import FileSplit, ImageData
-from backpass.training.loader import Batch, BatchPlan, Loader, check_count
+from backpass.training.loader import Batch, BatchPlan, check_count
+from backpass.training.worker_loader import SeededDataset, WorkerLoader
 
 __all__ = ["StreamAugmentation", "StreamLoader"]
 
@@ -39,7 +38,7 @@ class StreamAugmentation:
         check_settings(self, "stream_augmentation")
 
 
-class StreamLoader(Loader):
+class StreamLoader(WorkerLoader):
     """Loader of image files, which are decoded and transformed by worker processes and normalised on the device.
 
     With an augmentation, the transforms are a random resized crop (bilinear), a flip and colour jitter. Without, the
@@ -74,68 +73,27 @@ class StreamLoader(Loader):
         prefetch: int = 2,
         crop_fraction: float = 0.875,
     ) -> None:
-        super().__init__(plan)
         check_count(plan, len(split))
-        self.device = torch.device(device)
+        dataset = _DecodedImages(split, _stream_transform(data.image_size, augmentation, crop_fraction))
+        super().__init__(dataset, plan, device, channels_last, workers, prefetch)
         self.mean = torch.tensor(data.mean, device=self.device)
         self.std = torch.tensor(data.std, device=self.device)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.workers = workers
-        self.prefetch = prefetch
-        self._dataset = _StreamDataset(split, _stream_transform(data.image_size, augmentation, crop_fraction))
-        self._planned: list[list[tuple[int, int]]] = []
-        self._kept = self._data_loader(self._planned, keep_workers=True)
-        self._in_use = False
 
-    def batches(self, order: Tensor, shards: list[slice], generator: torch.Generator) -> Iterator[Batch]:
-        """Yield one batch for each range of positions in ``order`` (:meth:`Loader.batches`).
-
-        An iteration that starts during another, as for measuring within an epoch, gets its own workers.
-        """
-        seeds = torch.randint(2**62, (len(order),), generator=generator)
-        planned = [list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shards]
-        if self._in_use:
-            yield from map(self._finish, self._data_loader(planned, keep_workers=False))
-            return
-        self._in_use = True
-        self._planned[:] = planned
-        try:
-            yield from map(self._finish, self._kept)
-        finally:
-            self._in_use = False
-
-    def _finish(self, batch: Batch) -> Batch:
+    def _finish(self, batch: Any) -> Batch:
         images = batch[0].to(self.device, non_blocking=True, memory_format=self.memory_format)
         return normalize(images, self.mean, self.std), batch[1].to(self.device, non_blocking=True)
 
-    def _data_loader(self, planned: list[list[tuple[int, int]]], keep_workers: bool) -> DataLoader[Any]:
-        return DataLoader(
-            self._dataset,
-            batch_sampler=planned,
-            num_workers=self.workers,
-            persistent_workers=keep_workers and self.workers > 0,
-            prefetch_factor=self.prefetch if self.workers else None,
-            pin_memory=self.device.type == "cuda",
-            # Without one, DataLoader would draw its base seed from the global generator.
-            generator=torch.Generator().manual_seed(self.plan.seed),
-        )
 
-
-class _StreamDataset(Dataset[Batch]):
-    """Images and labels, indexed by pairs of index and seed."""
+class _DecodedImages(SeededDataset):
+    """Images and labels of a split of files."""
 
     def __init__(self, split: FileSplit, transform: Any) -> None:
         self.split = split
         self.transform = transform
 
-    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:  # type: ignore[override]
-        index, seed = item
+    def example(self, index: int) -> tuple[Tensor, int]:
         image = decode_image(self.split.files[index])
-        with torch.random.fork_rng(devices=[]):
-            # The transforms of torchvision draw from the global CPU generator.
-            torch.default_generator.manual_seed(seed)
-            pixels: Tensor = self.transform(image)
-        return pixels, int(self.split.labels[index])
+        return self.transform(image), int(self.split.labels[index])
 
 
 def _stream_transform(

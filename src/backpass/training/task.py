@@ -1,18 +1,23 @@
 """What a model is trained for: the form of a batch, the loss, the metrics. The loop knows nothing else of the task."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from backpass.training.calibration import CalibrationError
+from backpass._internal.imports import check_call
+from backpass.training.items import Data
+from backpass.training.recipe import Recipe
 
-__all__ = ["Classification", "ClassificationEvaluation", "Criterion", "Evaluation", "Task", "Total"]
+__all__ = ["Criterion", "Evaluation", "LossKind", "Task", "Total"]
 
-Criterion = Callable[[Tensor, Tensor], Tensor]
+Criterion = Callable[..., Tensor]
+"""Cross-entropy with the arguments of ``F.cross_entropy``, or binary cross-entropy with those of its logits form."""
+
+LossKind = Literal["cross_entropy", "binary_cross_entropy"]
+
 Total = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes."""
 
@@ -20,7 +25,7 @@ Total = Callable[[Tensor], Tensor]
 class Evaluation(Protocol):
     """The metrics of one pass over a split."""
 
-    def update(self, output: Tensor, target: Tensor) -> None:
+    def update(self, output: Any, target: Any) -> None:
         """Add a batch, without waiting for the device."""
         ...
 
@@ -29,22 +34,51 @@ class Evaluation(Protocol):
         ...
 
 
-class Task(Protocol):
-    """What the loop requires of a task."""
+class Task(ABC):
+    """What a model is trained for; a subclass has :attr:`metric`, :meth:`loss` and :meth:`evaluation` at least.
 
-    @property
-    def metric_name(self) -> str:
-        """Name of the headline metric; larger is better."""
-        ...
+    A recipe names a task by a name of :func:`~backpass.training.tasks.list_tasks` or by its import path,
+    ``package.module:Class``, and ``task_args`` are the arguments of the class. Inputs, targets and outputs are tensors,
+    or tuples, lists and dictionaries of them. The loop calls :meth:`prepare` for each item of a data set, in the
+    worker processes, :meth:`loss` and :meth:`training_score` for each batch of training, and :meth:`predict` and the
+    object of :meth:`evaluation` for each batch of evaluation.
+    """
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean training loss of a batch."""
-        ...
+    metric: ClassVar[str]
+    """Name of the headline metric among those of :meth:`evaluation`: a fraction; larger is better."""
 
-    def training_score(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the headline metric of a training batch times its number of images, on the device."""
-        ...
+    training_metric: ClassVar[str | None] = None
+    """Name of the metric of :meth:`training_score`; ``None``: training has no metric but the loss."""
 
+    loss_kind: ClassVar[LossKind | None] = None
+    """Function of which :meth:`loss` takes another form as ``criterion``; ``None``: no such function is in it."""
+
+    @classmethod
+    def build(cls, recipe: Recipe, data: Data) -> Self:
+        """Return the task of a recipe on a data set; by default the class with the recipe's ``task_args``.
+
+        Raises:
+            InputError: the class does not take the arguments.
+        """
+        return cls._with_arguments(dict(recipe.task_args))
+
+    @classmethod
+    def _with_arguments(cls, arguments: dict[str, Any]) -> Self:
+        check_call(cls, cls.__name__, arguments)
+        return cls(**arguments)
+
+    @abstractmethod
+    def loss(self, output: Any, target: Any, criterion: Criterion | None = None) -> Tensor:
+        """Return the mean training loss of a batch.
+
+        Args:
+            output: of the model in training mode, in float32.
+            target: of the batch.
+            criterion: instead of the function of :attr:`loss_kind`, with its arguments: that of the PowerGrad
+                Transform, which has another gradient. A loss with several terms uses it in each. Default: the function.
+        """
+
+    @abstractmethod
     def evaluation(self, device: torch.device, alpha: float | None = None) -> Evaluation:
         """Return the metrics of a new pass.
 
@@ -52,65 +86,51 @@ class Task(Protocol):
             device: device of the outputs.
             alpha: factor on the outputs at which the model is calibrated, if the method has one.
         """
-        ...
 
+    def training_score(self, output: Any, target: Any) -> Tensor:
+        """Return :attr:`training_metric` of a training batch times its number of examples, on the device."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class Classification:
-    """Single-label classification with cross-entropy; the headline metric is top-1 accuracy as a fraction.
+    def prepare(self, item: Any, training: bool) -> Any:
+        """Return one example, the pair of an input and a target, of an item of a data set; by default the item.
 
-    Attributes:
-        label_smoothing: label smoothing of the training loss; evaluation uses none.
-    """
+        Random draws come from torch's global CPU generator, which the loader seeds for each example.
 
-    label_smoothing: float = 0.0
-    metric_name: str = "accuracy"
+        Args:
+            item: of an :class:`~backpass.training.items.ItemData`.
+            training: whether to augment.
+        """
+        return item
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the mean cross-entropy in nats, with label smoothing."""
-        return F.cross_entropy(output, target, label_smoothing=self.label_smoothing)
+    def predict(self, forward: Callable[[Any], Any], inputs: Any) -> Any:
+        """Return the output that is evaluated, such as an average over windows; by default that of the model.
 
-    def training_score(self, output: Tensor, target: Tensor) -> Tensor:
-        """Return the number of images whose largest logit is that of their class."""
-        return _correct(output.detach(), target)
+        Args:
+            forward: runs the model in eval mode.
+            inputs: of a batch.
+        """
+        return forward(inputs)
 
-    def evaluation(self, device: torch.device, alpha: float | None = None) -> "ClassificationEvaluation":
-        """Return the accuracy, the loss and the calibration error of a new pass."""
-        return ClassificationEvaluation(device, alpha)
+    def measuring_forward(self, model: nn.Module) -> Callable[[Any], Any]:
+        """Return what runs every layer of a model that trains, in eval mode too; by default the model."""
+        return model
 
+    def deploy(self, model: nn.Module) -> nn.Module:
+        """Return the model without what training alone needs; by default the model."""
+        return model
 
-class ClassificationEvaluation:
-    """Accuracy, cross-entropy and expected calibration error of logits ``z``, and the last two at ``alpha * z`` too.
+    def example(self, data: Data) -> Any:
+        """Return an input of one example, of zeros, on which a model is tried and its cost counted."""
+        return torch.zeros(1, *data.input_size)
 
-    The metrics are ``loss`` (nats), ``accuracy`` and ``calibration_error`` (fractions) and, with ``alpha``,
-    ``loss_at_alpha`` and ``calibration_error_at_alpha``.
-    """
+    def check_output(self, name: str, output: Any, data: Data) -> None:  # noqa: B027
+        """Raise InputError if ``output`` is not what a model called ``name`` has to return for :meth:`example`."""
 
-    def __init__(self, device: torch.device, alpha: float | None = None) -> None:
-        self._factors = {"": 1.0} if alpha is None else {"": 1.0, "_at_alpha": alpha}
-        self._calibration = {suffix: CalibrationError(device) for suffix in self._factors}
-        # The sum of the losses for each factor, the number of correct images, and that of all.
-        self._sums = torch.zeros(len(self._factors) + 2, dtype=torch.float64, device=device)
+    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
+        """Return the number of examples in a global batch of evaluation; by default that of training.
 
-    def update(self, output: Tensor, target: Tensor) -> None:
-        """Add a batch of logits, shape ``(N, C)``, and class indices, shape ``(N,)``."""
-        for number, (suffix, factor) in enumerate(self._factors.items()):
-            logits = output if factor == 1.0 else factor * output
-            self._sums[number] += F.cross_entropy(logits, target) * len(target)
-            self._calibration[suffix].update(logits, target)
-        self._sums[-2] += _correct(output, target)
-        self._sums[-1] += len(target)
-
-    def compute(self, total: Total) -> dict[str, float]:
-        """Return the metrics over all batches of all processes."""
-        *losses, correct, count = total(self._sums)
-        metrics = {"accuracy": correct.float() / count.float()}
-        for (suffix, calibration), loss in zip(self._calibration.items(), losses, strict=True):
-            metrics[f"loss{suffix}"] = loss / count
-            metrics[f"calibration_error{suffix}"] = calibration.compute(total)
-        return {name: value.item() for name, value in metrics.items()}
-
-
-# torchmetrics has the same count, and doubles the time in which a process starts.
-def _correct(output: Tensor, target: Tensor) -> Tensor:
-    return (output.argmax(1) == target).sum()
+        Args:
+            batch_size: of a global batch of training.
+            processes: number of processes.
+        """
+        return batch_size

@@ -32,19 +32,21 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from backpass.errors import DivergedError
+from backpass.training.batches import batch_size, split_batch
 from backpass.training.checkpoint import Checkpoints
-from backpass.training.data import build_loaders, measuring_batches
+from backpass.training.data import measuring_batches
 from backpass.training.differences import check_form
-from backpass.training.images import ImageData
+from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord, Outcome
-from backpass.training.processes import build_accelerator, on_main, total
+from backpass.training.processes import build_accelerator, on_main, peak_memory, total
 from backpass.training.recipe import SEEDS, Run, Runtime
+from backpass.training.run_loaders import build_run_loaders
 from backpass.training.state import TrainingState, build_state, check_checkpoint
-from backpass.training.task import Classification, Criterion
+from backpass.training.task import Criterion
+from backpass.training.tasks import build_task
+from backpass.training.traces import TraceRecorder, scalings_of
 
 __all__ = ["Trainer"]
-
-_EVAL_BATCH_SIZE = 512
 
 
 class Trainer:
@@ -55,7 +57,7 @@ class Trainer:
 
     Args:
         run: recipe, method and seed.
-        data: the images, already loaded, so that many runs share them.
+        data: what the recipe names, already loaded, so that many runs share it.
         runtime: device, precision, memory format, compilation.
         folder: folder of the checkpoints; ``None``: none are written.
         on_step: called with ``(epoch, step, steps per epoch)`` after each optimizer step.
@@ -63,14 +65,14 @@ class Trainer:
         on_save: called in the main process before each checkpoint is written; if it raises, none is.
 
     Raises:
-        InputError: the recipe names an unknown model or method or does not fit the data, or the runtime does not fit
-            the device or the launcher.
+        InputError: the recipe names an unknown task, model or method or does not fit the data, or the runtime does not
+            fit the device or the launcher.
     """
 
     def __init__(
         self,
         run: Run,
-        data: ImageData,
+        data: Data,
         *,
         runtime: Runtime | None = None,
         folder: Path | None = None,
@@ -85,28 +87,18 @@ class Trainer:
         self.on_step = on_step or (lambda *_: None)
         self.on_epoch = on_epoch or (lambda *_: None)
         self.on_save = on_save or (lambda: None)
-        recipe = run.recipe
         self.accelerator = build_accelerator(self.runtime)
-        self.task = Classification(recipe.label_smoothing)
-        self.loaders = build_loaders(
-            data,
-            batch_size=recipe.batch_size,
-            augmentation=recipe.stream_augmentation if data.streamed else recipe.augmentation,
-            eval_batch_size=max(recipe.batch_size, _EVAL_BATCH_SIZE),
-            device=self.accelerator.device,
-            channels_last=self.runtime.channels_last,
-            seed=run.seed,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-            workers=self.runtime.workers,
-        )
+        self.task = build_task(run.recipe, data)
+        self.loaders = build_run_loaders(run, data, self.task, self.runtime, self.accelerator)
         self.history: list[EpochRecord] = []
+        self.traces = TraceRecorder(run.recipe.epochs, self.accelerator.device, enabled=self.runtime.traces)
         self._score = torch.zeros((), device=self.accelerator.device)
         self._use(self._new_state())
 
     def _new_state(self) -> TrainingState:
         steps = len(self.loaders.train)
-        return build_state(self.run, self.data, self.task, self.runtime, self.accelerator, steps)
+        folder = None if self.checkpoints is None else self.checkpoints.folder
+        return build_state(self.run, self.data, self.task, self.runtime, self.accelerator, steps, folder)
 
     def _use(self, state: TrainingState) -> None:
         self._state = state
@@ -129,7 +121,8 @@ class Trainer:
             self.history.append(record)
             self._checkpoint(epoch)
             self.on_epoch(record)
-        return Outcome(self.history, self._scalings(), self._peak_memory())
+        scalings = scalings_of(self.methods.values())
+        return Outcome(self.history, scalings, peak_memory(self.accelerator.device), self.traces.traces)
 
     def _epoch(self, epoch: int) -> EpochRecord:
         # What chance decides inside the model (dropout) follows from seed and epoch too: a resumed run needs no state.
@@ -138,6 +131,7 @@ class Trainer:
         clock = time.perf_counter()
         measured = [m.start_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]
         measure_seconds = time.perf_counter() - clock if any(measured) else 0.0
+        self.traces.start_epoch(epoch, self.model, self.methods.values(), any(measured))
 
         clock = time.perf_counter()
         training = self._train(epoch)
@@ -151,6 +145,7 @@ class Trainer:
 
         clock = time.perf_counter()
         evaluation = self.evaluate()
+        self.traces.end_epoch(epoch, self.model, total)
         return {
             "epoch": epoch,
             "lr": lr,
@@ -166,9 +161,11 @@ class Trainer:
         self.wrapped.train()
         loss_sum, count, steps = torch.zeros((), device=self.accelerator.device), 0, len(self.loaders.train)
         self._score.zero_()
-        for step, (images, target) in enumerate(self.loaders.train.iter_epoch(epoch)):
-            loss_sum.add_(self._step(images, target), alpha=len(target))
-            count += len(target)
+        for step, (inputs, target) in enumerate(self.loaders.train.iter_epoch(epoch)):
+            self.traces.start_step(step, steps)
+            size = batch_size(target)
+            loss_sum.add_(self._step(inputs, target), alpha=size)
+            count += size
             self.on_step(epoch, step + 1, steps)
         sums = total(torch.stack([loss_sum, self._score, loss_sum.new_tensor(count)]).double()).tolist()
         train_loss, score = sums[0] / sums[2], sums[1] / sums[2]
@@ -177,24 +174,30 @@ class Trainer:
                 f"expected a finite training loss, got {train_loss} in epoch {epoch}; lower the learning rate "
                 f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
             )
-        return {"train_loss": train_loss, f"train_{self.task.metric_name}": score}
+        name = self.task.training_metric
+        metric = {} if name is None else {f"train_{name}": score}
+        return {"train_loss": train_loss, **metric, **self.traces.statistics(total)}
 
-    def _step(self, images: Tensor, target: Tensor) -> Tensor:
+    def _step(self, inputs: Any, target: Any) -> Tensor:
         """Take one optimizer step on one batch; return the mean loss, on the device, and add to the epoch's score."""
         parts = self.run.recipe.micro_batches
         losses = []
-        pieces = list(zip(images.tensor_split(parts), target.tensor_split(parts), strict=True))
+        pieces = list(zip(split_batch(inputs, parts), split_batch(target, parts), strict=True))
         for number, (piece, piece_target) in enumerate(pieces):
             last = number == len(pieces) - 1
             with nullcontext() if last else self.wrapped.no_sync():
                 output = self.wrapped(piece)
+                self.traces.output(output)
                 loss = self.criterion(output, piece_target)
                 if parts > 1:
-                    loss = loss * (len(piece_target) / len(target))
+                    loss = loss * (batch_size(piece_target) / batch_size(target))
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
-            self._score += self.task.training_score(output, piece_target)
+            if self.task.training_metric is not None:
+                with torch.no_grad():
+                    self._score += self.task.training_score(output, piece_target)
         self.accelerator.unscale_gradients(self.optimizer)
+        self.traces.gradients(self.model)
         self._alter_gradients()
         with ExitStack() as stack:
             for method in self.methods.values():
@@ -228,20 +231,13 @@ class Trainer:
         self.model.eval()
         alpha = next((m.alpha for m in self.methods.values() if m.alpha is not None), None)
         evaluation = self.task.evaluation(self.accelerator.device, alpha)
-        for images, target in loader:
-            evaluation.update(self.wrapped.evaluate(images), target)
+        for inputs, target in loader:
+            evaluation.update(self.task.predict(self.wrapped.evaluate, inputs), target)
+        self.traces.evaluated(evaluation)
         return {f"{split}_{name}": value for name, value in evaluation.compute(total).items()}
 
-    def _measuring_batches(self, epoch: int) -> Callable[[int], Sequence[Tensor]]:
+    def _measuring_batches(self, epoch: int) -> Callable[[int], Sequence[Any]]:
         return lambda count: measuring_batches(self.loaders.train, count, epoch=epoch)
-
-    def _scalings(self) -> dict[str, Tensor]:
-        states = [method.state_dict() for method in self.methods.values()]
-        return {n: s.cpu() for state in states for n, s in state.get("scalings", {}).items()}
-
-    def _peak_memory(self) -> int | None:
-        device = self.accelerator.device
-        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
     # State
 
@@ -253,6 +249,7 @@ class Trainer:
             **self._state.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
             "history": self.history,
+            "traces": self.traces.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -267,6 +264,7 @@ class Trainer:
             check_form(scaler.state_dict(), state["scaler"], "scaler")
         fresh = self._new_state()
         fresh.load_state_dict(state)
+        self.traces.load_state_dict(state["traces"])
         self.accelerator.free_memory()  # It would keep the optimizer that is replaced.
         self._use(fresh)
         if scaler is not None and state["scaler"]:

@@ -1,11 +1,16 @@
 """The model as the loop runs it: compiled, distributed over the processes, under autocast."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from backpass.training.batches import map_tensors
 
 __all__ = ["WrappedModel"]
 
@@ -27,13 +32,17 @@ class WrappedModel:
         self._compile = compile
         self._wrapper: nn.Module | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, inputs: Any) -> Any:
         """Return the output of a forward pass for training, whose backward pass all processes share."""
-        return self._run(self._wrapped(), images)
+        return self._run(self._wrapped(), inputs)
 
-    def evaluate(self, images: Tensor) -> Tensor:
-        """Return the output of a forward pass in this process alone, for evaluation and measuring."""
-        return self._run(self.model, images)
+    def evaluate(self, inputs: Any) -> Any:
+        """Return the output of a forward pass in this process alone, for evaluation."""
+        return self._run(self.model, inputs)
+
+    def in_precision(self, forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return ``forward`` run in this process alone, in the precision of the accelerator, for measuring."""
+        return partial(self._run, forward)
 
     def train(self) -> None:
         """Set the model to training mode."""
@@ -69,10 +78,13 @@ class WrappedModel:
         device = self._accelerator.device
         return DistributedDataParallel(self.model, device_ids=None if device.type == "cpu" else [device])
 
-    def _run(self, module: nn.Module, images: Tensor) -> Tensor:
+    def _run(self, forward: Callable[[Any], Any], inputs: Any) -> Any:
         if self._accelerator.mixed_precision == "no":
-            output: Tensor = module(images)
-            return output
+            return forward(inputs)
         with self._accelerator.autocast():
-            output = module(images)
-        return output.float() if output.dtype.itemsize < 4 else output
+            output = forward(inputs)
+        return map_tensors(_in_float32, output)
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else tensor

@@ -33,7 +33,7 @@ def test_a_failed_run_leaves_its_traceback_and_the_next_is_taken(tmp_path):
     assert not (tmp_path / "good-seed0" / "error.txt").exists()
     record = read_record(tmp_path / "good-seed0" / "result.json")
     assert (record.run, record.entry) == (good.run, "good")
-    assert accuracies(queue) == {"good-seed0": record.accuracy}
+    assert accuracies(queue) == {"good-seed0": record.score}
     queue.close()
 
 
@@ -118,6 +118,23 @@ def test_a_worker_names_at_once_the_runs_that_it_waits_for(tmp_path, monkeypatch
     assert "taking over any that shows no sign of life for 60 s: a-seed0 (" in lines[0]
     assert f":{os.getpid()}), a-seed1 (starting), a-seed2 (starting)" in lines[0]
     dead.close()
+    queue.close()
+
+
+def test_a_worker_of_a_study_without_runs_says_once_that_it_waits(tmp_path, monkeypatch, caplog, let_runs_end):
+    let_runs_end(SimpleNamespace(accuracy=0.5))
+    queue, calls = queue_of([], tmp_path), []
+
+    def sleep(seconds):
+        calls.append(seconds)
+        if len(calls) == 3:
+            queue.fill([tiny_run()])
+
+    monkeypatch.setattr(workers, "time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    work(queue, tmp_path)
+    lines = [record.getMessage() for record in caplog.records if record.name == workers.__name__]
+    assert lines == ["the study has no runs yet; waiting for the command that adds them"]
+    assert run_states(queue) == ["complete"]
     queue.close()
 
 

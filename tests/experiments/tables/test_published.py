@@ -33,7 +33,7 @@ def printed(entry):
 
 def pairs(name):
     """Published baseline and SGS numbers of a table with two entries a label, in order."""
-    entries = get_table(name).entries
+    entries = [entry for entry in get_table(name).entries if entry.published]
     return [
         (plain.label, sgs.label, plain.method, sgs.method, printed(plain), printed(sgs))
         for plain, sgs in zip(entries[::2], entries[1::2], strict=True)

@@ -9,7 +9,7 @@ from backpass.training.dense.crop_geometry import crop_matrix, transform_points,
 from backpass.training.dense.heatmaps import decode_heatmaps, draw_heatmaps
 from backpass.training.dense.mpii import MPII_PAIRS, mpii
 from backpass.training.dense.person_augmentation import PersonDraws
-from backpass.training.dense.person_crops import PersonCrops, PersonInput
+from backpass.training.dense.person_crops import PersonInput, Persons, crop_person
 from backpass.training.dense.pose_metrics import PckhEvaluation
 from training.dense.people import write_mpii
 
@@ -23,8 +23,21 @@ def root(tmp_path):
     return tmp_path
 
 
+class Crops:
+    """The crops of all persons of a split."""
+
+    def __init__(self, files, settings):
+        self.files, self.persons, self.settings = files, Persons(files), settings
+
+    def __getitem__(self, index):
+        return self.crop(index, PersonDraws())
+
+    def crop(self, index, draws):
+        return crop_person(self.persons[index], self.settings, draws)
+
+
 def crops(root, split="valid", **settings):
-    return PersonCrops(mpii(root, split), PersonInput(size=SIZE, **settings))
+    return Crops(mpii(root, split), PersonInput(size=SIZE, **settings))
 
 
 def decoded(file):
@@ -88,7 +101,7 @@ def test_a_mirrored_crop_swaps_left_and_right(root):
 
 
 def test_perfect_heat_maps_have_a_pckh_of_one(root):
-    data = PersonCrops(mpii(root, "valid"), PersonInput(size=(256, 256)))
+    data = Crops(mpii(root, "valid"), PersonInput(size=(256, 256)))
     _, target = default_collate([data[index] for index in range(3)])
     maps = draw_heatmaps(target.joints / 4, target.visible, (64, 64), rounding="nearest")
     found = transform_points(4 * decode_heatmaps(maps)[0].double(), target.to_image)

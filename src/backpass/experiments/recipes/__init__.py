@@ -2,6 +2,7 @@
 
 from backpass.errors import InputError
 from backpass.experiments.recipes.cpu import CPU_30
+from backpass.experiments.recipes.dense import CITYSCAPES_200, MPII_140
 from backpass.experiments.recipes.digits import DIGITS
 from backpass.experiments.recipes.norm_free import NF_IMAGENET
 from backpass.experiments.recipes.pgt import PGT_IMAGENET
@@ -19,6 +20,8 @@ RECIPES: dict[str, Recipe] = {
     "sgs-ablation": SGS_ABLATION,
     "pgt-imagenet": PGT_IMAGENET,
     "nf-imagenet": NF_IMAGENET,
+    "cityscapes-200": CITYSCAPES_200,
+    "mpii-140": MPII_140,
 }
 
 

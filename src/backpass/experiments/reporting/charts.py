@@ -10,6 +10,7 @@ from typing import Any
 
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference
+from backpass.experiments.reporting.metrics import label_of
 
 __all__ = ["COLORS", "Chart", "chart", "cost_chart", "difference_chart", "learning_curves"]
 
@@ -42,23 +43,16 @@ _CONFIG = {
     "legend": {"labelColor": _INK, "titleColor": _INK, "labelFontSize": 12, "labelLimit": 280, "symbolLimit": 0},
     "range": {"category": list(COLORS)},
 }
-# What the curves can show: name in the history (SPLIT is the evaluated one), name for readers, factor.
-_METRICS = {
-    "SPLIT_accuracy": ("accuracy, %", 100.0),
-    "SPLIT_loss": ("loss", 1.0),
-    "SPLIT_calibration_error": ("calibration error, %", 100.0),
-    "train_accuracy": ("training accuracy, %", 100.0),
-    "train_loss": ("training loss", 1.0),
-}
 _WIDE = 40  # characters of a legend that fit next to each other on a phone
 
 
 def learning_curves(by_name: Mapping[str, Sequence[Record]]) -> Chart:
     """Return metrics by epoch for each named group of runs: the mean as a line, the range as a band."""
     values: list[dict[str, Any]] = []
+    shown_metrics = _metrics(next(iter(by_name.values()))[0].metric)
     for name, runs in by_name.items():
         epochs = min(len(run.history) for run in runs)
-        for metric, (title, factor) in _METRICS.items():
+        for metric, (title, factor) in shown_metrics.items():
             keys = [metric.replace("SPLIT", run.data.split) for run in runs]
             for epoch in range(epochs):
                 found = [run.history[epoch].get(key) for run, key in zip(runs, keys, strict=True)]
@@ -108,37 +102,37 @@ def learning_curves(by_name: Mapping[str, Sequence[Record]]) -> Chart:
 
 
 def cost_chart(by_name: Mapping[str, Sequence[Record]]) -> Chart:
-    """Return accuracy against cost: each run as a small point, the mean of each group as a large one.
+    """Return the headline metric against cost: each run as a small point, the mean of each group as a large one.
 
     Cost is GPU hours where every run has them, and else seconds of training and measuring.
     """
     runs = [run for group in by_name.values() for run in group]
     on_gpus = all(run.cost.gpu_hours is not None for run in runs)
+    label = label_of(runs[0].metric)
     title = "GPU hours of a run" if on_gpus else "seconds of training and measuring of a run"
     values: list[dict[str, Any]] = []
     for name, group in by_name.items():
         points = [
-            {"cost": (run.cost.gpu_hours or 0.0) if on_gpus else run.seconds, "accuracy": 100 * run.accuracy}
-            for run in group
+            {"cost": (run.cost.gpu_hours or 0.0) if on_gpus else run.seconds, "score": 100 * run.score} for run in group
         ]
         values += [
             {"entry": name, "of": f"seed {run.seed}", **_rounded(p)} for run, p in zip(group, points, strict=True)
         ]
-        mean = {key: sum(point[key] for point in points) / len(points) for key in ("cost", "accuracy")}
+        mean = {key: sum(point[key] for point in points) / len(points) for key in ("cost", "score")}
         values.append({"entry": name, "of": f"mean of {len(group)}", **_rounded(mean)})
     is_mean = "indexof(datum.of, 'mean') === 0"
     return chart(
-        "Accuracy against cost",
+        f"{label} against cost",
         values,
         height=260,
         mark={"type": "point", "filled": True},
         encoding={
             "x": {"field": "cost", "type": "quantitative", "scale": {"zero": False, "padding": 12}, "title": title},
             "y": {
-                "field": "accuracy",
+                "field": "score",
                 "type": "quantitative",
                 "scale": {"zero": False, "padding": 12},
-                "title": "accuracy, %",
+                "title": f"{label}, %",
             },
             "color": _color(list(by_name)),
             "size": {"condition": {"test": is_mean, "value": 150}, "value": 45},
@@ -146,7 +140,7 @@ def cost_chart(by_name: Mapping[str, Sequence[Record]]) -> Chart:
             "tooltip": [
                 {"field": "entry"},
                 {"field": "of", "title": "run"},
-                {"field": "accuracy", "format": ".2f"},
+                {"field": "score", "title": label, "format": ".2f"},
                 {"field": "cost", "title": title, "format": ".4~g"},
             ],
         },
@@ -201,6 +195,18 @@ def chart(description: str, values: Sequence[Mapping[str, Any]], **content: Any)
         "config": _CONFIG,
         "data": {"values": list(values)},
         **content,
+    }
+
+
+def _metrics(headline: str) -> dict[str, tuple[str, float]]:
+    """Return what curves can show: by name in the history (SPLIT is the evaluated one), name for readers and factor."""
+    label = label_of(headline)
+    return {
+        f"SPLIT_{headline}": (f"{label}, %", 100.0),
+        "SPLIT_loss": ("loss", 1.0),
+        "SPLIT_calibration_error": ("calibration error, %", 100.0),
+        f"train_{headline}": (f"training {label}, %", 100.0),
+        "train_loss": ("training loss", 1.0),
     }
 
 

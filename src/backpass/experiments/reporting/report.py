@@ -11,6 +11,7 @@ from backpass.experiments.entry import Entry
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.charts import Chart, cost_chart, difference_chart, learning_curves
 from backpass.experiments.reporting.commands import train_command
+from backpass.experiments.reporting.metrics import label_of
 from backpass.experiments.reporting.run_settings import environments, recipes, shared_and_other
 from backpass.experiments.reporting.scalings import scalings_by_epoch, scalings_view
 from backpass.experiments.reporting.statistics import records_of
@@ -69,6 +70,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
             hardware=list(dict.fromkeys(" and ".join(filter(None, record.hardware)) for record in own)),
             scalings=_scalings(runs),
             names=list(groups),
+            metric=label_of(own[0].metric) if own else "",
             recipes=shared_and_other(recipes(groups)),
             environments=shared_and_other(environments(groups)),
             runs=[

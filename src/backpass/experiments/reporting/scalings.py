@@ -16,11 +16,12 @@ _DIGITS = 3
 def scalings_by_epoch(record: Record) -> dict[int, dict[str, Tensor]]:
     """Return the scalings by epoch, counted from 0, from which they were used, and by parameter name.
 
-    A record without those of every refresh has the last alone, which its last epoch used.
+    A record without traces has the last alone, which its last epoch used.
     """
-    if not record.scalings:
-        return {}
-    return {len(record.history) - 1: {name: torch.tensor(values) for name, values in record.scalings.items()}}
+    known = record.traces.scalings or ({len(record.history) - 1: record.scalings} if record.scalings else {})
+    return {
+        epoch: {name: torch.tensor(values) for name, values in by_layer.items()} for epoch, by_layer in known.items()
+    }
 
 
 def scalings_view(name: str, by_epoch: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def scalings_view(name: str, by_epoch: Mapping[int, Mapping[str, Tensor]]) -> di
 
     Args:
         name: of the run.
-        by_epoch: as :func:`scalings_by_epoch` returns them, with the same layers throughout.
+        by_epoch: as :func:`scalings_by_epoch` returns them; layers that an epoch lacks are left out.
 
     Returns:
         ``name``, ``epochs`` (counted from 1) and ``layers``: for each its name and its planes, one for each epoch.
@@ -40,6 +41,7 @@ def scalings_view(name: str, by_epoch: Mapping[int, Mapping[str, Tensor]]) -> di
             "planes": [_rounded(kernel_plane(by_epoch[epoch][layer])) for epoch in epochs],
         }
         for layer in by_epoch[epochs[-1]]
+        if all(layer in by_epoch[epoch] for epoch in epochs)
     ]
     return {"name": name, "epochs": [epoch + 1 for epoch in epochs], "layers": layers}
 

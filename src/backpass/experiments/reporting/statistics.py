@@ -2,12 +2,13 @@
 
 import statistics
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from backpass.experiments.entry import Entry, Published
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference, holm, paired_difference
+from backpass.experiments.reporting.metrics import LABELS
 
 __all__ = ["Summary", "records_of", "summarize"]
 
@@ -17,15 +18,15 @@ _CALIBRATION = ("loss", "calibration_error", "loss_at_alpha", "calibration_error
 
 @dataclass(frozen=True)
 class Summary:
-    """The statistics of one entry. Accuracies are those after the last epoch, as fractions.
+    """The statistics of one entry. Its metric is the headline metric of its task after the last epoch, as a fraction.
 
     Attributes:
         label: of the entry.
         method: of the entry.
         n: number of runs; with 0 of them all that follows but ``published`` is empty or ``None``.
-        mean: mean accuracy.
+        mean: mean of the metric.
         std: its sample standard deviation; ``None`` for a single run.
-        values: accuracy by seed.
+        values: the metric by seed.
         train_accuracy: mean accuracy on the augmented training images of the last epoch; ``None`` where a run has none.
         calibration: means of the last epoch's ``loss`` and ``calibration_error`` of the evaluated split and, with PGT,
             ``loss_at_alpha`` and ``calibration_error_at_alpha``; those that every run has.
@@ -40,6 +41,8 @@ class Summary:
         deployed_params: of the plain network that is left.
         deployed_macs: its multiply-adds.
         published: what the paper prints; ``None``: nothing.
+        metric: name of the metric; ``None``: no run.
+        further: means of the other metrics that have a label in tables.
     """
 
     label: str
@@ -60,6 +63,8 @@ class Summary:
     deployed_params: int | None
     deployed_macs: int | None
     published: Published | None
+    metric: str | None = None
+    further: dict[str, float] = field(default_factory=dict)
 
     @property
     def relative_time(self) -> float | None:
@@ -89,11 +94,11 @@ def records_of(entry: Entry, records: Sequence[Record]) -> dict[int, Record]:
 
 
 def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int, Record]) -> Summary:
-    values = {seed: record.accuracy for seed, record in records.items()}
+    values = {seed: record.score for seed, record in records.items()}
     common = [seed for seed in records if seed in baseline]
     difference = None
     if common:
-        difference = paired_difference([values[s] for s in common], [baseline[s].accuracy for s in common])
+        difference = paired_difference([values[s] for s in common], [baseline[s].score for s in common])
     alike = [seed for seed in common if records[seed].hardware == baseline[seed].hardware]
     peaks = [record.cost.peak_memory for record in records.values()]
     model = next((record.model for record in records.values()), None)
@@ -116,7 +121,18 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
         deployed_params=None if model is None else model.deployed_parameters,
         deployed_macs=None if model is None else model.deployed_macs,
         published=entry.published,
+        metric=next((record.metric for record in records.values()), None),
+        further=_further(records.values()),
     )
+
+
+def _further(records: Collection[Record]) -> dict[str, float]:
+    means = {
+        name: _mean(record.history[-1].get(f"{record.data.split}_{name}") for record in records)
+        for name in LABELS
+        if all(record.metric != name for record in records)
+    }
+    return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def _calibration(records: Collection[Record]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from tabulate import tabulate
 
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference
+from backpass.experiments.reporting.metrics import LABELS, label_of
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.study import Study
 from backpass.training.checkpoint import atomic_write
@@ -33,7 +34,8 @@ __all__ = [
 ]
 
 NOT_RUN = "not run"
-_TEXTS = ("entry", "method")
+_TEXTS = ("entry", "method", "metric")
+_HEADLINE = "headline"
 _DIFFERENCE = tuple(field.name for field in fields(Difference))
 
 
@@ -110,10 +112,11 @@ def result_table(study: Study, records: Sequence[Record]) -> ResultTable:
     """Return the table of a study.
 
     An entry without records reads "not run"; a column without any value is left out, and so is the method where each
-    entry is called after its method. Sizes are shown where some method trains another form than the one deployed.
+    entry is called after its method. Sizes are shown where some method trains another form than the one deployed. The
+    headline metric gives its column its name; where entries have different ones, each is named in its line.
     """
     summaries = summarize(study.entries, records)
-    columns = [(name, [text(summary) for summary in summaries]) for name, text in _COLUMNS.items()]
+    columns = [(name, [text(summary) for summary in summaries]) for name, text in _columns(summaries).items()]
     if any(_was_branched(summary) for summary in summaries):
         columns += [(name, [text(summary) for summary in summaries]) for name, text in _SIZES.items()]
     by_method = all(summary.label == summary.method for summary in summaries)
@@ -228,7 +231,7 @@ _COLUMNS: dict[str, Callable[[Summary], str]] = {
     "entry": lambda s: s.label,
     "method": lambda s: s.method,
     "n": lambda s: str(s.n),
-    "accuracy, %": lambda s: _number(s.mean, ".2f", 100) or NOT_RUN,
+    _HEADLINE: lambda s: _number(s.mean, ".2f", 100) or NOT_RUN,
     "std": lambda s: _number(s.std, ".2f", 100),
     "train accuracy, %": lambda s: _number(s.train_accuracy, ".2f", 100),
     "difference": lambda s: _number(s.difference.mean if s.difference else None, "+.2f", 100),
@@ -248,6 +251,30 @@ _SIZES: dict[str, Callable[[Summary], str]] = {
 }
 
 
+def _columns(summaries: Sequence[Summary]) -> dict[str, Callable[[Summary], str]]:
+    """Return the columns, the headline metric and the further ones under their labels."""
+    metrics = list(dict.fromkeys(summary.metric for summary in summaries if summary.metric is not None))
+    further = [name for name in LABELS if any(name in summary.further for summary in summaries)]
+    columns: dict[str, Callable[[Summary], str]] = {}
+    for name, text in _COLUMNS.items():
+        if name == _HEADLINE and len(metrics) > 1:
+            columns["metric"] = lambda s: label_of(s.metric) if s.metric else ""
+        columns[f"{_headline(metrics)}, %" if name == _HEADLINE else name] = text
+        if name == "std":
+            columns |= {f"{label_of(other)}, %": _further(other) for other in further}
+    return columns
+
+
+def _headline(metrics: Sequence[str]) -> str:
+    if len(metrics) > 1:
+        return "result"
+    return label_of(metrics[0] if metrics else "accuracy")
+
+
+def _further(name: str) -> Callable[[Summary], str]:
+    return lambda summary: _number(summary.further.get(name), ".2f", 100)
+
+
 def _flat(summary: Summary) -> dict[str, Any]:
     """Return a summary as one level of columns; texts that a spreadsheet would take for a formula are quoted."""
     flat = summary.as_dict()
@@ -255,6 +282,7 @@ def _flat(summary: Summary) -> dict[str, Any]:
     published = flat.pop("published") or {}
     difference = flat.pop("difference") or {}
     flat |= flat.pop("calibration")
+    flat |= flat.pop("further")
     for key in ("values", "relative_times"):
         flat[key] = " ".join(f"{seed}:{value!r}" for seed, value in flat[key].items())
     flat |= {f"difference_{key}": difference.get(key) for key in _DIFFERENCE}

@@ -152,19 +152,28 @@ class Queue:
             self._add(run.folder, to_json(run), filled=True)
 
     def claim(self) -> Claim | None:
-        """Return the next waiting run, now running; ``None`` if none waits.
+        """Return the next waiting run, now running; ``None`` if none waits, or each waits for another run's weights.
+
+        A run that starts from the weights of another run of the study is given out when that one is complete, and fails
+        when that one has failed.
 
         Raises:
             InputError: the storage holds what is no run of a study.
         """
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             run, identity = run_of(trial), self._id(trial)
+            first = None if run.needs is None else self._state(run.needs)
+            if first in ("waiting", "running"):
+                continue
             try:
                 won = self._storage.set_trial_state_values(identity, TrialState.RUNNING)
             except UpdateFinishedTrialError:
                 continue
             if won and self._is_elsewhere(trial):
                 self._fail(identity, DUPLICATE)
+            elif won and run.needs is not None and first != "complete":
+                found = "which has failed" if first == "failed" else "which is not in the study"
+                self._fail(identity, f"expected the trained weights of {run.needs}, {found}; run it first")
             elif won:
                 return Claim(run, identity)
         return None
@@ -235,6 +244,11 @@ class Queue:
     def states(self) -> list[RunState]:
         """Return the state of every run, in the order in which they came."""
         return [state_of(trials) for trials in self._by_folder().values()]
+
+    def _state(self, folder: str) -> str | None:
+        """Return the state of a run, ``None`` if the study has none in this folder."""
+        trials = self._by_folder().get(folder)
+        return None if trials is None else state_of(trials).state
 
     def _put_back(self) -> None:
         for trials in self._by_folder().values():

@@ -22,7 +22,7 @@ from backpass.experiments.scheduling.termination import when_terminated
 from backpass.experiments.stages import next_runs
 from backpass.experiments.study import read_study
 from backpass.training.checkpoint import atomic_write
-from backpass.training.images import ImageData
+from backpass.training.items import Data
 from backpass.training.recipe import DataSettings, Runtime
 
 __all__ = ["GRACE", "HEARTBEAT", "work"]
@@ -40,7 +40,7 @@ def work(
     folder: Path,
     *,
     progress: Progress | None = None,
-    load: Callable[[DataSettings], ImageData] = load_data,
+    load: Callable[[DataSettings], Data] = load_data,
     heartbeat: float = HEARTBEAT,
     grace: float = GRACE,
 ) -> None:
@@ -67,6 +67,7 @@ def work(
     progress = progress or Progress()
     load = lru_cache(maxsize=1)(load)
     awaited: set[str] = set()
+    named_empty = False
     while True:
         claim = _insist(queue, queue.claim, heartbeat)
         if claim is not None:
@@ -80,9 +81,12 @@ def work(
             if not _insist(queue, lambda: _fill_next_stage(queue, folder, runs), heartbeat):  # noqa: B023
                 return
             continue
+        if not states and not named_empty:
+            _LOG.warning("the study has no runs yet; waiting for the command that adds them")
+            named_empty = True
         if "waiting" not in states:
             awaited = _log_awaited(runs, awaited, grace)
-            time.sleep(heartbeat / 4)
+        time.sleep(heartbeat / 4)  # Also with runs that wait: they may need the weights of one that runs.
 
 
 def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> bool:
@@ -177,7 +181,7 @@ def _compute(
     folder: Path,
     runtime: Runtime,
     progress: Progress,
-    load: Callable[[DataSettings], ImageData],
+    load: Callable[[DataSettings], Data],
     heartbeat: float,
 ) -> None:
     run, own = claim.run.run, folder / claim.run.folder
@@ -187,7 +191,7 @@ def _compute(
                 data = load(run.recipe.data)
                 entry = claim.run.entry
                 record = execute(run, data, own, runtime=runtime, entry=entry, progress=progress, check=heart.check)
-                _insist(queue, lambda: queue.finish(claim, record.accuracy), heartbeat, heart.check)
+                _insist(queue, lambda: queue.finish(claim, record.score), heartbeat, heart.check)
             except (LostRunError, StorageLostError):
                 raise
             except Exception as error:

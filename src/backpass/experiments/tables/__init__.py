@@ -7,12 +7,21 @@ from backpass.experiments.tables.norm_free import NORM_FREE_TABLES
 from backpass.experiments.tables.pgt import PGT_TABLES
 from backpass.experiments.tables.sgs import SGS_SEARCHES, SGS_TABLES
 from backpass.experiments.tables.sgs_appendix import SGS_APPENDIX_TABLES
+from backpass.experiments.tables.sgs_dense import SGS_DENSE_TABLES
 from backpass.experiments.tables.table import Statement, Table
 
 __all__ = ["TABLES", "Statement", "Table", "get_table", "list_tables"]
 
 TABLES: dict[str, Table] = {
-    table.name: table for table in (*SGS_TABLES, *SGS_APPENDIX_TABLES, *SGS_SEARCHES, *PGT_TABLES, *NORM_FREE_TABLES)
+    table.name: table
+    for table in (
+        *SGS_TABLES,
+        *SGS_APPENDIX_TABLES,
+        *SGS_DENSE_TABLES,
+        *SGS_SEARCHES,
+        *PGT_TABLES,
+        *NORM_FREE_TABLES,
+    )
 }
 
 

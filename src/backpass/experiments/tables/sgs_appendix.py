@@ -1,4 +1,4 @@
-"""Tables 4 to 8 of the SGS paper's appendix (Detkov et al., ICLR 2023). Numbers stand as the paper prints them."""
+"""Tables 4 to 6 of the SGS paper's appendix (Detkov et al., ICLR 2023). Numbers stand as the paper prints them."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -105,25 +105,12 @@ _TABLE_6 = {
     ),
 }
 
-# mIoU, mAcc, allAcc: baseline, then SGS.
-_TABLE_7 = {
-    "PSPNet-18": ((72.8, 80.0, 95.3), (73.7, 81.1, 95.4)),
-    "PSPNet-34": ((76.1, 84.0, 95.7), (76.8, 84.3, 95.9)),
-    "PSPNet-50": ((75.4, 82.8, 95.8), (75.6, 82.8, 95.9)),
-}
-
-_TABLE_8 = {
-    "MSRA ResNet-18": (83.8, 84.4),
-    "MSRA ResNet-34": (85.8, 86.2),
-    "MSRA ResNet-50": (85.3, 85.6),
-}
-
 
 def _pair(
     label: str,
     plain: Published,
     sgs: Published,
-    recipe: Recipe | None,
+    recipe: Recipe,
     note: str,
     *,
     sgs_recipe: Recipe | None = None,
@@ -190,27 +177,4 @@ def _table_6() -> Table:
     return Table("sgs-table-6", title, tuple(entries), 3, _THREE_RUNS)
 
 
-def _table_7() -> Table:
-    note = "semantic segmentation, Appendix A.4: this version has neither task nor model"
-    entries: list[Entry] = []
-    for model, (plain, sgs) in _TABLE_7.items():
-        entries += _pair(model, _segmentation(plain), _segmentation(sgs), None, note)
-    title = "SGS Table 7: PSPNet on Cityscapes, pretrained and fine-tuned with and without SGS"
-    return Table("sgs-table-7", title, tuple(entries), 3, "the paper states no number of runs", metric="mIoU")
-
-
-def _segmentation(values: tuple[float, float, float]) -> Published:
-    miou, macc, allacc = values
-    return Published(miou, further=(("mAcc", macc), ("allAcc", allacc)))
-
-
-def _table_8() -> Table:
-    note = "human pose estimation, Appendix A.4: this version has neither task nor model"
-    entries: list[Entry] = []
-    for model, (plain, sgs) in _TABLE_8.items():
-        entries += _pair(model, Published(plain), Published(sgs), None, note)
-    title = "SGS Table 8: MSRA ResNet on MPII, pretrained and fine-tuned with and without SGS"
-    return Table("sgs-table-8", title, tuple(entries), 3, "the paper states no number of runs", metric="PCKh@0.5")
-
-
-SGS_APPENDIX_TABLES: tuple[Table, ...] = (_table_4(), _table_5(), _table_6(), _table_7(), _table_8())
+SGS_APPENDIX_TABLES: tuple[Table, ...] = (_table_4(), _table_5(), _table_6())

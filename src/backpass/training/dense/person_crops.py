@@ -1,20 +1,39 @@
-"""The data set of persons cut out of their images, with what the evaluation needs."""
+"""The data set of persons, and their crops with what the evaluation needs."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backpass.errors import InputError
 from backpass.training.augment import normalize
 from backpass.training.dense.crop_geometry import crop_matrix, invert_matrix, swap_joints, transform_points, warp
-from backpass.training.dense.mpii import MPII_PAIRS, PersonFiles
+from backpass.training.dense.mpii import MPII_PAIRS, Person, PersonFiles
 from backpass.training.dense.person_augmentation import PersonDraws
+from backpass.training.dense.pose_metrics import MPII_NOT_SCORED
 from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, decode_image
+from backpass.training.items import ItemData
 
-__all__ = ["PersonCrops", "PersonInput", "PoseTarget"]
+__all__ = ["PersonData", "PersonInput", "PersonItem", "Persons", "PoseTarget", "crop_person"]
+
+
+class PersonItem(NamedTuple):
+    """A person and, where there is a ground truth, what PCKh needs.
+
+    Attributes:
+        person: the person and the path of the image.
+        truth: x and y of each joint in pixels of the image, float64, shape ``(J, 2)``; ``None``: no ground truth.
+        scored: joints that count in PCKh, bool, shape ``(J,)``.
+        size: unit of PCKh in pixels, float64, a scalar.
+    """
+
+    person: Person
+    truth: Tensor | None = None
+    scored: Tensor | None = None
+    size: Tensor | None = None
 
 
 class PoseTarget(NamedTuple):
@@ -48,6 +67,7 @@ class PersonInput:
         max_value: pixel value that corresponds to 1; 256 in the source of SGS Table 8, 255 by default.
         bgr: blue, green, red, which both published sources feed to weights trained on RGB; default False.
         cap_side: cap the region's side at the longer side of the image, as in the source of SGS Table 8.
+        pairs: right and left joints that change places when a crop is mirrored; default: those of MPII.
     """
 
     size: tuple[int, int] = (256, 256)
@@ -56,52 +76,82 @@ class PersonInput:
     max_value: float = 255.0
     bgr: bool = False
     cap_side: bool = True
+    pairs: tuple[tuple[int, int], ...] = MPII_PAIRS
 
 
-class PersonCrops(Dataset[tuple[Tensor, PoseTarget]]):
-    """Persons of a split, cut out of their images and decoded on the fly.
+class Persons(Dataset[PersonItem]):
+    """The persons of a split, each a :class:`PersonItem`; their images are not yet read.
 
     Args:
         files: persons and ground truth (:func:`~backpass.training.dense.mpii.mpii`).
-        settings: how a crop becomes the input.
-
-    Raises:
-        InputError: on access: an image cannot be decoded. The message names the file.
     """
 
-    def __init__(self, files: PersonFiles, settings: PersonInput | None = None) -> None:
+    def __init__(self, files: PersonFiles) -> None:
         self.files = files
-        self.settings = settings or PersonInput()
 
     def __len__(self) -> int:
         return len(self.files.persons)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, PoseTarget]:
-        """Return the crop of a person without augmentation, as for evaluation."""
-        return self.crop(index, PersonDraws())
-
-    def crop(self, index: int, draws: PersonDraws) -> tuple[Tensor, PoseTarget]:
-        """Return the crop of a person, float32, ``(3, *size)``, and its target.
-
-        Args:
-            index: number of the person.
-            draws: random draws of :class:`~backpass.training.dense.person_augmentation.PersonAugmentation`.
-        """
-        person, settings = self.files.persons[index], self.settings
-        pixels = torch.from_numpy(numpy.array(decode_image(person.image))).permute(2, 0, 1)
-        height, width = pixels.shape[1:]
-        side = min(person.side, max(height, width)) if settings.cap_side else person.side
-        matrix = crop_matrix(person.center, draws.scale * side, settings.size, draws.angle, draws.mirrored)
-        crop = warp(pixels, matrix, settings.size)
-        image = normalize(
-            (crop.flip(0) if settings.bgr else crop)[None], settings.mean, settings.std, max_value=settings.max_value
-        )[0]
-        joints, visible = transform_points(person.joints, matrix), person.visible
-        if draws.mirrored:
-            joints, visible = swap_joints(joints, MPII_PAIRS), swap_joints(visible, MPII_PAIRS)
-        truth = self.files.truth
+    def __getitem__(self, index: int) -> PersonItem:
+        """Return a person."""
+        person, truth = self.files.persons[index], self.files.truth
         if truth is None:
-            measured = person.joints.double(), torch.zeros_like(visible), torch.ones((), dtype=torch.float64)
-        else:
-            measured = truth.joints[index], truth.visible[index], truth.sizes[index]
-        return image, PoseTarget(joints, visible, invert_matrix(matrix), *measured)
+            return PersonItem(person)
+        return PersonItem(person, truth.joints[index], truth.visible[index], truth.sizes[index])
+
+
+@dataclass(frozen=True, eq=False)
+class PersonData(ItemData):
+    """A data set of persons; items are :class:`PersonItem`.
+
+    Attributes:
+        pairs: right and left joints that change places when an image is mirrored.
+        not_scored: joints left out of the means of PCKh.
+    """
+
+    pairs: tuple[tuple[int, int], ...] = MPII_PAIRS
+    not_scored: tuple[int, ...] = MPII_NOT_SCORED
+
+    def reduced(self, validation: float, limit_train: int | None, limit_test: int | None, seed: int) -> Self:
+        """Return the data set with persons held out, and then with fewer (:meth:`ItemData.reduced`).
+
+        Raises:
+            InputError: persons are to be held out that have no ground truth, or see there.
+        """
+        if validation and self.train[0].truth is None:
+            raise InputError(
+                f"expected annot/gt_train.mat, a ground truth of the training persons of {self.label}, for held-out "
+                "persons, got none; add the file, or evaluate on the test persons"
+            )
+        return super().reduced(validation, limit_train, limit_test, seed)
+
+
+def crop_person(item: PersonItem, settings: PersonInput, draws: PersonDraws) -> tuple[Tensor, PoseTarget]:
+    """Return the crop of a person, float32, ``(3, *size)``, and its target.
+
+    Args:
+        item: of :class:`Persons`.
+        settings: how the crop becomes the input.
+        draws: random draws of :class:`~backpass.training.dense.person_augmentation.PersonAugmentation`;
+            ``PersonDraws()``: no augmentation.
+
+    Raises:
+        InputError: the image cannot be decoded. The message names the file.
+    """
+    person = item.person
+    pixels = torch.from_numpy(numpy.array(decode_image(person.image))).permute(2, 0, 1)
+    height, width = pixels.shape[1:]
+    side = min(person.side, max(height, width)) if settings.cap_side else person.side
+    matrix = crop_matrix(person.center, draws.scale * side, settings.size, draws.angle, draws.mirrored)
+    crop = warp(pixels, matrix, settings.size)
+    image = normalize(
+        (crop.flip(0) if settings.bgr else crop)[None], settings.mean, settings.std, max_value=settings.max_value
+    )[0]
+    joints, visible = transform_points(person.joints, matrix), person.visible
+    if draws.mirrored:
+        joints, visible = swap_joints(joints, settings.pairs), swap_joints(visible, settings.pairs)
+    if item.truth is None or item.scored is None or item.size is None:
+        measured = person.joints.double(), torch.zeros_like(visible), torch.ones((), dtype=torch.float64)
+    else:
+        measured = item.truth, item.scored, item.size
+    return image, PoseTarget(joints, visible, invert_matrix(matrix), *measured)

@@ -1,0 +1,22 @@
+"""What the metrics are called in tables."""
+
+__all__ = ["LABELS", "label_of"]
+
+LABELS = {
+    "accuracy": "accuracy",
+    "mean_iou": "mIoU",
+    "mean_accuracy": "mAcc",
+    "pixel_accuracy": "allAcc",
+    "pckh": "PCKh@0.5",
+    "pckh_weighted": "PCKh@0.5 over joints",
+}
+"""Label by the name that a task gives a metric."""
+
+
+def label_of(metric: str) -> str:
+    """Return the label of a metric; one of the user's own is called by its name.
+
+    >>> label_of("mean_iou"), label_of("dice")
+    ('mIoU', 'dice')
+    """
+    return LABELS.get(metric, metric)

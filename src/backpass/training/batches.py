@@ -1,0 +1,86 @@
+"""Batches of any form: tensors, or tuples, lists and dictionaries of them, nested."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backpass._internal.batches import describe
+from backpass.errors import InputError
+
+__all__ = ["batch_size", "map_tensors", "move", "split_batch"]
+
+
+def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """Return the batch with ``call`` applied to each tensor; other values are kept.
+
+    >>> map_tensors(lambda x: x + 1, {"a": torch.zeros(2), "b": (torch.ones(1), "name")})
+    {'a': tensor([1., 1.]), 'b': (tensor([2.]), 'name')}
+    """
+    if isinstance(batch, Tensor):
+        return call(batch)
+    if isinstance(batch, Mapping):
+        return {key: map_tensors(call, value) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(call, value) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(map_tensors(call, value) for value in batch)
+    return batch
+
+
+def batch_size(batch: Any) -> int:
+    """Return the number of examples in a batch: the length of its first tensor.
+
+    Raises:
+        InputError: the batch holds no tensor with a batch axis.
+
+    >>> batch_size({"boxes": torch.zeros(3, 4)})
+    3
+    """
+    first = next((tensor for tensor in _tensors(batch) if tensor.ndim), None)
+    if first is None:
+        raise InputError(f"expected a batch with a tensor whose first axis is the batch, got {describe(batch)}")
+    return len(first)
+
+
+def split_batch(batch: Any, parts: int) -> list[Any]:
+    """Return a batch in ``parts`` consecutive pieces, each tensor cut along its first axis (``Tensor.tensor_split``).
+
+    >>> [piece["x"].tolist() for piece in split_batch({"x": torch.arange(4)}, 2)]
+    [[0, 1], [2, 3]]
+    """
+    return [map_tensors(partial(_piece, parts=parts, number=number), batch) for number in range(parts)]
+
+
+def move(batch: Any, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
+    """Return a batch on a device, without waiting for it; floating-point images get the memory format.
+
+    Args:
+        batch: of any form.
+        device: of the result.
+        memory_format: of floating-point tensors of shape ``(N, C, H, W)``.
+    """
+
+    def to(tensor: Tensor) -> Tensor:
+        if tensor.ndim == 4 and tensor.is_floating_point():
+            return tensor.to(device, non_blocking=True, memory_format=memory_format)
+        return tensor.to(device, non_blocking=True)
+
+    return map_tensors(to, batch)
+
+
+def _piece(tensor: Tensor, parts: int, number: int) -> Tensor:
+    return tensor.tensor_split(parts)[number]
+
+
+def _tensors(batch: Any) -> Iterator[Tensor]:
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, tuple | list):
+        for value in batch:
+            yield from _tensors(value)

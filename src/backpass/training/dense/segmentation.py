@@ -1,0 +1,175 @@
+"""Semantic segmentation: a class for each pixel (SGS Table 7)."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backpass._internal.batches import describe
+from backpass._internal.settings import COUNT, Range, check_settings
+from backpass.errors import InputError
+from backpass.training.augment import normalize
+from backpass.training.dense.segmentation_augmentation import SegmentationAugmentation
+from backpass.training.dense.segmentation_files import IGNORED
+from backpass.training.dense.segmentation_loss import segmentation_loss
+from backpass.training.dense.segmentation_metrics import SegmentationEvaluation
+from backpass.training.dense.windows import window_logits
+from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD
+from backpass.training.items import Data, ItemData
+from backpass.training.recipe import Recipe
+from backpass.training.task import Criterion, LossKind, Task
+
+__all__ = ["SemanticSegmentation"]
+
+_CHANCE = Range(at_least=0, at_most=1)
+
+
+@dataclass(frozen=True)
+class SemanticSegmentation(Task):
+    """A class for each pixel; cross-entropy in every head; mIoU, mAcc and allAcc. Defaults: hszhao/semseg, Cityscapes.
+
+    An item is a pair of an image, uint8 ``(3, H, W)``, and its labels ``(H, W)``: class indices, and 255 for pixels
+    that do not count. For training it is augmented (:class:`SegmentationAugmentation`) and cropped; for evaluation it
+    is normalised, and the model runs over windows of the crop's size and mirrored copies (:func:`window_logits`). The
+    model returns logits of the size of its input, in training also a tuple of them and those of auxiliary heads.
+
+    The metrics are ``mean_iou``, ``mean_accuracy`` and ``pixel_accuracy``, from one confusion matrix.
+
+    Attributes:
+        num_classes: number of classes, that of the data set.
+        label_smoothing: label smoothing of the training loss, that of the recipe.
+        auxiliary_weight: factor on the loss of every head but the first.
+        crop_height: height of the training crop and of the windows of evaluation, in pixels.
+        crop_width: width of them.
+        min_scale: smallest factor on the size of a training image.
+        max_scale: largest factor.
+        rotation: largest rotation of a training image in degrees.
+        rotation_probability: probability of a rotation.
+        blur_probability: probability of a blur.
+        flip_probability: probability that a training image is mirrored.
+        windows: evaluate in windows; otherwise the whole image at once.
+        window_step: step from window to window over its side.
+        flip: average the evaluation with that of the mirrored image.
+        evaluation_images: images of one process in a batch of evaluation; above 1, they need one size.
+
+    Raises:
+        InputError: a setting is out of range.
+    """
+
+    num_classes: Annotated[int, COUNT]
+    label_smoothing: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
+    auxiliary_weight: Annotated[float, Range(at_least=0)] = 0.4
+    crop_height: Annotated[int, COUNT] = 713
+    crop_width: Annotated[int, COUNT] = 713
+    min_scale: Annotated[float, Range(above=0)] = 0.5
+    max_scale: Annotated[float, Range(above=0)] = 2.0
+    rotation: Annotated[float, Range(at_least=0, at_most=180)] = 10.0
+    rotation_probability: Annotated[float, _CHANCE] = 0.5
+    blur_probability: Annotated[float, _CHANCE] = 0.5
+    flip_probability: Annotated[float, _CHANCE] = 0.5
+    windows: bool = True
+    window_step: Annotated[float, Range(above=0, at_most=1)] = 2 / 3
+    flip: bool = True
+    evaluation_images: Annotated[int, COUNT] = 1
+
+    metric: ClassVar[str] = "mean_iou"
+    training_metric: ClassVar[str] = "pixel_accuracy"
+    loss_kind: ClassVar[LossKind] = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        """Check the range of every setting."""
+        check_settings(self, "task_args")
+        self.augmentation  # noqa: B018  refuses what does not go together
+
+    @classmethod
+    def build(cls, recipe: Recipe, data: Data) -> Self:
+        """Return the task of a recipe, with the number of classes of the data set.
+
+        Raises:
+            InputError: the data set has one class for each image, or an argument does not fit.
+        """
+        if not isinstance(data, ItemData):
+            raise InputError(
+                f"expected a data set with a class for each pixel, such as cityscapes:PATH, got {data.label}, which "
+                "has one for each image; choose another data set or task"
+            )
+        own = {"num_classes": data.num_classes, "label_smoothing": recipe.label_smoothing}
+        return cls._with_arguments({**own, **dict(recipe.task_args)})
+
+    @property
+    def augmentation(self) -> SegmentationAugmentation:
+        """The augmentation of training images."""
+        return SegmentationAugmentation(
+            crop=(self.crop_height, self.crop_width),
+            scale=(self.min_scale, self.max_scale),
+            max_rotation=self.rotation,
+            rotation_probability=self.rotation_probability,
+            blur_probability=self.blur_probability,
+            flip_probability=self.flip_probability,
+        )
+
+    def prepare(self, item: Any, training: bool) -> tuple[Tensor, Tensor]:
+        """Return a normalised image, augmented and cropped for training, and its labels."""
+        image, labels = (part.as_subclass(Tensor) for part in item)
+        if training:
+            return self.augmentation(image, labels, self.augmentation.draw(torch.default_generator))
+        return normalize(image[None], IMAGENET_MEAN, IMAGENET_STD)[0], labels
+
+    def loss(self, output: Any, target: Any, criterion: Criterion | None = None) -> Tensor:
+        """Return the mean cross-entropy of the labelled pixels, plus a fraction of that of each auxiliary head."""
+        chosen = criterion or F.cross_entropy
+        if self.label_smoothing:
+            chosen = partial(chosen, label_smoothing=self.label_smoothing)
+        return segmentation_loss(output, target, auxiliary_weight=self.auxiliary_weight, criterion=chosen)
+
+    def training_score(self, output: Any, target: Any) -> Tensor:
+        """Return the fraction of the labelled pixels that the first head has right, times the number of images."""
+        logits = output[0] if isinstance(output, tuple) else output
+        labelled = target != IGNORED
+        right = ((logits.argmax(1) == target) & labelled).sum()
+        score: Tensor = right * len(target) / labelled.sum().clamp(min=1)
+        return score
+
+    def evaluation(self, device: torch.device, alpha: float | None = None) -> SegmentationEvaluation:
+        """Return the confusion matrix of a new pass, which has mIoU, mAcc and allAcc."""
+        return SegmentationEvaluation(self.num_classes, device)
+
+    def predict(self, forward: Callable[[Any], Any], inputs: Any) -> Tensor:
+        """Return logarithms of class probabilities, averaged over windows and mirrored copies."""
+        window = (self.crop_height, self.crop_width) if self.windows else None
+        return window_logits(forward, inputs, window, stride_fraction=self.window_step, flip=self.flip)
+
+    def measuring_forward(self, model: nn.Module) -> Callable[[Any], Any]:
+        """Return ``model.all_heads`` where there is one: in eval mode the model alone runs no auxiliary head."""
+        all_heads: Callable[[Any], Any] = getattr(model, "all_heads", model)
+        return all_heads
+
+    def deploy(self, model: nn.Module) -> nn.Module:
+        """Return the model without its auxiliary head; the model itself is left unchanged."""
+        if getattr(model, "auxiliary", None) is None:
+            return model
+        deployed = copy.copy(model)
+        deployed._modules = {**model._modules, "auxiliary": None}
+        return deployed
+
+    def example(self, data: Data) -> Tensor:
+        """Return one crop of zeros."""
+        return torch.zeros(1, data.channels, self.crop_height, self.crop_width)
+
+    def check_output(self, name: str, output: Any, data: Data) -> None:
+        """Raise InputError unless the output is a logit for each class and pixel of the crop."""
+        expected = (1, self.num_classes, self.crop_height, self.crop_width)
+        if not isinstance(output, Tensor) or output.shape != expected:
+            raise InputError(
+                f"expected a model that returns logits of shape {expected} for one crop, such as pspnet18, got "
+                f"{name!r}, which returned {describe(output)}; choose another model"
+            )
+
+    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
+        """Return ``evaluation_images`` for each process."""
+        return self.evaluation_images * processes

@@ -1,0 +1,40 @@
+"""The loaders of a run: what recipe, task and runtime make of a data set."""
+
+from accelerate import Accelerator
+
+from backpass.training.augment import Augmentation
+from backpass.training.data import Loaders, build_loaders
+from backpass.training.items import Data, ItemData
+from backpass.training.recipe import Recipe, Run, Runtime
+from backpass.training.stream import StreamAugmentation
+from backpass.training.task import Task
+
+__all__ = ["build_run_loaders"]
+
+
+def build_run_loaders(run: Run, data: Data, task: Task, runtime: Runtime, accelerator: Accelerator) -> Loaders:
+    """Return the loaders of this process's part of every batch.
+
+    Raises:
+        InputError: the batch size does not fit the number of processes or the data, or the augmentation the images.
+    """
+    batch_size, processes = run.recipe.batch_size, accelerator.num_processes
+    return build_loaders(
+        data,
+        batch_size=batch_size,
+        augmentation=_augmentation(run.recipe, data),
+        eval_batch_size=task.evaluation_batch_size(batch_size, processes),
+        device=accelerator.device,
+        channels_last=runtime.channels_last,
+        seed=run.seed,
+        rank=accelerator.process_index,
+        world_size=processes,
+        workers=runtime.workers,
+        prepare=task.prepare,
+    )
+
+
+def _augmentation(recipe: Recipe, data: Data) -> Augmentation | StreamAugmentation | None:
+    if isinstance(data, ItemData):
+        return None  # The task augments them.
+    return recipe.stream_augmentation if data.streamed else recipe.augmentation

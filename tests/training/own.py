@@ -1,0 +1,86 @@
+"""A user's own task, model and data set, which recipes name by their import paths.
+
+The task has two heads, inputs and targets that are dictionaries, and binary cross-entropy: which thirds of an image are
+bright, and whether any is.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import Dataset
+
+from backpass.training import ItemData, Task
+
+
+class Stripes(Dataset):
+    def __init__(self, count, side=9):
+        self.count, self.side = count, side
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        third = self.side // 3
+        bright = torch.tensor([index >> bit & 1 for bit in range(3)]).float()
+        image = torch.rand(1, self.side, self.side, generator=generator) + bright.repeat_interleave(third)[:, None]
+        return {"image": image}, {"thirds": bright, "any": bright.max()}
+
+
+def stripes(train=48, test=16):
+    return ItemData("own stripes", Stripes(train), Stripes(test), num_classes=3, input_size=(1, 9, 9))
+
+
+class TwoHeads(nn.Module):
+    def __init__(self, num_classes, in_channels):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.thirds, self.any = nn.Linear(36, num_classes), nn.Linear(36, 1)
+
+    def forward(self, inputs):
+        x = F.adaptive_avg_pool2d(self.norm(self.conv(inputs["image"])).relu(), 3).flatten(1)
+        return {"thirds": self.thirds(x), "any": self.any(x).squeeze(1)}
+
+
+def two_heads(num_classes=3, in_channels=1):
+    return TwoHeads(num_classes, in_channels)
+
+
+class Shares:
+    def __init__(self, device):
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def update(self, output, target):
+        right = ((output["thirds"] > 0) == (target["thirds"] > 0.5)).all(1)
+        self.sums += torch.stack([right.sum(), torch.tensor(len(right), device=right.device)])
+
+    def compute(self, total):
+        right, count = total(self.sums).tolist()
+        return {"exact_match": right / count}
+
+
+@dataclass(frozen=True)
+class BrightThirds(Task):
+    any_weight: float = 0.5
+
+    metric = "exact_match"
+    loss_kind = "binary_cross_entropy"
+
+    def loss(self, output, target, criterion=None):
+        criterion = criterion or F.binary_cross_entropy_with_logits
+        heads = {name: criterion(output[name], target[name]) for name in ("thirds", "any")}
+        return heads["thirds"] + self.any_weight * heads["any"]
+
+    def evaluation(self, device, alpha=None):
+        return Shares(device)
+
+    def example(self, data):
+        return {"image": torch.zeros(1, *data.input_size)}
+
+
+class Unpaired(BrightThirds):
+    def prepare(self, item, training):
+        return item[0]["image"]
