@@ -21,6 +21,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "backpass"
 html_show_sourcelink = False
 html_theme_options = {
+    "header_links_before_dropdown": 4,
     "show_prev_next": False,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
@@ -36,6 +37,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
+nb_output_stderr = "remove"  # warnings of packages, with paths of the machine that builds
 
 autodoc_member_order = "groupwise"
 autodoc_typehints_format = "short"

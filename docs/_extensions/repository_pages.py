@@ -10,8 +10,10 @@ import inspect
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sphinx.application import Sphinx
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOT = DOCS.parent
@@ -21,13 +23,13 @@ _API = re.compile(r"^<!-- api: (\S+) -->$", re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((\.\.?/[^)#\s]+)(#[^)]*)?\)")
 
 
-def setup(app: Sphinx) -> dict[str, bool]:
+def setup(app: "Sphinx") -> dict[str, bool]:
     """Rewrite each page as it is read."""
     app.connect("source-read", _read)
     return {"parallel_read_safe": True}
 
 
-def _read(app: Sphinx, name: str, source: list[str]) -> None:
+def _read(app: "Sphinx", name: str, source: list[str]) -> None:
     path = Path(app.env.doc2path(name))
     if path.suffix == ".md":
         source[0] = expand(source[0], path.parent)
