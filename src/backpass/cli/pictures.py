@@ -93,10 +93,11 @@ class Inspect:
         check_format(self.output)
         model = load_model(self.model, self.weights)
         form = input_form(model, self.shape, None if self.images is None else images_below(self.images)[0])
+        batch_size = min(self.batch_size, -(-self.count // 2))  # two batches at least, for the two halves
         if self.images is None:
-            batches, source = generated_batches(form, self.count, self.batch_size), "generated inputs"
+            batches, source = generated_batches(form, self.count, batch_size), "generated inputs"
         else:
-            batches = folder_batches(self.images, form, self.count, self.batch_size)
+            batches = folder_batches(self.images, form, self.count, batch_size)
             source = f"images of {self.images}"
         layers = inspect_scalings(model, batches, k=self.k, measure=self.measure)
         write_inspection(layers, self.output, f"{self.model}, k = {self.k:g}")
