@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from backpass.experiments.record import Record
+from backpass.experiments.reporting.metrics import label_of
 
 __all__ = ["heat_map", "learning_curves", "scaling_pictures", "value_curve"]
 
@@ -14,18 +15,19 @@ _COLORS = ("#4c566a", "#0b7285", "#c2410c", "#6d28d9", "#15803d", "#b91c1c", "#a
 
 
 def learning_curves(by_name: Mapping[str, Sequence[Record]]) -> str:
-    """Return accuracy by epoch for each named group of runs as SVG: the mean, and the range as a band."""
+    """Return the headline metric by epoch for each named group of runs as SVG: the mean, and the range as a band."""
     figure = _figure(7.5, 4.0)
     axes = figure.subplots()
+    metric = next(iter(by_name.values()))[0].metric
     for number, (name, runs) in enumerate(by_name.items()):
         epochs = min(len(run.history) for run in runs)
-        values = 100 * torch.tensor([run.by_epoch("accuracy")[:epochs] for run in runs])
+        values = 100 * torch.tensor([run.by_epoch(metric)[:epochs] for run in runs])
         x = list(range(1, epochs + 1))
         color = _COLORS[number % len(_COLORS)]
         label = _plain_text(name)
         axes.plot(x, values.mean(0).tolist(), color=color, label=label, marker="o", markersize=2.5, linewidth=1.4)
         axes.fill_between(x, values.amin(0).tolist(), values.amax(0).tolist(), color=color, alpha=0.12, linewidth=0)
-    axes.set(xlabel="epoch", ylabel="accuracy, %")
+    axes.set(xlabel="epoch", ylabel=f"{label_of(metric)}, %")
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return _svg(figure)
