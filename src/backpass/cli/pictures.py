@@ -80,7 +80,7 @@ class Inspect:
     images: Path | None = None
     weights: str | None = None
     shape: tuple[int, ...] = ()
-    count: Annotated[int, Range(at_least=1, at_most=4096)] = 64
+    count: Annotated[int, COUNT] = 64
     batch_size: Annotated[int, COUNT] = 16
     k: Annotated[float, Range(above=0)] = 5.0
     measure: Literal["mutual_information", "autocorrelation"] = "mutual_information"
