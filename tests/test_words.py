@@ -25,7 +25,9 @@ TEXTS = [
     *(ROOT / "src").rglob("*.md"),
     *(ROOT / "benchmarks").glob("*.py"),
     *ROOT.glob("*.md"),
-    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "docs").rglob("*.md"),
+    *(ROOT / "docs").rglob("*.ipynb"),
+    *(ROOT / "docs").rglob("*.py"),
 ]
 
 

@@ -42,7 +42,8 @@ def adaptive_clip_grad_(
             the first axis.
         clip_factor: the largest ratio of the two norms, above 0; default 0.01 (paper, batches of 1024 to 4096; smaller
             batches need a larger one).
-        eps: the floor of |W_i|, above 0, without which a unit that starts at zero never moves; default 1e-3 (paper).
+        eps: the floor of ``|W_i|``, above 0, without which a unit that starts at zero never moves; default 1e-3
+            (paper).
         head: qualified name of the module whose weights stay unclipped; ``"auto"`` (default) is the last
             ``nn.Linear`` in module order, if there is one; ``None`` clips every parameter.
         error_if_nonfinite: raise on a gradient that is not finite (default), before any gradient is changed. This

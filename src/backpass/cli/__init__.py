@@ -1,4 +1,4 @@
-"""The command line: ``train``, ``compare``, ``search``, ``reproduce``, ``worker``, ``report``, ``power``, ``list``.
+"""The command line: ``train``, ``compare``, ``search``, ``reproduce``, ``worker``, ``report``, ``figure``, and others.
 
 Each command is a dataclass whose fields are its options. Where a command takes a recipe, the fields of the recipe are
 options too (``--epochs``, ``--optimizer.lr``), on top of the defaults that ``--recipe NAME`` chooses.
@@ -16,13 +16,14 @@ import tyro
 
 from backpass._internal.settings import check_text
 from backpass.cli.commands import List, Power, Report, Train, Worker
+from backpass.cli.pictures import Figure, Inspect
 from backpass.cli.studies import Compare, Reproduce, Search
 from backpass.errors import InputError
 from backpass.experiments import get_recipe
 
 __all__ = ["run"]
 
-Command = Train | Compare | Search | Reproduce | Worker | Report | Power | List
+Command = Train | Compare | Search | Reproduce | Worker | Report | Figure | Inspect | Power | List
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def run(arguments: Sequence[str]) -> None:
         "reproduce": Reproduce(table=missing),
         "worker": Worker(missing),
         "report": Report(missing),
+        "figure": Figure(missing),
+        "inspect": Inspect(missing),
         "power": Power(missing),
         "list": List(),
     }

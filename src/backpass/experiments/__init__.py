@@ -7,9 +7,11 @@ from backpass.experiments.api import compare, reproduce, search, train
 from backpass.experiments.comparison import compare_study
 from backpass.experiments.entry import Entry, Published
 from backpass.experiments.finetuning import finetuning_study
+from backpass.experiments.inspection import LayerInspection, inspect_scalings
 from backpass.experiments.power import seeds_needed, smallest_difference
 from backpass.experiments.recipes import RECIPES, get_recipe
-from backpass.experiments.record import Record, read_record, read_records
+from backpass.experiments.record import Record, read_record, read_records, records_at
+from backpass.experiments.reporting.figures import FIGURES, write_figure
 from backpass.experiments.reporting.report import write_report
 from backpass.experiments.reporting.tables import ResultTable, result_table
 from backpass.experiments.reproduction import Reduction, table_study
@@ -20,9 +22,11 @@ from backpass.experiments.tables import Table, get_table, list_tables
 from backpass.experiments.tuning import Choice, Tuning, parse_space
 
 __all__ = [
+    "FIGURES",
     "RECIPES",
     "Choice",
     "Entry",
+    "LayerInspection",
     "Published",
     "Record",
     "Reduction",
@@ -36,11 +40,13 @@ __all__ = [
     "finetuning_study",
     "get_recipe",
     "get_table",
+    "inspect_scalings",
     "list_tables",
     "parse_space",
     "read_record",
     "read_records",
     "read_study",
+    "records_at",
     "reproduce",
     "result_table",
     "run_study",
@@ -50,5 +56,6 @@ __all__ = [
     "smallest_difference",
     "table_study",
     "train",
+    "write_figure",
     "write_report",
 ]

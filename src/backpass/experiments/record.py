@@ -1,9 +1,14 @@
 """The record of a finished run: the content of its ``result.json``."""
 
+import gzip
 import math
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from backpass.errors import InputError
 from backpass.experiments.environment import Environment
@@ -12,10 +17,21 @@ from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Run
 from backpass.training.traces import Traces
 
-__all__ = ["RECORD_FILE", "SCHEMA", "Cost", "EvaluatedData", "Record", "TrainedModel", "read_record", "read_records"]
+__all__ = [
+    "RECORD_FILE",
+    "SCHEMA",
+    "Cost",
+    "EvaluatedData",
+    "Record",
+    "TrainedModel",
+    "read_record",
+    "read_records",
+    "records_at",
+]
 
 SCHEMA = 3
 RECORD_FILE = "result.json"
+_SHOWN = 200
 _EVERY_EPOCH = ("epoch", "train_seconds", "measure_seconds", "evaluate_seconds")
 
 
@@ -148,22 +164,48 @@ def read_record(path: Path) -> Record:
         text = path.read_bytes()
     except OSError as error:
         raise InputError(f"expected a readable record at {path}, got {error}; check the folder") from error
-    record = from_json(Record, text, str(path))
+    return _record(text, str(path))
+
+
+def _record(text: str | bytes, source: str) -> Record:
+    """Return the record that a text holds; ``source`` is what the text is, for errors."""
+    record = from_json(Record, text, source)
     if record.schema != SCHEMA:
         raise InputError(
-            f"{path}: expected a record of schema {SCHEMA}, got schema {record.schema}; read it with the version of "
+            f"{source}: expected a record of schema {SCHEMA}, got schema {record.schema}; read it with the version of "
             "backpass that wrote it"
         )
     if not record.history:
-        raise InputError(f"{path}: expected a history with a record for each epoch, got none; run it again")
+        raise InputError(f"{source}: expected a history with a record for each epoch, got none; run it again")
     for epoch, values in enumerate(record.history):
         for key in (*_EVERY_EPOCH, f"{record.data.split}_{record.metric}"):
             if not math.isfinite(values.get(key, math.nan)):
                 raise InputError(
-                    f"{path}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "
+                    f"{source}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "
                     "run it again"
                 )
+    _check_tensors(record, source)
     return record
+
+
+def _check_tensors(record: Record, source: str) -> None:
+    """Raise InputError if nested lists of a record are no tensors of finite numbers."""
+    traces = record.traces
+    groups: dict[str, Mapping[str, list[Any]]] = {"scalings": record.scalings}
+    groups |= {f"traces.scalings.{epoch}": by_layer for epoch, by_layer in traces.scalings.items()}
+    groups |= {f"traces.kernels.{epoch}": by_layer for epoch, by_layer in traces.kernels.items()}
+    groups |= {"traces.norm_weights": traces.norm_weights, "traces.reliability": traces.reliability}
+    for group, tensors in groups.items():
+        for name, values in tensors.items():
+            try:
+                tensor = torch.tensor(values, dtype=torch.float64)
+            except (TypeError, ValueError):
+                tensor = torch.empty(0)
+            if tensor.numel() == 0 or not bool(tensor.isfinite().all()):
+                raise InputError(
+                    f"{source}: expected {group} of {name!r} to be nested lists of finite numbers, all of one length "
+                    f"at each depth, got {str(values)[:_SHOWN]}; run it again"
+                )
 
 
 def read_records(folder: Path) -> list[Record]:
@@ -176,3 +218,24 @@ def read_records(folder: Path) -> list[Record]:
     if not records:
         raise InputError(f"expected run folders with a {RECORD_FILE} below {folder}, found none; check the folder")
     return records
+
+
+def records_at(path: Path) -> list[Record]:
+    """Return the records of a file, or all records below a folder (:func:`read_records`).
+
+    A file is a ``result.json``, or holds a record in each line: ``.jsonl``, or ``.jsonl.gz`` as in ``claims/results``.
+
+    Raises:
+        InputError: there are none, or one cannot be read.
+    """
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        return _records_in_lines(path)
+    return [read_record(path)] if path.is_file() else read_records(path)
+
+
+def _records_in_lines(path: Path) -> list[Record]:
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"expected readable records at {path}, got {error}; check the file") from error
+    return [_record(line, f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]

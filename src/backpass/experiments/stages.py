@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backpass.errors import InputError
 from backpass.experiments.point_runs import describe_point, point_entry, point_run, tuning_of
-from backpass.experiments.record import RECORD_FILE, Record, read_record
+from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.settings import replace_settings
@@ -22,10 +22,10 @@ __all__ = [
     "CHOICES_FILE",
     "choose",
     "count_runs",
+    "known_results",
     "last_stage",
     "next_runs",
     "runs_of_points",
-    "trials_so_far",
     "tuned_study",
     "tuning_runs",
     "tuning_study",
@@ -186,7 +186,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
         path = folder / name / RECORD_FILE
         return read_record(path).score if path.is_file() else None
 
-    known = _known(study, read, diverged or ())
+    known = known_results(study, read, diverged or ())
     first = tuning_runs(study, known)
     if diverged is None or any(run.folder not in diverged and not _record_path(folder, run).is_file() for run in first):
         return first
@@ -195,25 +195,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     return first + tuned_study(study, choices).runs()
 
 
-def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Trial, ...]]:
-    """Return the points of the first stage that have a record, by key of the entry.
-
-    Args:
-        study: with a tuning stage.
-        records: of that stage; others are left out.
-    """
-    accuracies = {StudyRun(record.entry, record.run).folder: record.score for record in records if record.entry}
-    trials: dict[str, tuple[Trial, ...]] = {}
-    for key, known in _known(study, accuracies.get, ()).items():
-        by_point: dict[Point, list[tuple[int, float]]] = {}
-        for (point, seed), accuracy in known.items():
-            if accuracy is not None:
-                by_point.setdefault(point, []).append((seed, accuracy))
-        trials[key] = tuple(Trial(point, tuple(found)) for point, found in by_point.items())
-    return trials
-
-
-def _known(
+def known_results(
     study: Study, read: Callable[[str], float | None], diverged: Collection[str]
 ) -> dict[str, dict[tuple[Point, int], float | None]]:
     """Return what is known of the first stage; found round by round, since later points follow from earlier.

@@ -1,7 +1,8 @@
 """Measuring the scalings of a model on a few batches, which leaves the model unchanged."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,12 +28,19 @@ from backpass.sgs.layers import ConvLayer, scalable_convs
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from backpass.sgs.scaling import scaling_from_dependence
 
-__all__ = ["MEASURES", "Measurement", "check_measure", "measure_scalings"]
+__all__ = ["MEASURES", "Alteration", "Measurement", "check_measure", "measure_altered", "measure_scalings"]
 
 MEASURES: dict[str, type[Dependence]] = {
     "mutual_information": MutualInformation,
     "autocorrelation": Autocorrelation,
 }
+
+
+Alteration = Callable[[FeatureMap, int], FeatureMap | None]
+"""Returns what is measured instead of a feature map of the batch with a number; ``None``: the map is left out.
+
+It is called twice for each map, and has to return the same both times.
+"""
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,50 @@ def measure_scalings(
             batch that the model cannot run on.
         StateError: another process failed.
     """
+    unaltered = {"": _unaltered}
+    return measure_altered(
+        model,
+        loader,
+        unaltered,
+        layers,
+        k=k,
+        measure=measure,
+        drop_near_equal=drop_near_equal,
+        forward=forward,
+        process_group=process_group,
+        batches=batches,
+    )[""]
+
+
+def measure_altered(
+    model: nn.Module,
+    loader: Iterable[Any],
+    alterations: Mapping[str, Alteration],
+    layers: Mapping[str, ConvLayer] | None = None,
+    *,
+    k: float = 5.0,
+    measure: str = "mutual_information",
+    drop_near_equal: bool = False,
+    forward: Forward | str | None = None,
+    process_group: ProcessGroup = None,
+    batches: int | None = None,
+) -> dict[str, Measurement]:
+    """Return what :func:`measure_scalings` would if every layer saw altered maps, for several alterations at once.
+
+    The model itself runs as it is, twice over the batches whatever the number of alterations.
+
+    Args:
+        model: see :func:`measure_scalings`, as all arguments but the next.
+        loader: see there.
+        alterations: functions of a feature map and the number of its batch, by name.
+        layers: see there.
+        k: see there.
+        measure: see there.
+        drop_near_equal: see there.
+        forward: see there.
+        process_group: see there.
+        batches: see there.
+    """
     check_measure(measure, drop_near_equal)
     kind = MutualInformationWithoutNearEqual if drop_near_equal else MEASURES[measure]
     model = unwrap(model)
@@ -103,31 +155,51 @@ def measure_scalings(
     run = forward if callable(forward) else forward_on(model, device, forward)
     maps = _MapsOfBatches(model, read, list(layers.values()), run, process_group)
     dependences = {
-        name: kind(layer.kernel_size, layer.channels, device=layer.parameter.device) for name, layer in layers.items()
+        (name, alteration): kind(layer.kernel_size, layer.channels, device=layer.parameter.device)
+        for alteration in alterations
+        for name, layer in layers.items()
     }
 
-    maps.for_each(lambda m: dependences[m.layer.name].observe(m.values, m.dilation, m.zeros))
+    def observe(seen: FeatureMap, batch: int) -> None:
+        for alteration, alter in alterations.items():
+            if (m := alter(seen, batch)) is not None:
+                dependences[m.layer.name, alteration].observe(m.values, m.dilation, m.zeros)
+
+    maps.for_each(observe)
     reduce_ranges(list(dependences.values()), process_group)
 
-    unreached = tuple(name for name, d in dependences.items() if not d.seen)
-    not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
-    measurable = {name: d for name, d in dependences.items() if name not in {*unreached, *not_finite}}
+    unreached = {key for key, d in dependences.items() if not d.seen}
+    not_finite = {key for key, d in dependences.items() if d.seen and not d.finite}
+    measurable = {key: d for key, d in dependences.items() if key not in unreached | not_finite}
     with failing_together(device, process_group):
         for dependence in measurable.values():
             dependence.start_counting()
 
-    def count(m: FeatureMap) -> None:
-        if m.layer.name in measurable:
-            measurable[m.layer.name].count(m.values, m.dilation, m.zeros)
+    def count(seen: FeatureMap, batch: int) -> None:
+        for alteration, alter in alterations.items():
+            if (seen.layer.name, alteration) in measurable and (m := alter(seen, batch)) is not None:
+                measurable[m.layer.name, alteration].count(m.values, m.dilation, m.zeros)
 
     maps.for_each(count)
     reduce_totals(list(measurable.values()), process_group)
-
-    scalings = {
-        name: scaling_from_dependence(d.result(), k, undefined_as_zero=drop_near_equal)
-        for name, d in measurable.items()
+    return {
+        alteration: Measurement(
+            scalings={
+                name: scaling_from_dependence(
+                    measurable[name, alteration].result(), k, undefined_as_zero=drop_near_equal
+                )
+                for name in layers
+                if (name, alteration) in measurable
+            },
+            unreached=tuple(name for name in layers if (name, alteration) in unreached),
+            not_finite=tuple(name for name in layers if (name, alteration) in not_finite),
+        )
+        for alteration in alterations
     }
-    return Measurement(scalings, unreached, not_finite)
+
+
+def _unaltered(feature_map: FeatureMap, batch: int) -> FeatureMap:
+    return feature_map
 
 
 def check_measure(measure: str, drop_near_equal: bool) -> None:
@@ -139,6 +211,10 @@ def check_measure(measure: str, drop_near_equal: bool) -> None:
             f"expected measure='mutual_information' with drop_near_equal, got {measure!r}, which has no bins; "
             "leave drop_near_equal out"
         )
+
+
+def _visit(visit: Callable[[FeatureMap, int], None], number: int, feature_map: FeatureMap) -> None:
+    visit(feature_map, number)
 
 
 class _MapsOfBatches:
@@ -166,8 +242,11 @@ class _MapsOfBatches:
         if self._sharded:
             self._kept.clear()
 
-    def for_each(self, visit: FeatureMapVisitor) -> None:
-        """Call ``visit`` with every feature map, valid during the call only; a failure on one process fails all."""
+    def for_each(self, visit: Callable[[FeatureMap, int], None]) -> None:
+        """Call ``visit`` with every feature map and the number of its batch; a failure on one process fails all.
+
+        A map is valid during the call only.
+        """
         with failing_together(self._device, self._group), resharded(self._model):
             own = runs = len(self._batches)
             if self._sharded:  # then every process runs as often as the one with most batches
@@ -176,9 +255,9 @@ class _MapsOfBatches:
                 for number in range(own):
                     if number in self._kept:
                         for feature_map in self._kept.take(number):
-                            visit(feature_map)
+                            visit(feature_map, number)
                     else:
-                        self._run(number, self._kept.keeping(number, visit))
+                        self._run(number, self._kept.keeping(number, partial(_visit, visit, number)))
                 for _ in range(runs - own):
                     self._forward(self._batches[-1])
                 if not untouched():

@@ -22,9 +22,8 @@ from backpass.experiments.reporting.tables import (
     result_table,
     write_tables,
 )
-from backpass.experiments.reporting.tuning import TuningSection, tuning_section, unfinished_section
+from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section, unfinished_section
 from backpass.experiments.reporting.vega import vega_bundle
-from backpass.experiments.stages import trials_so_far
 from backpass.experiments.study import Study, make_key
 from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
@@ -71,7 +70,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
             hardware=list(dict.fromkeys(" and ".join(filter(None, record.hardware)) for record in own)),
             scalings=_scalings(runs),
             names=list(groups),
-            metric=label_of(own[0].metric) if own else "",
+            metric=label_of(records[0].metric) if records else "",
             recipes=shared_and_other(recipes(groups)),
             environments=shared_and_other(environments(groups)),
             runs=[

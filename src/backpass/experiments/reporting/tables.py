@@ -65,6 +65,10 @@ class ResultTable:
         table = markdown_table(self.header, run) if run else ""
         return "\n".join([f"**{self.title}**", "", table, *(f"- {_escaped(note)}" for note in notes)]).rstrip() + "\n"
 
+    def _repr_markdown_(self) -> str:
+        """Return what a notebook shows."""
+        return self.markdown()
+
     def latex(self) -> str:
         """Return the table as a LaTeX ``table`` that needs the package ``booktabs``."""
         body = tabulate(self.rows, self.header, "latex_booktabs", disable_numparse=True, colalign=_sides(self.header))

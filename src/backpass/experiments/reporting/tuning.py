@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backpass.experiments.record import Record
 from backpass.experiments.reporting.charts import Chart
 from backpass.experiments.reporting.tuning_charts import tuning_chart
-from backpass.experiments.tuning import Choice, Trial
+from backpass.experiments.stages import known_results
+from backpass.experiments.study import Study, StudyRun
+from backpass.experiments.tuning import Choice, Point, Trial
 
-__all__ = ["TuningSection", "tuning_section", "unfinished_section"]
+__all__ = ["TuningSection", "trials_so_far", "tuning_section", "unfinished_section"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,24 @@ def tuning_section(choice: Choice, label: str) -> TuningSection:
 def unfinished_section(trials: Sequence[Trial], label: str) -> TuningSection:
     """Return the same of a stage that has not ended: nothing is chosen yet."""
     return _section(label, trials, None, "", "")
+
+
+def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Trial, ...]]:
+    """Return the points of the first stage that have a record, by key of the entry.
+
+    Args:
+        study: with a tuning stage.
+        records: of that stage; others are left out.
+    """
+    accuracies = {StudyRun(record.entry, record.run).folder: record.score for record in records if record.entry}
+    trials: dict[str, tuple[Trial, ...]] = {}
+    for key, known in known_results(study, accuracies.get, ()).items():
+        by_point: dict[Point, list[tuple[int, float]]] = {}
+        for (point, seed), accuracy in known.items():
+            if accuracy is not None:
+                by_point.setdefault(point, []).append((seed, accuracy))
+        trials[key] = tuple(Trial(point, tuple(found)) for point, found in by_point.items())
+    return trials
 
 
 def _section(label: str, trials: Sequence[Trial], best: int | None, chosen: str, at_edge: str) -> TuningSection:

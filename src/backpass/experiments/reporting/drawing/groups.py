@@ -1,0 +1,124 @@
+"""Records in groups: the runs of one training that differ in the seed alone, with a label that tells them apart."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backpass.errors import InputError
+from backpass.experiments.record import Record
+from backpass.experiments.reporting.metrics import label_of
+
+__all__ = ["Group", "group_records", "layers_shown", "mean_of"]
+
+# Groups of settings that only some methods have, by the parts of a method's name.
+_OWN = {
+    "sgs": {"sgs"},
+    "pgt": {"pgt"},
+    "agc": {"agc"},
+    "reparam": {"acb", "repvgg", "dbb", "dbb_dyrep"},
+    "dyrep": {"dyrep"},
+}
+_PLACES = ("data.root", "data.download")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one training over several seeds.
+
+    Attributes:
+        label: what tells it apart from the other groups: method, then model and settings where these differ.
+        subject: model and data set.
+        method: the method's name.
+        settings: of the recipe, by dotted name, without those that the method does not use.
+        records: one for each seed, ordered by seed.
+    """
+
+    label: str
+    subject: str
+    method: str
+    settings: dict[str, Any]
+    records: tuple[Record, ...]
+
+    @property
+    def metric(self) -> str:
+        """What the headline metric is called."""
+        return label_of(self.records[0].metric)
+
+    @property
+    def parts(self) -> list[str]:
+        """The methods that the method is made of."""
+        return [] if self.method == "plain" else self.method.split("+")
+
+
+def group_records(records: Sequence[Record]) -> list[Group]:
+    """Return the records in groups: plain training first, then in the order of their first records.
+
+    Of two records of one training with the same seed the first counts.
+    """
+    found: dict[tuple[Any, ...], dict[int, Record]] = {}
+    for record in records:
+        key = (_subject(record), record.method, tuple(settings_of(record).items()))
+        found.setdefault(key, {}).setdefault(record.seed, record)
+    groups = [
+        Group("", subject, method, dict(settings), tuple(runs[seed] for seed in sorted(runs)))
+        for (subject, method, settings), runs in found.items()
+    ]
+    groups.sort(key=lambda group: group.method != "plain")
+    return [Group(_label(g, groups), g.subject, g.method, g.settings, g.records) for g in groups]
+
+
+def settings_of(record: Record) -> dict[str, Any]:
+    """Return the settings that the run's method uses, by dotted name."""
+    parts = set(record.method.split("+"))
+    flat = _flat(asdict(record.run.recipe))
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in _PLACES and not (_OWN.get(name.partition(".")[0], parts).isdisjoint(parts))
+    }
+
+
+def _subject(record: Record) -> str:
+    return f"{record.model.name} on {record.data.label}"
+
+
+def _label(group: Group, groups: Sequence[Group]) -> str:
+    words = [group.method]
+    if len({other.subject for other in groups}) > 1:
+        words.append(group.subject)
+    alike = [other for other in groups if (other.subject, other.method) == (group.subject, group.method)]
+    words += [
+        f"{name.removeprefix('sgs.').removeprefix('pgt.')} = {value}"
+        for name, value in group.settings.items()
+        if any(other.settings.get(name) != value for other in alike)
+    ]
+    return ", ".join(words)
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def mean_of(values: Sequence[Any]) -> Tensor:
+    """Return the mean of nested lists of one shape, one for each run."""
+    return torch.stack([torch.tensor(value) for value in values]).mean(0)
+
+
+def layers_shown(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """Return the layers of a figure: those wanted or, by default, the first, the middle and the last one.
+
+    Raises:
+        InputError: a wanted layer is not among the names.
+    """
+    if not wanted:
+        return list(dict.fromkeys([names[0], names[len(names) // 2], names[-1]]))
+    full = {name.removesuffix(".weight"): name for name in names} | {name: name for name in names}
+    if unknown := [name for name in wanted if name not in full]:
+        raise InputError(f"expected layers among {', '.join(names)}, got {', '.join(unknown)}; choose from these")
+    return [full[name] for name in wanted]

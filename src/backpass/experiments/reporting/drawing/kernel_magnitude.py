@@ -1,0 +1,63 @@
+"""The mean kernel magnitude with and without SGS, next to the scaling (SGS paper, Figure 6)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from backpass.errors import InputError
+from backpass.experiments.reporting.drawing.canvas import heat_map, new_figure, plain_text
+from backpass.experiments.reporting.drawing.groups import Group, layers_shown, mean_of
+from backpass.experiments.reporting.drawing.scalings import measured_epochs
+
+__all__ = ["draw_kernel_magnitude"]
+
+_MAGNITUDE = "mean |W|"
+_SCALING = "scaling G"
+
+
+def draw_kernel_magnitude(groups: Sequence[Group], layers: Sequence[str] = ()) -> Any:
+    """Return the figure: a column for each layer, a row for the kernels of each group, and one for its scaling.
+
+    The magnitude is the mean absolute weight over input and output channels after training, divided by its mean over
+    taps (SGS paper, Appendix A.7), averaged over seeds. The scaling is the last one. Magnitudes have one range of
+    colours, from the smallest to the largest, and scalings another, from 0.
+
+    Raises:
+        InputError: no run has traces of its kernels, or an unknown layer.
+    """
+    shown = [group for group in groups if all(record.traces.kernels for record in group.records)]
+    if not shown:
+        raise InputError("expected runs with traces of their kernels, got none; train them with runtime.traces")
+    rows: list[tuple[str, str, dict[str, Tensor]]] = []
+    for group in shown:
+        ends = [record.traces.kernels[max(record.traces.kernels)] for record in group.records]
+        chosen = layers_shown(list(ends[0]), layers)
+        magnitudes = {name: mean_of([end[name] for end in ends]) for name in chosen}
+        rows.append((group.label, _MAGNITUDE, {name: m / m.mean() for name, m in magnitudes.items()}))
+        if all(measured_epochs(record) for record in group.records):
+            last = [record.traces.scalings[measured_epochs(record)[-1]] for record in group.records]
+            rows.append((group.label, _SCALING, {name: mean_of([s[name] for s in last]) for name in chosen}))
+    columns = max(len(values) for *_, values in rows)
+    figure = new_figure(2.1 * columns + 1.6, 2.0 * len(rows) + 0.5)
+    panels = figure.subplots(len(rows), columns, squeeze=False)
+    for axes in panels.ravel():
+        axes.axis("off")
+    for kind in (_MAGNITUDE, _SCALING):
+        own = [
+            (line, label, values) for line, (label, other, values) in zip(panels, rows, strict=True) if other == kind
+        ]
+        taps = torch.cat([value.flatten() for *_, values in own for value in values.values()]) if own else None
+        if taps is None:
+            continue
+        low, high = (float(taps.min()) if kind == _MAGNITUDE else 0.0), float(taps.max())
+        for line, label, values in own:
+            for axes, (name, value) in zip(line, values.items(), strict=False):
+                axes.axis("on")
+                image = heat_map(axes, value, high, low=low)
+                axes.set_title(plain_text(name.removesuffix(".weight")), fontsize=9)
+            line[0].set_ylabel(plain_text(f"{label}\n{kind}"), fontsize=9)
+        figure.colorbar(image, ax=[axes for line, *_ in own for axes in line], label=f"{kind} (mean 1)", shrink=0.8)
+    figure.suptitle(plain_text(", ".join(dict.fromkeys(group.subject for group in shown))), fontsize=10)
+    return figure
