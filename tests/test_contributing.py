@@ -11,7 +11,7 @@ from torch import nn
 from backpass.experiments import RECIPES, Entry, Published, Table, get_table, table_study
 from backpass.experiments.tables import TABLES
 from backpass.models import create_model, register_model, registry
-from backpass.training import methods
+from backpass.training import TASKS, Task, import_path, methods
 from backpass.training.augment import Augmentation
 from backpass.training.images import ImageData, ImageSplit
 from backpass.training.method import Method
@@ -57,8 +57,8 @@ def small_model(monkeypatch):
     return "small_net"
 
 
-def trained(model: str, method: str) -> list[torch.Tensor]:
-    recipe = Recipe(model=model, epochs=1, batch_size=8, augmentation=Augmentation(crop_padding=1, cutout=0))
+def trained(model: str, method: str, task: str = "classification") -> list[torch.Tensor]:
+    recipe = Recipe(task=task, model=model, epochs=1, batch_size=8, augmentation=Augmentation(crop_padding=1, cutout=0))
     trainer = Trainer(Run(recipe, method), small_data(), runtime=Runtime(device="cpu"))
     trainer.fit()
     return [parameter.detach().clone() for parameter in trainer.model.parameters()]
@@ -83,6 +83,41 @@ def test_a_method_is_a_class_in_the_registry(small_model, monkeypatch):
 def test_a_model_is_a_decorated_function(small_model):
     assert create_model(small_model, num_classes=7)[3].out_features == 7
     assert trained(small_model, "sgs")
+
+
+def test_a_task_is_a_class_by_its_import_path(small_model, monkeypatch):
+    """The steps of CONTRIBUTING.md: metric, loss and evaluation, and the kind of loss for PGT."""
+
+    class Brightness(Task):
+        metric = "closeness"
+        loss_kind = "binary_cross_entropy"
+
+        def loss(self, output, target, criterion=None):
+            wanted = torch.nn.functional.one_hot(target, 4).float()
+            return (criterion or torch.nn.functional.binary_cross_entropy_with_logits)(output, wanted)
+
+        def evaluation(self, device, alpha=None):
+            return Closeness()
+
+    class Closeness:
+        def __init__(self):
+            self.sums = torch.zeros(2)
+
+        def update(self, output, target):
+            right = output.sigmoid().gather(1, target[:, None])
+            self.sums += torch.stack([right.sum(), torch.tensor(float(len(right)))])
+
+        def compute(self, total):
+            right, count = total(self.sums).tolist()
+            return {"closeness": right / count}
+
+    Brightness.__qualname__ = "Brightness"  # as at the top level of a module
+    monkeypatch.setitem(globals(), "Brightness", Brightness)
+    task = import_path(Brightness)
+    kernels = {method: trained(small_model, method, task) for method in ("plain", "pgt", "sgs")}
+    assert not any(map(torch.equal, kernels["plain"], kernels["pgt"]))
+    monkeypatch.setitem(TASKS, "brightness", Brightness)
+    assert all(map(torch.equal, trained(small_model, "plain", "brightness"), kernels["plain"]))
 
 
 def test_a_table_is_a_value_in_the_tables(monkeypatch):

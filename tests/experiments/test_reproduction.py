@@ -73,7 +73,7 @@ def test_a_fine_tuned_entry_brings_its_pretraining_which_keeps_its_data(name, da
     table = get_table(name)
     label = table.entries[2].label
     reduction = Reduction(epochs=7, data=f"{data}:x", limit_train=50)
-    study = table_study(table, [0], reduction=reduction, entries=[f"{label}: SGS in pretraining alone"])
+    study = table_study(table, [0], reduction=reduction, entries=[f"{label}: sgs in pretraining alone"])
     recipes = {run.entry: run.run.recipe for run in study.runs()}
     assert [key.removeprefix(label.replace(" ", "-")) for key in recipes] == [
         *("-pretraining-plain", "-pretraining-sgs", "-plain-then-plain", "-sgs-then-plain")

@@ -234,4 +234,4 @@ def test_all_four_cells_reach_a_high_miou_and_pckh(tmp_path):
     }
     assert [len(found) for found in scores.values()] == [4, 4]
     assert min(scores["small-PSPNet"]) > 0.75
-    assert min(scores["small-heat-maps"]) > 0.9
+    assert min(scores["small-heat-maps"]) > 0.85
