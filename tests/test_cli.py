@@ -52,6 +52,12 @@ def test_compare_tunes_first_and_its_report_shows_what_was_tried(tmp_path, capsy
     assert main(["report", str(out), "--json"]) == 0  # made again from the files
     assert json.loads(capsys.readouterr().out) == content
     assert (out / "report.html").read_text() == page
+    (out / "tuning.json").unlink()  # as between the stages
+    assert main(["report", str(out), "--json"]) == 0
+    assert [entry["n"] for entry in json.loads(capsys.readouterr().out)["entries"]] == [0, 0]
+    page = (out / "report.html").read_text()
+    assert "The tuning stage has not ended" in page
+    assert page.count(">chosen<") == 0
 
 
 def test_tuning_that_cannot_be_is_refused_before_anything_runs(tmp_path, capsys):

@@ -192,7 +192,11 @@ def test_a_model_of_the_users_own(tmp_path, monkeypatch, capsys):
 
 def test_what_does_not_fit_is_named(tmp_path, capsys):
     for arguments, text in [
-        (["--shape", "3", "32"], "expected a shape of 3 positive numbers, channels and 2 spatial axes, got [3, 32]"),
+        (
+            ["--shape", "3", "32"],
+            "expected a shape of 3 numbers from 1 to 1048576, channels and 2 spatial axes, got [3, 32]",
+        ),
+        (["--shape", "9" * 30, "4", "4"], "expected a shape of 3 numbers from 1 to 1048576"),
         (["--images", str(tmp_path)], "expected images (.png, "),
         (["--output", "a.txt"], "expected a path that ends with .png, .svg, .pdf, got a.txt"),
         (["--count", "0"], "expected count to be an integer >= 1"),

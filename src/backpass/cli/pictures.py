@@ -68,7 +68,7 @@ class Inspect:
         images: folder of images, searched with its sub-folders; default: generated inputs with a 1/f spectrum.
         weights: trained weights instead of freshly drawn ones: a file, or timm/NAME.
         shape: channels and spatial axes of an input, such as 3 224 224; default: the model's own.
-        count: number of images.
+        count: number of images, which are held in memory.
         batch_size: images of a batch.
         k: strength of the scaling.
         measure: measure of dependence between neighbouring pixels.

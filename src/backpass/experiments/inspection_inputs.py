@@ -23,6 +23,7 @@ __all__ = ["InputForm", "folder_batches", "generated_batches", "images_below", "
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _CONFIG = "config.json"
 _LARGEST = 224
+_LONGEST = 1 << 20
 _MEMORY = 4 << 30
 _SIDES = {1: (1024,), 2: (64, 64), 3: (16, 32, 32)}
 
@@ -121,9 +122,9 @@ def input_form(model: nn.Module, shape: Sequence[int] = (), image: Path | None =
     axes = len(conv.kernel_size)
     own = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     if shape:
-        if len(shape) != axes + 1 or min(shape) < 1:
+        if len(shape) != axes + 1 or min(shape) < 1 or max(shape) > _LONGEST:
             raise InputError(
-                f"expected a shape of {axes + 1} positive numbers, channels and {axes} spatial axes, got "
+                f"expected a shape of {axes + 1} numbers from 1 to {_LONGEST}, channels and {axes} spatial axes, got "
                 f"{list(shape)}; correct it"
             )
         found = tuple(shape)

@@ -70,7 +70,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
             hardware=list(dict.fromkeys(" and ".join(filter(None, record.hardware)) for record in own)),
             scalings=_scalings(runs),
             names=list(groups),
-            metric=label_of(own[0].metric) if own else "",
+            metric=label_of(records[0].metric) if records else "",
             recipes=shared_and_other(recipes(groups)),
             environments=shared_and_other(environments(groups)),
             runs=[

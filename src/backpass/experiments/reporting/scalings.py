@@ -7,21 +7,21 @@ import torch
 from torch import Tensor
 
 from backpass.experiments.record import Record
+from backpass.experiments.reporting.drawing.canvas import plane
 
-__all__ = ["kernel_plane", "scalings_by_epoch", "scalings_view"]
+__all__ = ["scalings_by_epoch", "scalings_view"]
 
 _DIGITS = 3
 
 
 def scalings_by_epoch(record: Record) -> dict[int, dict[str, Tensor]]:
-    """Return the scalings by epoch, counted from 0, from which they were used, and by parameter name.
+    """Return the scalings by epoch, counted from 0, from which they apply, and by parameter name.
 
     A record without traces has the last alone, which its last epoch used.
     """
-    known = record.traces.scalings or ({len(record.history) - 1: record.scalings} if record.scalings else {})
-    return {
-        epoch: {name: torch.tensor(values) for name, values in by_layer.items()} for epoch, by_layer in known.items()
-    }
+    last = {len(record.history) - 1: record.scalings} if record.scalings else {}
+    by_epoch = record.traces.scalings or last
+    return {epoch: {name: torch.tensor(v) for name, v in layers.items()} for epoch, layers in by_epoch.items()}
 
 
 def scalings_view(name: str, by_epoch: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def scalings_view(name: str, by_epoch: Mapping[int, Mapping[str, Tensor]]) -> di
     layers = [
         {
             "name": layer.removesuffix(".weight"),
-            "planes": [_rounded(kernel_plane(by_epoch[epoch][layer])) for epoch in epochs],
+            "planes": [_rounded(plane(by_epoch[epoch][layer])) for epoch in epochs],
         }
         for layer in by_epoch[epochs[-1]]
         if all(layer in by_epoch[epoch] for epoch in epochs)
@@ -46,12 +46,5 @@ def scalings_view(name: str, by_epoch: Mapping[int, Mapping[str, Tensor]]) -> di
     return {"name": name, "epochs": [epoch + 1 for epoch in epochs], "layers": layers}
 
 
-def kernel_plane(scaling: Tensor) -> Tensor:
-    """Return a scaling as rows and columns: of a 1-D kernel its one row, of a 3-D kernel the middle plane."""
-    while scaling.ndim > 2:
-        scaling = scaling[scaling.shape[0] // 2]
-    return scaling.view(-1, scaling.shape[-1])
-
-
-def _rounded(plane: Tensor) -> list[list[float]]:
-    return [[round(value, _DIGITS) for value in row] for row in plane.tolist()]
+def _rounded(values: Tensor) -> list[list[float]]:
+    return [[round(value, _DIGITS) for value in row] for row in values.tolist()]
