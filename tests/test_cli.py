@@ -236,6 +236,7 @@ def test_list(capsys):
     assert "folder:PATH" in names["data sets"]
     assert "sgs+pgt" in names["methods"]
     assert "digits" in names["recipes"]
+    assert "kernel-magnitude" in names["figures"]
     assert "sgs-table-4" in names["tables"]
 
 

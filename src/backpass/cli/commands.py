@@ -11,7 +11,7 @@ from rich.console import Console
 from backpass._internal.settings import Range, check_settings
 from backpass.cli.output import Processes, new_name, print_json, resume_hint, show
 from backpass.errors import InputError, StateError
-from backpass.experiments import RECIPES, list_tables, read_records, read_study
+from backpass.experiments import FIGURES, RECIPES, list_tables, read_records, read_study
 from backpass.experiments import train as train_run
 from backpass.experiments.power import LEVEL, POWER, seeds_needed, smallest_difference, spread_of_differences
 from backpass.experiments.progress_bars import progress_bars
@@ -200,7 +200,7 @@ class Power:
 
 @dataclass(frozen=True)
 class List:
-    """List the models, data sets, methods, recipes and tables.
+    """List the models, data sets, methods, recipes, figures and tables.
 
     Attributes:
         json: print JSON.
@@ -215,6 +215,7 @@ class List:
             "data sets": list(list_datasets()),
             "methods": list_methods(),
             "recipes": list(RECIPES),
+            "figures": list(FIGURES),
             "tables": list_tables(),
         }
         if self.json:
