@@ -22,9 +22,9 @@ import optuna
 
 from backpass.experiments import Record, Study, run_study
 from backpass.experiments.progress_bars import progress_bars
-from backpass.experiments.record import RECORD_FILE, read_record
+from backpass.experiments.record import RECORD_FILE, read_record, records_at
 from backpass.experiments.scheduling.termination import when_terminated
-from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.serialization import to_json
 from backpass.experiments.stages import CHOICES_FILE
 from backpass.experiments.study import StudyRun
 from backpass.training.checkpoint import atomic_write
@@ -48,8 +48,7 @@ def load_claim(name: str) -> Claim:
 def read_kept(name: str) -> dict[str, Record]:
     """Return the records of a claim that are kept, by the name of their folder."""
     path = RESULTS / name / RECORDS
-    lines = gzip.decompress(path.read_bytes()).splitlines() if path.is_file() else []
-    records = [from_json(Record, line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    records = records_at(path) if path.is_file() else []
     return {StudyRun(record.entry, record.run).folder: record for record in records}
 
 

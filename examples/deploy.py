@@ -1,4 +1,4 @@
-"""After training: SGS and PGT leave a plain network; branches are fused first. Then safetensors and torch.export."""
+"""After training: a plain network; branches are fused first. Then safetensors, torch.export and ONNX."""
 
 import tempfile
 from pathlib import Path
@@ -42,3 +42,17 @@ with tempfile.TemporaryDirectory() as folder:
 exported = torch.export.export(loaded.eval(), (x,)).module()
 with torch.no_grad():
     print("exported", (exported(x) - plain(x)).abs().max().item())
+
+try:
+    import onnxruntime
+    import onnxscript  # noqa: F401
+except ImportError as error:
+    print(f"ONNX is left out: {error.name} is not installed; install it with: pip install onnxruntime onnxscript")
+else:
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder, "model.onnx"))
+        torch.onnx.export(loaded, (x,), file, dynamo=True, external_data=False, verbose=False)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        print("onnx", (torch.from_numpy(output) - plain(x)).abs().max().item())

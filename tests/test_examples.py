@@ -1,5 +1,6 @@
 """Every example runs, and marks what backpass adds or changes: three lines, or as many as are given here and why."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 NEEDS = {
     "lightning_callback": "lightning",
     "hugging_face": "transformers",
-    "timm_train": "timm",
+    "timm_train": "timm.task",
     "detection": "torchvision",
     "accelerate_two_processes": "accelerate",
 }
@@ -41,6 +42,11 @@ def test_example_runs(path: Path, tmp_path: Path) -> None:
     assert done.stdout.strip()
     assert "BackpassWarning" not in done.stderr
     assert "NoEffectWarning" not in done.stderr
+    if path.stem == "deploy":
+        differences = dict(re.findall(r"^(\w+) ([\d.e-]+)$", done.stdout, re.MULTILINE))
+        assert {"fused", "plain", "exported"} <= differences.keys()
+        assert ("onnx" in differences) == all(map(importlib.util.find_spec, ("onnxruntime", "onnxscript")))
+        assert all(float(difference) < 1e-4 for difference in differences.values())
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

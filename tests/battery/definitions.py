@@ -55,14 +55,17 @@ def scaled_update(model: nn.Module, scalings: Mapping[str, Tensor], optimizer: O
 
 def clip_units(model: nn.Module, clip_factor: float, eps: float) -> list[bool]:
     """Clip each unit but those of the last linear layer's weights; return which units were too long."""
-    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    heads = [module.weight for module in model.modules() if isinstance(module, nn.Linear)]
+    transposed = [module.weight for module in model.modules() if isinstance(module, nn.ConvTranspose2d)]
     clipped = []
     for parameter in model.parameters():
-        if parameter is head.weight or parameter.grad is None:
+        if (heads and parameter is heads[-1]) or parameter.grad is None:
             continue
         one_unit = sum(size > 1 for size in parameter.shape) <= 1
-        weights = [parameter.detach()] if one_unit else list(parameter.detach())
-        gradients = [parameter.grad] if one_unit else list(parameter.grad)
+        # The outputs of a transposed convolution are along the second axis.
+        unit_axis = 1 if any(parameter is weight for weight in transposed) else 0
+        weights = [parameter.detach()] if one_unit else list(parameter.detach().movedim(unit_axis, 0))
+        gradients = [parameter.grad] if one_unit else list(parameter.grad.movedim(unit_axis, 0))
         for weight, gradient in zip(weights, gradients, strict=True):
             limit = clip_factor * max(weight.double().norm().item(), eps)
             length = gradient.double().norm().item()

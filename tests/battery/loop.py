@@ -74,6 +74,7 @@ class Loop:
 
     Attributes:
         build: makes the plain model.
+        draw: makes the batch of a seed.
         wrap: what the user does to the model before anything else; the reference runs go without.
         wrap_criterion: the same for the loss.
         optimizer: makes the optimizer from parameters.
@@ -92,6 +93,7 @@ class Loop:
     """
 
     build: Callable[[], nn.Module] = net
+    draw: Callable[[int], tuple[Tensor, Tensor]] = batch
     wrap: Callable[[nn.Module], nn.Module] = same
     wrap_criterion: Callable[[Criterion], Criterion] | None = None
     optimizer: Callable[..., Optimizer] = MOMENTUM
@@ -119,8 +121,9 @@ class Loop:
 
     def batch(self, seed: int) -> tuple[Tensor, Tensor]:
         """Return a batch as this setting has it."""
-        x, y = batch(seed)
-        return self._laid_out(x.to(self.device, self.dtype)), y.to(self.device)
+        x, y = self.draw(seed)
+        y = y.to(self.device, self.dtype if y.is_floating_point() else y.dtype)
+        return self._laid_out(x.to(self.device, self.dtype)), y
 
     def new_model(self) -> nn.Module:
         """Return the plain model, the same each time."""

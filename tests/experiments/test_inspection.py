@@ -135,6 +135,11 @@ def test_a_net_for_volumes():
     assert input_form(nn.Conv1d(2, 1, 3)).shape == (2, 1024)
 
 
+def test_inputs_of_one_pixel_are_zero():
+    (batch,) = generated_batches(input_form(conv(), (1, 1, 1)), 2, 2)
+    assert torch.equal(batch, torch.zeros(2, 1, 1, 1))
+
+
 def test_generated_inputs_have_the_spectrum_of_images():
     (batch,) = generated_batches(input_form(conv(), (1, 64, 64)), 32, 32)
     power = torch.fft.fft2(batch).abs().square().mean((0, 1))
@@ -191,6 +196,8 @@ def test_what_does_not_fit_is_named(tmp_path, capsys):
         (["--images", str(tmp_path)], "expected images (.png, "),
         (["--output", "a.txt"], "expected a path that ends with .png, .svg, .pdf, got a.txt"),
         (["--count", "0"], "expected count to be an integer >= 1"),
+        (["--count", "1000000000"], "expected inputs of at most 4 GiB in all, got 1000000000 of shape (3, 64, 64)"),
+        (["--shape", "3", "9" * 30, "9"], "lower the number of images or the shape"),
     ]:
         assert main(["inspect", "resnet20", *arguments]) == 2
         assert text in capsys.readouterr().err

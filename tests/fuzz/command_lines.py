@@ -81,6 +81,7 @@ SETTINGS: dict[str, list[str]] = {
 }
 METHODS = [*list_methods(), "sgs+dyrep", "acb+dbb", "sgs+sgs", "nope", "+", "plain+sgs", *TEXTS]
 OUT = ["{new}", "{file}", "{file}/x", "/dev/null/x", "/proc/nope/x", "{new}/" + "x" * 300, "{folder}", *TEXTS[7:]]
+PICTURES = ["{new}.png", "{new}.svg", "{new}.pdf", "{new}.bmp", "{file}.svg/x.svg", "/dev/null/x.svg", *OUT]
 STORAGES = [
     "journal:{new}", "journal:{folder}", "journal:{file}", "journal:", "journal:/proc/x", "sqlite://", "sqlite:///",
     "sqlite:///{new}", "sqlite:///{folder}", "sqlite:///{file}", "sqlite:///{new}?mode=ro", "postgresql://127.0.0.1:1/x",
@@ -101,6 +102,18 @@ COMMANDS: dict[str, dict[str, list[str]]] = {
     "reproduce": STUDY | {"seeds": ["1", "0", "-1", "x"], "entries": ["*", "VGG*", "[", *TEXTS], "epochs": INTEGERS},
     "worker": {"study": STORAGES, "name": TEXTS, "out": OUT, "heartbeat": FLOATS, "grace": FLOATS, "json": [""]},
     "report": {"json": [""]},
+    "figure": {"output": PICTURES, "layers": ["conv1", *TEXTS]},
+    "inspect": {
+        "images": ["{folder}", "{file}", "{new}", *TEXTS],
+        "weights": ["{folder}", "{file}", "timm/nope", *TEXTS],
+        "shape": ["3 32 32", "1 8 8", "3", "0 0 0", "3 1 1", "3 -1 4", "1" + "0" * 30 + " 4 4", "x"],
+        "count": INTEGERS,
+        "batch-size": INTEGERS,
+        "k": FLOATS,
+        "measure": ["mutual_information", "autocorrelation", "x"],
+        "output": PICTURES,
+        "json": [""],
+    },
     "power": {"spread": FLOATS, "difference": FLOATS, "seeds": INTEGERS, "level": FLOATS, "correlation": FLOATS},
     "list": {"json": [""]},
 }
@@ -108,6 +121,8 @@ POSITIONAL = {
     "search": ["sgs.k", "pgt.alpha", "sgs.alpha,sgs.beta", "optimizer.lr", "epochs", "data", "sgs.q", ".", ",", *TEXTS],
     "reproduce": ["sgs-table-4", "norm-free", "pgt", "nope", *TEXTS],
     "report": ["{folder}", "{file}", "{new}", *TEXTS],
+    "figure": ["family", "family {folder}", "scalings {folder}", "k-curve {file}", "curves", "nope {new}", *TEXTS],
+    "inspect": [*MODELS, "resnet20", "timm/nope", "nope", "os:getcwd", "os:nothing", "{folder}", "{file}", *TEXTS],
 }
 # What keeps a line that is otherwise right short.
 SMALL = ["--epochs", "1", "--data.limit-train", "32", "--data.limit-test", "10", "--runtime.device", "cpu"]
@@ -115,6 +130,7 @@ SHORT = {
     "train": [],
     "compare": ["--methods", "plain", "--seeds", "0"],
     "search": ["--values", "2", "--seeds", "0"],
+    "inspect": ["--count", "4", "--batch-size", "2", "--shape", "3", "32", "32"],
 }
 
 
@@ -130,16 +146,18 @@ def command_line(generator: random.Random, folder: Path, file: Path, new: Path) 
     command = generator.choice([*COMMANDS, "train", "compare", "search", "reproduce"])
     words = [command]
     if command in POSITIONAL:
-        words.append(generator.choice(POSITIONAL[command]))
+        words += generator.choice(POSITIONAL[command]).split(" ")
     options = dict(COMMANDS[command])
-    if command in SHORT:
+    words += SHORT.get(command, [])
+    if command in ("train", "compare", "search"):
         options |= SETTINGS
-        words += [*SMALL, *SHORT[command]]
+        words += SMALL
     if command == "reproduce":
         words.append("--dry-run")
     for option in generator.sample(list(options), min(len(options), generator.choice([1, 1, 2, 2, 3]))):
         value = generator.choice(options[option])
-        words += [f"--{option}", *(value.split(" ") if option in ("model-args", "sgs.branches") else [value])]
+        several = option in ("model-args", "sgs.branches", "shape")
+        words += [f"--{option}", *(value.split(" ") if several else [value])]
         if value == "" and generator.random() < 0.8:
             words.pop()
     if generator.random() < 0.02:

@@ -29,8 +29,8 @@ def data() -> tuple[Tensor, Tensor]:
     return images, torch.randint(3, (32,), generator=generator)
 
 
-def loader() -> DataLoader[Any]:
-    return DataLoader(TensorDataset(*data()), batch_size=BATCH)
+def loader(batch: int = BATCH) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*data()), batch_size=batch)
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.SGD:

@@ -11,6 +11,7 @@ import backpass
 from backpass.errors import InputError
 from integrations.plain_loop import (
     ALPHA,
+    BATCH,
     EPOCHS,
     OPTIONS,
     RESUMED,
@@ -64,6 +65,7 @@ def trained(
     resume: Path | None = None,
     forward: Any = None,
     sgs: dict[str, Any] | None = None,
+    batch: int = BATCH,
     **options: Any,
 ) -> Any:
     module = Module(manual)
@@ -72,7 +74,7 @@ def trained(
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=[callback], **quiet, **options
     )
-    trainer.fit(module, loader(), ckpt_path=resume)
+    trainer.fit(module, loader(batch), ckpt_path=resume)
     return module.steps, trainer
 
 

@@ -1,5 +1,6 @@
 """The callback and the loss for the Hugging Face Trainer: the gradients of the plain loop, step by step."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,18 @@ def trained(
     clip: float | None = None,
     autocast: bool = False,
     resume: bool = False,
+    batch: int = BATCH,
     **options: Any,
 ) -> Gradients:
     arguments = TrainingArguments(
         folder,
         num_train_epochs=epochs,
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulate,
         max_grad_norm=clip or 0.0,
         bf16=autocast,
         use_cpu=True,
+        ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
         report_to="none",
         save_strategy="epoch",
         disable_tqdm=True,

@@ -68,7 +68,7 @@ class Inspect:
         images: folder of images, searched with its sub-folders; default: generated inputs with a 1/f spectrum.
         weights: trained weights instead of freshly drawn ones: a file, or timm/NAME.
         shape: channels and spatial axes of an input, such as 3 224 224; default: the model's own.
-        count: number of images.
+        count: number of images, which are held in memory.
         batch_size: images of a batch.
         k: strength of the scaling.
         measure: measure of dependence between neighbouring pixels.
@@ -93,10 +93,11 @@ class Inspect:
         check_format(self.output)
         model = load_model(self.model, self.weights)
         form = input_form(model, self.shape, None if self.images is None else images_below(self.images)[0])
+        batch_size = min(self.batch_size, -(-self.count // 2))  # two batches at least, for the two halves
         if self.images is None:
-            batches, source = generated_batches(form, self.count, self.batch_size), "generated inputs"
+            batches, source = generated_batches(form, self.count, batch_size), "generated inputs"
         else:
-            batches = folder_batches(self.images, form, self.count, self.batch_size)
+            batches = folder_batches(self.images, form, self.count, batch_size)
             source = f"images of {self.images}"
         layers = inspect_scalings(model, batches, k=self.k, measure=self.measure)
         write_inspection(layers, self.output, f"{self.model}, k = {self.k:g}")

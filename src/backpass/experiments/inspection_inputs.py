@@ -1,5 +1,6 @@
 """What is inspected: the model by its name or its run, and images for it, of a folder or generated."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = ["InputForm", "folder_batches", "generated_batches", "images_below", "
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _CONFIG = "config.json"
 _LARGEST = 224
+_MEMORY = 4 << 30
 _SIDES = {1: (1024,), 2: (64, 64), 3: (16, 32, 32)}
 
 
@@ -164,7 +166,7 @@ def folder_batches(folder: Path, form: InputForm, count: int, batch_size: int) -
     """Return normalised images of a folder, evenly spaced among all below it, cropped at the centre to the form.
 
     Raises:
-        InputError: no image, or one that cannot be read, or a form that images do not have.
+        InputError: no image, or one that cannot be read, a form that images do not have, or inputs of more than 4 GiB.
     """
     channels, *size = form.shape
     if len(size) != 2 or channels not in (1, 3):
@@ -176,6 +178,7 @@ def folder_batches(folder: Path, form: InputForm, count: int, batch_size: int) -
     files = images_below(folder)
     count = min(count, len(files))
     chosen = [files[len(files) * place // count] for place in range(count)]
+    _check_size(form, count)
     images = torch.empty(len(chosen), channels, *size)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (form.mean, form.std))
     for number, file in enumerate(chosen):
@@ -196,7 +199,11 @@ def generated_batches(form: InputForm, count: int, batch_size: int, seed: int = 
         count: number of inputs.
         batch_size: inputs of a batch.
         seed: of the noise.
+
+    Raises:
+        InputError: inputs of more than 4 GiB.
     """
+    _check_size(form, count)
     channels, *size = form.shape
     noise = torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(seed))
     axes = list(range(2, noise.ndim))
@@ -206,4 +213,13 @@ def generated_batches(form: InputForm, count: int, batch_size: int, seed: int = 
         squares = squares + frequencies.view([-1 if other == axis else 1 for other in range(len(size))])
     amplitude = torch.where(squares > 0, squares.clamp(min=1e-12).rsqrt(), 0.0)
     values = torch.fft.ifftn(torch.fft.fftn(noise, dim=axes) * amplitude, dim=axes).real
-    return list(torch.split(values / values.std(axes, keepdim=True).clamp(min=1e-6), batch_size))
+    return list(torch.split(values / values.std(axes, correction=0, keepdim=True).clamp(min=1e-6), batch_size))
+
+
+def _check_size(form: InputForm, count: int) -> None:
+    needed = 4 * count * math.prod(form.shape)
+    if needed > _MEMORY:
+        raise InputError(
+            f"expected inputs of at most {_MEMORY >> 30} GiB in all, got {count} of shape {form.shape}, which take "
+            f"{needed / 2**30:.3g} GiB; lower the number of images or the shape"
+        )

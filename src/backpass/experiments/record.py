@@ -3,9 +3,12 @@
 import gzip
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from backpass.errors import InputError
 from backpass.experiments.environment import Environment
@@ -28,6 +31,7 @@ __all__ = [
 
 SCHEMA = 3
 RECORD_FILE = "result.json"
+_SHOWN = 200
 _EVERY_EPOCH = ("epoch", "train_seconds", "measure_seconds", "evaluate_seconds")
 
 
@@ -180,7 +184,28 @@ def _record(text: str | bytes, source: str) -> Record:
                     f"{source}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "
                     "run it again"
                 )
+    _check_tensors(record, source)
     return record
+
+
+def _check_tensors(record: Record, source: str) -> None:
+    """Raise InputError if nested lists of a record are no tensors of finite numbers."""
+    traces = record.traces
+    groups: dict[str, Mapping[str, list[Any]]] = {"scalings": record.scalings}
+    groups |= {f"traces.scalings.{epoch}": by_layer for epoch, by_layer in traces.scalings.items()}
+    groups |= {f"traces.kernels.{epoch}": by_layer for epoch, by_layer in traces.kernels.items()}
+    groups |= {"traces.norm_weights": traces.norm_weights, "traces.reliability": traces.reliability}
+    for group, tensors in groups.items():
+        for name, values in tensors.items():
+            try:
+                tensor = torch.tensor(values, dtype=torch.float64)
+            except (TypeError, ValueError):
+                tensor = torch.empty(0)
+            if tensor.numel() == 0 or not bool(tensor.isfinite().all()):
+                raise InputError(
+                    f"{source}: expected {group} of {name!r} to be nested lists of finite numbers, all of one length "
+                    f"at each depth, got {str(values)[:_SHOWN]}; run it again"
+                )
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -13,6 +13,7 @@ from backpass.experiments.environment import Environment, environment
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import Cost, EvaluatedData, Record, TrainedModel
 from backpass.experiments.run_folder import RunFolder
+from backpass.experiments.trackers import tracking
 from backpass.models import count_macs, count_parameters
 from backpass.training.checkpoint import save_weights
 from backpass.training.datasets import load_dataset
@@ -111,6 +112,7 @@ def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str,
 
     def end_epoch(record: EpochRecord) -> None:
         on_main(lambda: files.write_metrics(trainer.history))
+        track(record, trainer.traces.traces)
         progress.end_epoch(record)
 
     trainer = Trainer(
@@ -130,7 +132,9 @@ def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str,
         files.write_settings("environment.json", where)
 
     on_main(write_settings)  # After the checkpoint has been compared with the run.
-    outcome = trainer.fit()
+    tracker = runtime.tracker if is_main() else None
+    with tracking(tracker, run, files.path, epochs=len(trainer.history)) as track:
+        outcome = trainer.fit()
 
     def write_end() -> Record:
         deployed = trainer.task.deploy(deploy(run.method, trainer.model.eval()))

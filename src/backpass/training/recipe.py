@@ -171,6 +171,7 @@ class Runtime:
         workers: processes that decode images on the fly.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
         traces: record what figures need: scalings and kernels over time, norms of logits and gradients, calibration.
+        tracker: tracker that receives metrics and scalings, in the run folder unless it names a server; default: none.
 
     Raises:
         InputError: a setting is out of range.
@@ -183,6 +184,7 @@ class Runtime:
     workers: Annotated[int, Range(at_least=0, at_most=_MAX_WORKERS)] = 4
     checkpoint_every: Annotated[int, COUNT] = 1
     traces: bool = True
+    tracker: Literal["tensorboard", "wandb", "mlflow"] | None = None
 
     def __post_init__(self) -> None:
         """Check the range of every setting."""

@@ -54,14 +54,17 @@ def draw_k_curve(groups: Sequence[Group]) -> Any:
         left.errorbar(ks, means, yerr=errors, capsize=2.5, label=label, **look)
         if curve.unit:
             right.plot(ks, [d.mean / curve.unit for d in found], **look)
-    left.set(xlabel="k", ylabel=f"{groups[0].metric} relative to the baseline, points")
+    left.set(xlabel="k", ylabel=f"gain in {groups[0].metric}, points")
     right.set(xlabel="k", ylabel=f"normalised {groups[0].metric}")
+    if not any(curve.unit for curve in curves):
+        right.set(xlim=left.get_xlim(), ylim=(-0.2, 1.2))
+        right.text(0.5, 0.5, "no gain at k = 5", transform=right.transAxes, ha="center", va="center", color="0.4")
     right.axhline(1.0, color="0.6", linewidth=0.8, linestyle=":")
     for axes in (left, right):
         axes.axhline(0.0, color="0.4", linewidth=0.8)
         axes.grid(alpha=0.25)
     right.set_title("baseline = 0, k = 5 is 1", fontsize=9)
-    left.set_title("paired differences, 95 % interval", fontsize=9)
+    left.set_title("relative to the baseline, 95 % interval", fontsize=9)
     legend(figure)
     return figure
 

@@ -1,0 +1,61 @@
+"""The page holds what its cases give, and a case gives what running it found."""
+
+from collections.abc import Callable
+
+import pytest
+
+from backpass.errors import BackpassWarning, InputError, missing_extra
+from works_with.case import CancelledError, NotInstalledError, Section, Way, judged, verdict
+from works_with.page import PAGE, SECTIONS, read, render
+
+
+@pytest.mark.parametrize(
+    "section", [pytest.param(s, id=s.title, marks=[pytest.mark.slow] if s.slow else []) for s in SECTIONS]
+)
+def test_the_page_holds_what_the_cases_give(section: Section) -> None:
+    try:
+        found = judged(section)
+    except NotInstalledError as error:
+        pytest.skip(str(error))
+    assert found == read(PAGE.read_text(encoding="utf-8"))[section.title]
+
+
+def raising(error: BaseException | None) -> Callable[[], None]:
+    def check() -> None:
+        if error is not None:
+            raise error
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("errors", "expected"),
+    [
+        ([None], "works"),
+        ([InputError("no a"), None], "works with `call 1`; without: refused: *no a*"),
+        ([BackpassWarning("no a"), InputError("no b")], "refused: *no a*; with `call 1`: refused: *no b*"),
+        ([CancelledError("1.0 of 10 left"), None], "works with `call 1`; without: 1.0 of 10 left"),
+        ([CancelledError("1.0 of 10 left")], "1.0 of 10 left"),
+    ],
+)
+def test_the_verdict_is_what_running_the_ways_found(errors: list[BaseException | None], expected: str) -> None:
+    ways = [Way(f"`call {number}`" if number else "", raising(error)) for number, error in enumerate(errors)]
+    assert verdict(ways) == expected
+
+
+def test_a_wrong_result_is_no_verdict() -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        verdict([Way("", raising(AssertionError("not close"))), Way("`call`", raising(None))])
+
+
+def test_a_library_that_is_not_installed_is_no_verdict() -> None:
+    for error in (ImportError("x"), missing_extra("x", "lab", "these")):
+        with pytest.raises(NotInstalledError, match="x"):
+            verdict([Way("", raising(error)), Way("`call`", raising(None))])
+
+
+@pytest.mark.parametrize("title", ["Precision", "Optimizers of timm"])
+def test_what_is_written_is_read_again(title: str) -> None:
+    (section,) = (section for section in SECTIONS if section.title == title)
+    verdicts = {"a": ("works", "works"), "b": ("works with `c, d`", "works"), "c": ("works", "works")}
+    assert read(render(section, verdicts)) == {title: verdicts}
