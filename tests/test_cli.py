@@ -53,6 +53,8 @@ def test_compare_tunes_first_and_its_report_shows_what_was_tried(tmp_path, capsy
     assert json.loads(capsys.readouterr().out) == content
     assert (out / "report.html").read_text() == page
     (out / "tuning.json").unlink()  # as between the stages
+    for name in ("plain-seed0", "pgt-seed0"):
+        shutil.rmtree(out / name)
     assert main(["report", str(out), "--json"]) == 0
     assert [entry["n"] for entry in json.loads(capsys.readouterr().out)["entries"]] == [0, 0]
     page = (out / "report.html").read_text()

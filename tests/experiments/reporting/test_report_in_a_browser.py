@@ -1,6 +1,7 @@
 """The report of a real study, opened in Chromium: what no parser of HTML can see."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -29,7 +30,8 @@ def folder(tmp_path_factory):
         recipe, folder, methods=["plain", "sgs"], seeds=[0, 1], tune=["lr=0.01,0.05"], runtime=Runtime(device="cpu")
     )
 
-    write_report(found.study, found.records, folder, found.choices)
+    entries = tuple(replace(entry, label=f"{entry.label} with a long label" * 8) for entry in found.study.entries)
+    write_report(replace(found.study, entries=entries), found.records, folder, found.choices)
     return folder
 
 

@@ -164,7 +164,7 @@ def difference_chart(by_name: Mapping[str, Difference]) -> Chart:
         "Differences to the baseline with 95 % confidence intervals",
         values,
         height=34 * len(values),
-        encoding={"y": {"field": "entry", "type": "nominal", "sort": None, "title": None}},
+        encoding={"y": {"field": "entry", "type": "nominal", "sort": None, "title": None, "axis": {"labelLimit": 130}}},
         layer=[
             {"mark": {"type": "rule", "color": _INK, "opacity": 0.5}, "encoding": {"x": {"datum": 0, **x}, "y": None}},
             {
