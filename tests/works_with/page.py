@@ -73,7 +73,9 @@ def read(page: str) -> dict[str, dict[str, tuple[str, str]]]:
     for part in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
         title = part.split("\n", 1)[0]
         rows = re.findall(r"^\| (?!\|)(.+?) \| (.+?) \| (.+?) \|$", part, re.MULTILINE)
-        section = next(section for section in SECTIONS if section.title == title)
+        section = next((section for section in SECTIONS if section.title == title), None)
+        if section is None:
+            continue
         sections[title] = {
             name: (sgs, pgt) for names, sgs, pgt in rows for name in (names.split(", ") if section.grouped else [names])
         }
@@ -83,13 +85,19 @@ def read(page: str) -> dict[str, dict[str, tuple[str, str]]]:
 def write(titles: Sequence[str] = ()) -> None:
     """Run the cases of the sections with these titles, or all, and write the page; keep the other sections."""
     for section in SECTIONS:
-        if titles and section.title not in titles:
-            continue
-        written = read(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
-        written[section.title] = judged(section)
-        parts = [render(other, written[other.title]) for other in SECTIONS if other.title in written]
-        versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-        PAGE.write_text("\n".join([HEAD, *parts, f"Versions: {versions}.\n"]), encoding="utf-8")
+        if not titles or section.title in titles:
+            verdicts = judged(section)
+            written = read(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
+            PAGE.write_text(page(written | {section.title: verdicts}), encoding="utf-8")
+
+
+def page(verdicts: Mapping[str, Verdicts]) -> str:
+    """Return the page of the sections that have verdicts; it names the others."""
+    parts = [render(section, verdicts[section.title]) for section in SECTIONS if section.title in verdicts]
+    if missing := [section.title for section in SECTIONS if section.title not in verdicts]:
+        parts.append(f"## Not run\n\n{', '.join(missing)}.\n")
+    versions = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return "\n".join([HEAD, *parts, f"Versions: {versions}.\n"])
 
 
 LIBRARIES = ("torch", "timm", "schedulefree", "pytorch_optimizer", "lightning", "transformers", "accelerate")

@@ -13,11 +13,15 @@ from works_with.page import PAGE, SECTIONS, read, render
     "section", [pytest.param(s, id=s.title, marks=[pytest.mark.slow] if s.slow else []) for s in SECTIONS]
 )
 def test_the_page_holds_what_the_cases_give(section: Section) -> None:
+    written = read(PAGE.read_text(encoding="utf-8"))
+    if section.title not in written:
+        assert section.title in PAGE.read_text(encoding="utf-8").split("## Not run")[1]
+        pytest.skip(f"not run: cd tests && python -m works_with '{section.title}'")
     try:
         found = judged(section)
     except NotInstalledError as error:
         pytest.skip(str(error))
-    assert found == read(PAGE.read_text(encoding="utf-8"))[section.title]
+    assert found == written[section.title]
 
 
 def raising(error: BaseException | None) -> Callable[[], None]:
