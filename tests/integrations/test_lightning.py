@@ -11,7 +11,6 @@ import backpass
 from backpass.errors import InputError
 from integrations.plain_loop import (
     ALPHA,
-    BATCH,
     EPOCHS,
     OPTIONS,
     RESUMED,
@@ -65,7 +64,7 @@ def trained(
     resume: Path | None = None,
     forward: Any = None,
     sgs: dict[str, Any] | None = None,
-    batch: int = BATCH,
+    batches: Any = None,
     **options: Any,
 ) -> Any:
     module = Module(manual)
@@ -74,7 +73,7 @@ def trained(
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=[callback], **quiet, **options
     )
-    trainer.fit(module, loader(batch), ckpt_path=resume)
+    trainer.fit(module, batches or loader(), ckpt_path=resume)
     return module.steps, trainer
 
 
