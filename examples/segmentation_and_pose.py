@@ -48,7 +48,7 @@ SEGMENTATION = Recipe(
         ("evaluation_images", 8),
     ),
     model=import_path(small_pspnet),
-    epochs=24,
+    epochs=30,
     batch_size=8,
     optimizer=OptimizerSettings(lr=0.05, lr_factors=(("backbone.*", 0.4),), weight_decay=1e-4),
     schedule=ScheduleSettings(name="poly"),
@@ -61,10 +61,10 @@ POSE = Recipe(
         *(("rotation", 10.0), ("scale", 0.1)),
     ),
     model=import_path(small_heatmaps),
-    epochs=20,
+    epochs=40,
     batch_size=16,
     optimizer=OptimizerSettings(name="adam", lr=4e-3, weight_decay=0.0),
-    schedule=ScheduleSettings(name="step", milestones=(14.0, 18.0)),
+    schedule=ScheduleSettings(name="step", milestones=(30.0, 36.0)),
     sgs=SgsSettings(warmup=0, every=5, apply="update"),
 )
 

@@ -233,5 +233,5 @@ def test_all_four_cells_reach_a_high_miou_and_pckh(tmp_path):
         for name, metric in (("small-PSPNet", "mean_iou"), ("small-heat-maps", "pckh"))
     }
     assert [len(found) for found in scores.values()] == [4, 4]
-    assert min(scores["small-PSPNet"]) > 0.75
-    assert min(scores["small-heat-maps"]) > 0.85
+    assert min(scores["small-PSPNet"]) > 0.8
+    assert min(scores["small-heat-maps"]) > 0.9
