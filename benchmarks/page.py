@@ -44,7 +44,8 @@ BENCHMARKS: tuple[_Section, ...] = (
     ),
     ("throughput-timm-cpu", "The trainer and timm's script, cpu", throughput),
     ("sgs-published-cpu", "The published estimator and ours, cpu", published),
-    ("sgs-old-new", "SGS before and after its measuring code was rewritten", old_new),
+    ("sgs-old-new", "SGS before and after its measuring code was rewritten, CPU time", old_new),
+    ("sgs-old-new-wall", "SGS before and after its measuring code was rewritten, wall time", old_new),
     ("sgs-distributed", "SGS: update on several processes", distributed),
     ("tests-cuda", "Tests that need a GPU", gpu_tests),
 )

@@ -69,10 +69,11 @@ def measuring(content: dict[str, Any]) -> str:
 
 def old_new(content: dict[str, Any]) -> str:
     """Return the table of two source trees measured in turn."""
-    units = {"update": (1.0, "s"), "scale": (1e-3, "ms"), "memory": (1.0, "MB")}
+    units = {"update": (1.0, "s"), "scale": (1e-3, "ms"), "step": (1.0, "s"), "memory": (1.0, "MB")}
     subjects = {
         "update": "update on {} batches",
         "scale": "scale_gradients, batch {}",
+        "step": "training step with SGS, batch {}",
         "memory": "update on {} batches",
     }
     rows = []

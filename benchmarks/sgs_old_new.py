@@ -4,19 +4,16 @@
     python benchmarks/sgs_old_new.py --old ../old/src --commits COMMIT NEW_COMMIT
 
 On VGG-16-BN for CIFAR: ``update`` on 2 and 20 batches of 128 images, the memory that it adds, ``scale_gradients`` after
-a backward pass, and whole training steps of 32 images with it (forward, backward, scaling, SGD with momentum): their
-throughput. And the whole command ``backpass train`` on digits with ``sgs`` and with ``plain``, its start included. In
-CPU seconds of one thread by default, which other load disturbs least.
+a backward pass, and whole training steps of 32 images with it (forward, backward, scaling, SGD with momentum). In CPU
+seconds of one thread by default, which other load disturbs least.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ import torch.nn.functional as F
 import backpass
 from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up
 
-ROUNDS = {"update 2": 5, "scale 32": 10, "step 32": 15, "train plain": 5, "train sgs": 5}
+ROUNDS = {"update 2": 5, "scale 32": 10, "step 32": 15}
 ROUNDS |= {"memory 2": 1, "update 20": 3, "memory 20": 1}
 
 
@@ -49,9 +46,6 @@ def serve(clock: str) -> None:
 
     for line in sys.stdin:
         kind, size = line.split()
-        if kind == "train":
-            print(command_seconds(size), flush=True)
-            continue
         if kind == "step":
             print(meter.seconds(lambda size=size: step(int(size))), flush=True)
             continue
@@ -63,21 +57,6 @@ def serve(clock: str) -> None:
         images = [smooth_images(BATCH, seed) for seed in range(int(size))]
         measure: Callable[..., float] = meter.seconds if kind == "update" else meter.added_memory
         print(measure(lambda images=images: sgs.update(images)), flush=True)
-
-
-def command_seconds(method: str) -> float:
-    """Return the CPU seconds of a training run on digits, with the start of its process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "backpass", "train", "--recipe", "digits", "--method", method, "--seed", "0"]
-        subprocess.run(
-            [*command, "--out", f"{folder}/run"],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 class Side:
@@ -104,6 +83,7 @@ def main() -> None:
     parser.add_argument("--clock", choices=["wall", "cpu"], default="cpu")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "sgs-old-new.json")
     parser.add_argument("--serve", action="store_true", help="measure in this process")
+    parser.add_argument("--only", nargs="+", metavar="WHAT", help=f"of {', '.join(ROUNDS)}; other rows are kept")
     options = parser.parse_args()
     if options.serve:
         serve(options.clock)
@@ -112,8 +92,10 @@ def main() -> None:
     timing = {name: Side(source, options.clock) for name, source in sources.items()}
     # Without the threshold, glibc's malloc keeps freed maps, and the peak would be a record of its habits.
     sizing = {name: Side(source, options.clock, MALLOC_MMAP_THRESHOLD_="1000000") for name, source in sources.items()}
-    rows: list[dict[str, Any]] = []
-    for what, rounds in ROUNDS.items():
+    asked = {what: rounds for what, rounds in ROUNDS.items() if what in (options.only or ROUNDS)}
+    kept = json.loads(options.output.read_text())["rows"] if options.only and options.output.is_file() else []
+    rows: list[dict[str, Any]] = [row for row in kept if row["what"] not in asked]
+    for what, rounds in asked.items():
         sides = sizing if what.startswith("memory") else timing
         found: dict[str, list[float]] = {name: [] for name in sides}
         loads = []
