@@ -265,7 +265,7 @@ def test_what_a_study_cannot_work_with(arguments, text, capsys):
         (["compare", "--methods", "plain", "foo"], "got 'foo': unknown 'foo'"),
         (["train", "--recipe", "nope"], "unknown recipe 'nope'"),
         (["train", "--model", "nope"], "unknown model 'nope'"),
-        (["train", "--data.name", "nope"], "folder:PATH, got 'nope'; choose one of them"),
+        (["train", "--data.name", "nope"], "package.module:function, got 'nope'; choose one of them"),
         (["train", "--data.name", "folder:/no/such/place"], "/no/such/place"),
         (["train", "--sgs.k", "-1", "--method", "sgs"], "expected sgs.k to be a finite number > 0"),
         (["train", "--pgt.alpha", "0", "--method", "pgt"], "alpha"),

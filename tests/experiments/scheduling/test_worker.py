@@ -122,7 +122,7 @@ def test_a_worker_names_at_once_the_runs_that_it_waits_for(tmp_path, monkeypatch
 
 
 def test_a_worker_of_a_study_without_runs_says_once_that_it_waits(tmp_path, monkeypatch, caplog, let_runs_end):
-    let_runs_end(SimpleNamespace(accuracy=0.5))
+    let_runs_end(SimpleNamespace(score=0.5))
     queue, calls = queue_of([], tmp_path), []
 
     def sleep(seconds):
