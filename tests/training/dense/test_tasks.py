@@ -76,7 +76,7 @@ def test_every_method_trains_under_every_condition(task, method, condition, scen
     }
     recipe = replace(scenes[task], micro_batches=2 if condition == "accumulated" else 1)
     compile_model = torch.nn.Module.compile  # With the compiler's own code generation, a minute for each task.
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compile_model(model, backend="eager"))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compile_model(model, backend="aot_eager"))
     trainer = trainer_of(recipe, method, runtimes.get(condition, CPU))
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     outcome = trainer.fit()
