@@ -19,6 +19,12 @@ from backpass.experiments.stages import tuning_study
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "claims"
 PAGE = (ROOT / "docs" / "claims.md").read_text()
+PROSE = {
+    "README.md": ("Questions on accuracy", "## Cost"),
+    "src/backpass/sgs/README.md": ("## Measured here", "## Source"),
+    "src/backpass/pgt/README.md": ("## Measured here", "## Source"),
+}
+"""Where differences are stated in sentences, from a text to a text."""
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("claim", "page", "run", "settings"))
 
 
@@ -109,6 +115,26 @@ def test_differences_on_the_page_follow_from_the_raw_records(name):
 def test_verdicts_by_hand(found, verdict):
     claim = claim_of("fixed_digits")  # 0.5 points, level 0.05
     assert importlib.import_module("page").verdict(found, claim) == verdict
+
+
+@pytest.mark.parametrize("path", PROSE)
+def test_differences_in_prose_are_rows_of_the_page(path):
+    start, end = PROSE[path]
+    prose = " ".join((ROOT / path).read_text().partition(start)[2].partition(end)[0].split())
+    rows = {}
+    for line in PAGE.partition("\n## ")[0].splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 6 and " to " in cells[3]:
+            low, high = map(float, cells[3].split(" to "))
+            for sign, interval in ((1, (low, high)), (-1, (-high, -low))):
+                rows[interval] = (sign * float(cells[2]), cells[4])
+    stated = list(re.finditer(r"\((?:95 % CI )?(-?\d+\.\d+) to (-?\d+\.\d+)(?:, p (<?\d\.\d+))?", prose))
+    assert stated
+    for found in stated:
+        mean, p = rows[float(found[1]), float(found[2])]
+        assert found[3] in (None, p)
+        before = re.search(r"(\d+\.\d+) points[^.()]*$", prose[: found.start()])
+        assert before is None or float(before[1]) == mean
 
 
 def test_records_that_are_kept_are_not_run_again(tmp_path, monkeypatch):
