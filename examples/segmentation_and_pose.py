@@ -65,7 +65,7 @@ CAMVID = replace(
         ("flip", False),
         ("evaluation_images", 8),
     ),
-    epochs=8,
+    epochs=6,
 )
 POSE = Recipe(
     task="keypoints",
