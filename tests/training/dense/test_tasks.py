@@ -90,6 +90,16 @@ def test_every_method_trains_under_every_condition(task, method, condition, scen
     assert all(scaling.max() > scaling.min() for scaling in outcome.scalings.values())
 
 
+def test_the_recipe_can_ignore_dilation(scenes):
+    """The dilated layers, and no others, then have other scalings."""
+    measured, ignored = (
+        trainer_of(replace(scenes["segmentation"], sgs=replace(SGS, dilation=dilation)), "sgs").fit().scalings
+        for dilation in ("measured", "ignored")
+    )
+    other = {name for name in measured if not torch.equal(measured[name], ignored[name])}
+    assert other == {"backbone.layer4.conv1.weight", "backbone.layer4.conv2.weight"}
+
+
 def test_pgt_is_refused_on_squared_error(scenes):
     with pytest.raises(InputError, match=r"cross_entropy or binary_cross_entropy, .*, got KeypointHeatmaps"):
         trainer_of(scenes["keypoints"], "pgt")
