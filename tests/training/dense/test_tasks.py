@@ -256,7 +256,7 @@ def test_all_four_cells_reach_a_high_miou_and_pckh(tmp_path):
 @pytest.mark.slow
 def test_the_example_on_camvid(tmp_path):
     numbers = numpy.random.default_rng(0)
-    for split, count in (("train", 8), ("test", 2)):
+    for split, count in (("train", 8), ("val", 2)):
         for folder, shape, high in ((split, (360, 480, 3), 256), (f"{split}annot", (360, 480), 12)):
             (tmp_path / folder).mkdir()
             for number in range(count):
