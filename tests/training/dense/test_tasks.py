@@ -171,6 +171,28 @@ def test_evaluation_averages_over_the_mirrored_copy():
     assert torch.equal(replace(task, flip=False).predict(forward, inputs), torch.cat([inputs, 2 * inputs], 1))
 
 
+def two_convs(num_classes, in_channels):
+    """Return a net without batch statistics, so that accumulation changes nothing."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(in_channels, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, num_classes, 1)
+    )
+
+
+def test_accumulated_gradients_are_those_of_the_batch_whatever_is_labelled(scenes):
+    """One image is labelled in full, the others ever less, and the last not at all."""
+    recipe = replace(scenes["segmentation"], model=import_path(two_convs))
+    steps = []
+    for parts in (1, 4):
+        trainer = trainer_of(replace(recipe, micro_batches=parts))
+        inputs, target = next(iter(trainer.loaders.train))
+        for number in range(1, 4):
+            target[number, : 11 * number] = 255
+        assert (target[3] == 255).all()
+        loss = trainer._step(inputs, target)
+        steps.append({"loss": loss, **trainer.model.state_dict()})
+    torch.testing.assert_close(steps[0], steps[1])
+
+
 def test_pixel_accuracy_of_training_ignores_unlabelled_pixels():
     task = SemanticSegmentation(2)
     logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).view(1, 2, 2, 1).expand(4, 2, 2, 1)

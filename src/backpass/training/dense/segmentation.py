@@ -127,6 +127,13 @@ class SemanticSegmentation(Task):
             chosen = partial(chosen, label_smoothing=self.label_smoothing)
         return segmentation_loss(output, target, auxiliary_weight=self.auxiliary_weight, criterion=chosen)
 
+    def terms(self, target: Any) -> Tensor:
+        """Return the number of labelled pixels, at least 1.
+
+        Gradients are averaged over processes by their number alone, as in the source.
+        """
+        return (target != IGNORED).sum().clamp(min=1)
+
     def training_score(self, output: Any, target: Any) -> Tensor:
         """Return the fraction of the labelled pixels that the first head has right, times the number of images."""
         logits = output[0] if isinstance(output, tuple) else output
