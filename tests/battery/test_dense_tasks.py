@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -105,10 +106,16 @@ def test_dense_task_accumulated(row: Row, task: Dense) -> None:
 
 
 @on_both
-@pytest.mark.slow
 def test_dense_task_compiled(row: Row, task: Dense) -> None:
     torch.compiler.reset()
-    examine(task.row(row), task.loop().but(dtype=torch.float32, wrap=torch.compile))
+    examine(task.row(row), task.loop().but(wrap=partial(torch.compile, fullgraph=True, backend="aot_eager")))
+
+
+@on_both
+@pytest.mark.slow
+def test_dense_task_compiled_by_inductor(row: Row, task: Dense) -> None:
+    torch.compiler.reset()
+    examine(task.row(row), task.loop().but(dtype=torch.float32, wrap=partial(torch.compile, fullgraph=True)))
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Measuring the scalings of a model on a few batches, which leaves the model unchanged."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from backpass.sgs.maps_of_batches import MapsOfBatches
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from backpass.sgs.scaling import scaling_from_dependence
 
-__all__ = ["MEASURES", "Measurement", "check_measure", "measure_scalings", "scalings_of_maps"]
+__all__ = ["MEASURES", "Measurement", "check_dilation", "check_measure", "measure_scalings", "scalings_of_maps"]
 
 MEASURES: dict[str, type[Dependence]] = {
     "mutual_information": MutualInformation,
@@ -48,6 +49,7 @@ def measure_scalings(
     k: float = 5.0,
     measure: str = "mutual_information",
     drop_near_equal: bool = False,
+    dilation: str = "measured",
     forward: Forward | str | None = None,
     process_group: ProcessGroup = None,
     batches: int | None = None,
@@ -70,6 +72,7 @@ def measure_scalings(
         drop_near_equal: remove pairs that hold a zero or share a bin
             (:class:`backpass.sgs.near_equal.MutualInformationWithoutNearEqual`); a channel without any other pair then
             counts as 0 in the mean over channels.
+        dilation: ``"measured"``, or ``"ignored"``: neighbours are one pixel apart in dilated convolutions too.
         forward: runs the model on a batch of any other form; or the name of the input in batches that are mappings,
             such as ``"pixel_values"``; default: ``model(input)`` on the model's device.
         process_group: the processes that measure together, each on its own batches, of any number; default: all, where
@@ -78,16 +81,18 @@ def measure_scalings(
         batches: the number of batches to read; default: all.
 
     Raises:
-        InputError: an unknown measure, a tensor instead of batches, no batch, an empty or non-tensor batch, or a
-            batch that the model cannot run on.
+        InputError: an unknown measure or dilation, a tensor instead of batches, no batch, an empty or non-tensor batch,
+            or a batch that the model cannot run on.
         StateError: another process failed.
     """
     check_measure(measure, drop_near_equal)
+    check_dilation(dilation)
     kind = MutualInformationWithoutNearEqual if drop_near_equal else MEASURES[measure]
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
     maps = MapsOfBatches(model, loader, layers, forward, process_group, batches)
-    return scalings_of_maps(maps.for_each, layers, kind, k=k, process_group=process_group)
+    for_each_map = maps.for_each if dilation == "measured" else partial(_at_distance_one, maps.for_each)
+    return scalings_of_maps(for_each_map, layers, kind, k=k, process_group=process_group)
 
 
 def scalings_of_maps(
@@ -131,6 +136,17 @@ def scalings_of_maps(
         for name, d in measurable.items()
     }
     return Measurement(scalings, unreached, not_finite)
+
+
+def _at_distance_one(for_each_map: Callable[[FeatureMapVisitor], None], visit: FeatureMapVisitor) -> None:
+    """Show each map as that of a convolution without dilation, with the zeros that the dilated one adds."""
+    for_each_map(lambda m: visit(replace(m, dilation=(1,) * len(m.dilation))))
+
+
+def check_dilation(dilation: str) -> None:
+    """Raise :class:`InputError` unless there is such a way to treat dilation."""
+    if dilation not in ("measured", "ignored"):
+        raise InputError(f"expected dilation to be one of 'measured', 'ignored', got {dilation!r}")
 
 
 def check_measure(measure: str, drop_near_equal: bool) -> None:

@@ -37,7 +37,8 @@ def list_datasets() -> tuple[str, ...]:
     """Return the names that :func:`load_dataset` accepts, besides import paths of functions.
 
     >>> list_datasets()
-    ('digits', 'cifar10', 'cifar100', 'imagenet:PATH', 'folder:PATH', 'cityscapes:PATH', 'camvid:PATH', 'mpii:PATH')
+    ('digits', 'cifar10', 'cifar100', 'imagenet:PATH', 'folder:PATH', 'cityscapes:PATH', 'camvid:PATH', 'mpii:PATH',
+     'lsp:PATH')
     """
     return _NAMES
 
@@ -69,7 +70,7 @@ def load_dataset(
       Images of one size that fit into ``memory_limit`` are decoded into memory; all others are decoded on the fly,
       which requires ``image_size``.
     - ``imagenet:PATH``: the same with ``train/`` and ``val/``, exactly 1,000 classes, always decoded on the fly.
-    - ``cityscapes:PATH``, ``camvid:PATH``, ``mpii:PATH``: see :mod:`backpass.training.dense.datasets`.
+    - ``cityscapes:PATH``, ``camvid:PATH``, ``mpii:PATH``, ``lsp:PATH``: see :mod:`backpass.training.dense.datasets`.
     - ``package.module:function``: what the function returns for ``arguments``, an :class:`ImageData` or an
       :class:`~backpass.training.items.ItemData`.
 
@@ -93,7 +94,7 @@ def load_dataset(
         memory_limit: maximum size of the decoded images of a folder, in GiB.
         cache: folder in which the decoded images of a folder are stored as tensors. The next call reads them from
             there unless a file has changed. Default: nothing is stored.
-        arguments: of the function that the name imports, or of ``cityscapes:PATH``.
+        arguments: of the function that the name imports, or of a data set of segmentation or key points.
 
     Raises:
         InputError: the name is unknown, a file is missing or damaged, images differ in size, a class is empty or

@@ -44,7 +44,7 @@ class Task(ABC):
     object of :meth:`evaluation` for each batch of evaluation.
     """
 
-    metric: ClassVar[str]
+    metric: str
     """Name of the headline metric among those of :meth:`evaluation`: a fraction; larger is better."""
 
     training_metric: ClassVar[str | None] = None

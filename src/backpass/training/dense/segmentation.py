@@ -77,7 +77,7 @@ class SemanticSegmentation(Task):
     flip: bool = True
     evaluation_images: Annotated[int, COUNT] = 1
 
-    metric: ClassVar[str] = "mean_iou"
+    metric = "mean_iou"
     training_metric: ClassVar[str] = "pixel_accuracy"
     loss_kind: ClassVar[LossKind] = "cross_entropy"
 
