@@ -156,7 +156,7 @@ def test_pages_take_text_from_cards_and_claims(pages) -> None:
         ("[gone](../gone.md)", "[gone](../gone.md)"),
         ("[study.py](../../benchmarks/study.py)", "`benchmarks/study.py`"),
         ("[a folder](../../benchmarks)", "a folder (`benchmarks`)"),
-        ("![a picture](../scalings.svg)", "![a picture](../scalings.svg)"),
+        ("![a picture](../pictures/pgt.svg)", "![a picture](../pictures/pgt.svg)"),
     ],
 )
 def test_links_out_of_the_site_become_paths(text: str, shown: str, pages) -> None:

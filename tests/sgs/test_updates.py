@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from backpass.errors import NoEffectWarning
 from backpass.sgs import SpatialGradientScaling
-from backpass.sgs.optimizers import decay_factor, normalizes_gradients
+from backpass.sgs.optimizers import decay_factor, normalizes_gradients, undoes_updates
 
 LR, DECAY = 0.1, 0.3
 G = torch.tensor([[0.5, 1.0, 1.5], [0.25, 2.0, 1.75], [0.6, 0.9, 0.5]])
@@ -136,6 +136,27 @@ def test_groups_decay_by_their_own_settings_and_kernels_without_gradients_not_at
     assert torch.equal(model[2].weight, start[2])
 
 
+class Around(Optimizer):
+    """An optimizer around another one, whose steps both call hooks."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        super().__init__(optimizer.param_groups, {})
+        self.optimizer = optimizer
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_optimizer_around_adamw_decays_once(step: Step) -> None:
+    model, twin = conv(), conv()
+    for net, wrap in ((model, Around), (twin, lambda optimizer: optimizer)):
+        optimizer = wrap(torch.optim.AdamW(net.parameters(), lr=LR, weight_decay=DECAY))
+        backward(net)
+        step(SpatialGradientScaling(net, apply="update", scaling=G), optimizer)
+    torch.testing.assert_close(model.weight, twin.weight, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("overflow", [0.0, 1.0])
 def test_a_fused_step_that_a_grad_scaler_skips_does_not_decay(overflow: float) -> None:
     model = conv().float()
@@ -217,10 +238,60 @@ def test_attach_warns_once_of_optimizers_that_cancel_the_scaling(kind: Any) -> N
     SpatialGradientScaling(model, apply="update").attach(kind(model.parameters()))
 
 
+def test_scale_gradients_warns_once_of_the_optimizer_that_it_receives() -> None:
+    model = conv()
+    sgs = SpatialGradientScaling(model, scaling=G)
+    optimizer = torch.optim.Adam(model.parameters())
+    backward(model)
+    with pytest.warns(NoEffectWarning, match="^Adam divides each element of the gradient") as warned:
+        sgs.scale_gradients(optimizer)
+    assert [warning.filename for warning in warned] == [__file__]
+    optimizer.zero_grad()
+    backward(model)
+    sgs.scale_gradients(optimizer)
+
+
+class MADGRAD(torch.optim.SGD):
+    """Stands for timm's, as the next one for schedulefree's."""
+
+
+class AdamWScheduleFree(torch.optim.SGD):
+    pass
+
+
+@pytest.mark.parametrize("kind", [MADGRAD, AdamWScheduleFree])
+@pytest.mark.parametrize("apply", ["gradient", "update"])
+def test_optimizers_that_undo_every_scaling_are_warned_of(kind: Any, apply: Any) -> None:
+    model = conv()
+    optimizer = kind(model.parameters())
+    assert undoes_updates(optimizer)
+    assert undoes_updates(Wrapper(optimizer))
+    message = f"^{kind.__name__} undoes a scaling, of the gradient and of the update alike"
+    sgs = SpatialGradientScaling(model, apply=apply)
+    for call in (sgs.attach, SpatialGradientScaling(model, apply=apply).check_optimizer):
+        with pytest.warns(NoEffectWarning, match=message) as warned:
+            call(optimizer)
+        assert [warning.filename for warning in warned] == [__file__]
+    sgs.check_optimizer(optimizer)
+
+
+def test_scaled_update_warns_of_the_optimizer_that_steps_the_kernels() -> None:
+    model, other = conv(), conv()
+    sgs = SpatialGradientScaling(model, apply="update", scaling=G)
+    backward(model)
+    with sgs.scaled_update():
+        MADGRAD(other.parameters()).step()
+        torch.optim.Adam(model.parameters()).step()
+    with pytest.warns(NoEffectWarning, match="^MADGRAD undoes") as warned, sgs.scaled_update():
+        MADGRAD(model.parameters()).step()
+    assert [warning.filename for warning in warned] == [__file__]
+
+
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.ASGD, torch.optim.LBFGS])
 def test_other_optimizers_are_not_warned_of(kind: Any) -> None:
     model = conv()
     assert not normalizes_gradients(kind(model.parameters()))
+    assert not undoes_updates(kind(model.parameters()))
     SpatialGradientScaling(model).attach(kind(model.parameters()))
 
 

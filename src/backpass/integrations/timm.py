@@ -52,6 +52,7 @@ class ScalingLossScaler:
         if not need_update:
             return
         if self.sgs.apply == "gradient":
+            self.sgs.check_optimizer(optimizer)
             self.sgs.scale_gradients()
         if clip_grad is not None:
             self._scaler.unscale_(optimizer)

@@ -14,7 +14,7 @@ from backpass.sgs.clipped_before import ClippedBefore
 from backpass.sgs.gradients import scale_gradients
 from backpass.sgs.layers import ConvLayer
 from backpass.sgs.misuse import Calls
-from backpass.sgs.optimizers import warn_if_normalizing
+from backpass.sgs.optimizers import warn_if_undone
 from backpass.sgs.updates import UpdateScaler
 
 __all__ = ["AppliedScalings"]
@@ -56,6 +56,9 @@ class AppliedScalings:
         Raises:
             StateError: the gradients are scaled already, or were and have since been added to by another backward pass
                 (:func:`backpass.sgs.gradients.scale_gradients`); or ``apply="update"``.
+
+        Warns:
+            NoEffectWarning: ``optimizer`` is given and undoes the scaling (:meth:`check_optimizer`).
         """
         if self.apply == "update":
             raise StateError("expected apply='gradient', got apply='update'; use `with sgs.scaled_update():`")
@@ -64,7 +67,11 @@ class AppliedScalings:
                 f"attached to {type(attached[0]).__name__}, whose step() scales the gradients; leave out "
                 "scale_gradients(), or remove() the attachment"
             )
-        self._scale(self._layers if optimizer is None else self._held_by(inner_optimizer(optimizer)))
+        if optimizer is None:
+            self._scale(self._layers)
+        else:
+            self._check(optimizer)
+            self._scale(self._held_by(inner_optimizer(optimizer)))
 
     def _scale(self, layers: Mapping[str, ConvLayer]) -> None:
         found = scale_gradients(layers, self._placed_scalings())
@@ -82,11 +89,16 @@ class AppliedScalings:
 
         Raises:
             StateError: ``apply="gradient"``, or inside another ``scaled_update()``.
+
+        Warns:
+            NoEffectWarning: an optimizer that stepped the kernels undoes the scaling (:meth:`check_optimizer`).
         """
         if self.apply == "gradient":
             raise StateError("expected apply='update', got apply='gradient'; use scale_gradients()")
-        with self._updates.around(self._layers, self._placed_scalings()):
+        with self._updates.around(self._layers, self._placed_scalings()) as stepped:
             yield
+        for optimizer in stepped:
+            self._check(optimizer, stacklevel=4)
         self._calls.scaled(self._layers, plain=not self._measured)
 
     def attach(self, optimizer: Optimizer) -> Attachment:
@@ -127,21 +139,26 @@ class AppliedScalings:
         after = after_step if self.apply == "update" else None
         attachment = self._attachments.add(optimizer, before_step, after)
         self._calls.started()
-        self.check_optimizer(optimizer)
+        self._check(optimizer)
         return attachment
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Warn, once, if the optimizer cancels a scaling of the gradient.
+        """Warn, once, if the optimizer undoes the scaling.
 
         Adam and its relatives divide each element of the gradient by its own size
         (:func:`backpass.sgs.optimizers.normalizes_gradients`), so a scaling that stays the same for many steps does not
-        change the update. Not needed after :meth:`attach`, which does it.
+        change the update. MADGRAD and the schedule-free form of AdamW undo a scaling of the update too
+        (:func:`backpass.sgs.optimizers.undoes_updates`). Not needed after :meth:`attach`, or where
+        :meth:`scale_gradients` receives the optimizer, which do it.
 
         Warns:
-            NoEffectWarning: such an optimizer with ``apply="gradient"``.
+            NoEffectWarning: such an optimizer.
         """
-        if self.apply == "gradient" and not self._warned_of_optimizer:
-            self._warned_of_optimizer = warn_if_normalizing(optimizer)
+        self._check(optimizer)
+
+    def _check(self, optimizer: Optimizer, stacklevel: int = 3) -> None:
+        if not self._warned_of_optimizer:
+            self._warned_of_optimizer = warn_if_undone(optimizer, self.apply, stacklevel)
 
     def remove(self) -> None:
         """Detach from every optimizer."""

@@ -1,4 +1,4 @@
-"""What SGS has to know of an optimizer: whether it normalises gradients, and what it does for weight decay."""
+"""What SGS has to know of an optimizer: whether it undoes a scaling, and what it does for weight decay."""
 
 import re
 import warnings
@@ -11,12 +11,17 @@ from torch.optim import Optimizer
 from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import NoEffectWarning
 
-__all__ = ["decay_factor", "normalizes_gradients", "warn_if_normalizing"]
+__all__ = ["decay_factor", "normalizes_gradients", "undoes_updates", "warn_if_undone"]
 
-# By name, so that one pattern serves torch's classes, their subclasses and third-party ones.
+# By name, so that one pattern serves the classes of torch, their subclasses and third-party ones. What was measured of
+# each is on docs/works-with.md.
 _NORMALIZING = re.compile(
-    "adam|adagrad|adadelta|adafactor|adabelief|adahessian|rmsprop|rprop|lamb|lion|yogi|adan|adopt", re.I
+    "ada(m|n|grad|delta|factor|belief|hessian|bound|gc|lite|pnm|tam)|ademamix|adopt|rmsprop|rprop|lamb|lion|yogi|laprop"
+    "|diffgrad|signsgd|galore|spam|emo(fact|lynx|navi)"
+    "|^(aida|alice|ano|apollo|bcos|conda|dash|fira|focus|ftrl|grams|gravity|kate|mars|nero|ranger|sm3|splus|srmm|swats|tiger)$",
+    re.I,
 )
+_KEEPS_POINTS = re.compile("madgrad|^nero$|(adamw|radam)schedulefree(?!reference)|schedulefree(adamw|radam)", re.I)
 _DECOUPLED = re.compile("adamw|adafactor", re.I)
 
 
@@ -36,17 +41,37 @@ def normalizes_gradients(optimizer: Optimizer) -> bool:
     return _is_called(optimizer, _NORMALIZING)
 
 
-def warn_if_normalizing(optimizer: Optimizer) -> bool:
-    """Warn that the optimizer cancels a scaling of the gradient, if it does; return whether it does."""
-    normalizes = normalizes_gradients(optimizer)
-    if normalizes:
-        warnings.warn(
-            f"{type(inner_optimizer(optimizer)).__name__} divides each element of the gradient by its own size, which "
-            "cancels a scaling of the gradient; pass apply='update' to scale the update instead",
-            NoEffectWarning,
-            stacklevel=4,
+def undoes_updates(optimizer: Optimizer) -> bool:
+    """Return whether the optimizer undoes a scaling of the gradient and one of the update.
+
+    MADGRAD and the schedule-free forms of AdamW and RAdam step from points that they keep, and Nero rescales each
+    kernel after its step, so that what is written to the kernel between two steps is lost. Recognised by name, as in
+    :func:`normalizes_gradients`.
+    """
+    return _is_called(optimizer, _KEEPS_POINTS)
+
+
+def warn_if_undone(optimizer: Optimizer, apply: str, stacklevel: int) -> bool:
+    """Warn that the optimizer undoes the scaling that ``apply`` names, if it does; return whether it does.
+
+    Warns:
+        NoEffectWarning: it does.
+    """
+    name = type(inner_optimizer(optimizer)).__name__
+    if undoes_updates(optimizer):
+        message = (
+            f"{name} undoes a scaling, of the gradient and of the update alike, since it steps from points of its own; "
+            "train with SGD, SGDScheduleFree, or AdamW and apply='update'"
         )
-    return normalizes
+    elif apply == "gradient" and normalizes_gradients(optimizer):
+        message = (
+            f"{name} divides each element of the gradient by its own size, which cancels a scaling of the gradient; "
+            "pass apply='update' to scale the update instead"
+        )
+    else:
+        return False
+    warnings.warn(message, NoEffectWarning, stacklevel=stacklevel + 1)
+    return True
 
 
 def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tensor:

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from backpass._internal.attachment import held_by
+from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import StateError
 from backpass.sgs.distributed import local_part
 from backpass.sgs.layers import ConvLayer
@@ -29,8 +31,10 @@ class UpdateScaler:
         self._update: _Update | None = None
 
     @contextmanager
-    def around(self, layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> Iterator[None]:
+    def around(self, layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> Iterator[list[Optimizer]]:
         """Scale what optimizers add to the kernels of ``layers`` in the code inside; after an exception, nothing.
+
+        Yields the optimizers that have made a step on some of the kernels so far.
 
         Raises:
             StateError: inside another such context.
@@ -38,9 +42,16 @@ class UpdateScaler:
         update = self._new(layers)
         kernels = {id(layer.parameter) for layer in layers.values()}
         _in_context.update(kernels)
-        hook = register_optimizer_step_post_hook(lambda optimizer, *_: update.decay(optimizer))
+        stepped: list[Optimizer] = []
+
+        def after_step(optimizer: Optimizer, *_: object) -> None:
+            update.decay(optimizer)
+            if not kernels.isdisjoint(held_by(optimizer)):
+                stepped.append(optimizer)
+
+        hook = register_optimizer_step_post_hook(after_step)
         try:
-            yield
+            yield stepped
         finally:
             _in_context.difference_update(kernels)
             hook.remove()
@@ -80,6 +91,8 @@ class _Update:
 
     def decay(self, optimizer: Optimizer) -> None:
         """Decay the kernels before the step as the optimizer, which has just made it, has decayed them in it."""
+        if inner_optimizer(optimizer) is not optimizer:
+            return  # the optimizer inside calls this itself
         factors = {
             id(parameter): decay_factor(optimizer, group)
             for group in optimizer.param_groups
