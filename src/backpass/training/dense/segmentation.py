@@ -132,7 +132,8 @@ class SemanticSegmentation(Task):
 
         Gradients are averaged over processes by their number alone, as in the source.
         """
-        return (target != IGNORED).sum().clamp(min=1)
+        labelled: Tensor = (target != IGNORED).sum()
+        return labelled.clamp(min=1)
 
     def training_score(self, output: Any, target: Any) -> Tensor:
         """Return the fraction of the labelled pixels that the first head has right, times the number of images."""
