@@ -46,7 +46,10 @@ class Task(ABC):
     """
 
     metric: str
-    """Name of the headline metric among those of :meth:`evaluation`: a fraction; larger is better."""
+    """Name of the headline metric among those of :meth:`evaluation`: a fraction; larger is better.
+
+    An attribute of the class, or of the task where it depends on the data.
+    """
 
     training_metric: ClassVar[str | None] = None
     """Name of the metric of :meth:`training_score`; ``None``: training has no metric but the loss."""
