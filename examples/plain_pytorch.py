@@ -19,10 +19,12 @@ sgs = backpass.SpatialGradientScaling(model)  # backpass
 
 for epoch in range(2):
     sgs.start_epoch(epoch, loader)  # backpass
+    losses = []
     for x, y in loader:
         loss = criterion(model(x), y)
         loss.backward()
         sgs.scale_gradients()  # backpass
         optimizer.step()
         optimizer.zero_grad()
-    print(f"epoch {epoch}: loss {loss.item():.3f}")
+        losses.append(loss.item())
+    print(f"epoch {epoch}: mean loss {sum(losses) / len(losses):.3f}")

@@ -21,6 +21,7 @@ def _fresh_start():
         from accelerate.state import AcceleratorState
 
         AcceleratorState._reset_state(reset_partial_state=True)
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # set by older versions of transformers
 
 
 @pytest.fixture(scope="session", autouse=True)

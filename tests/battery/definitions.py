@@ -43,7 +43,7 @@ def scaled_update(model: nn.Module, scalings: Mapping[str, Tensor], optimizer: O
     """Let the kernels go G times the way that the step inside takes, but for the decay of AdamW."""
     old = {name: model.get_parameter(name).detach().clone() for name in scalings}
     yield
-    if isinstance(optimizer, torch.optim.AdamW):
+    if any("AdamW" in kind.__name__ for kind in type(getattr(optimizer, "optimizer", optimizer)).__mro__):
         (group,) = optimizer.param_groups
         old = {name: (1 - group["lr"] * group["weight_decay"]) * kernel for name, kernel in old.items()}
     with torch.no_grad():

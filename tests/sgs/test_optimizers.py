@@ -14,26 +14,30 @@ from sgs.movement import left_of_ten
 timm_optim = pytest.importorskip("timm.optim")
 
 KINDS = {
-    "SGD": partial(torch.optim.SGD, lr=1e-2, momentum=0.9),
-    "LARS": partial(timm_optim.Lars, lr=1e-2),
-    "Adam": partial(torch.optim.Adam, lr=1e-4),
-    "AdamW": partial(torch.optim.AdamW, lr=1e-4),
-    "NAdam": partial(torch.optim.NAdam, lr=1e-4),
-    "RMSprop": partial(torch.optim.RMSprop, lr=1e-4),
-    "Adafactor": partial(timm_optim.Adafactor, lr=1e-4),
-    "LAMB": partial(timm_optim.Lamb, lr=1e-3),
-    "Adan": partial(timm_optim.Adan, lr=1e-4),
-    "ADOPT": partial(timm_optim.Adopt, lr=1e-4),
-    "Lion": partial(timm_optim.Lion, lr=1e-4),
-    "MADGRAD": partial(timm_optim.MADGRAD, lr=1e-3),
-    "Muon": partial(timm_optim.Muon, lr=1e-3),
+    "SGD": (torch.optim, "SGD", {"lr": 1e-2, "momentum": 0.9}),
+    "LARS": (timm_optim, "Lars", {"lr": 1e-2}),
+    "Adam": (torch.optim, "Adam", {"lr": 1e-4}),
+    "AdamW": (torch.optim, "AdamW", {"lr": 1e-4}),
+    "NAdam": (torch.optim, "NAdam", {"lr": 1e-4}),
+    "RMSprop": (torch.optim, "RMSprop", {"lr": 1e-4}),
+    "Adafactor": (timm_optim, "Adafactor", {"lr": 1e-4}),
+    "LAMB": (timm_optim, "Lamb", {"lr": 1e-3}),
+    "Adan": (timm_optim, "Adan", {"lr": 1e-4}),
+    "ADOPT": (timm_optim, "Adopt", {"lr": 1e-4}),
+    "Lion": (timm_optim, "Lion", {"lr": 1e-4}),
+    "MADGRAD": (timm_optim, "MADGRAD", {"lr": 1e-3}),
+    "Muon": (timm_optim, "Muon", {"lr": 1e-3}),
 }
 CARD = Path(__file__).parents[2] / "src/backpass/sgs/README.md"
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_left_of_a_scaling_is_what_the_card_says(name: str) -> None:
-    left = left_of_ten(KINDS[name])
+    library, kind, options = KINDS[name]
+    if not hasattr(library, kind):
+        pytest.skip(f"this version of {library.__name__} has no {kind}")
+    make = partial(getattr(library, kind), **options)
+    left = left_of_ten(make)
     (printed,) = re.findall(rf"^ *\|.*\b{name}\b.* \| ([\d.]+) \|", CARD.read_text(encoding="utf-8"), re.MULTILINE)
     assert left == pytest.approx(float(printed), abs=0.06)
-    assert normalizes_gradients(KINDS[name]([nn.Parameter(torch.ones(2, 2))])) == (left < 1.1)
+    assert normalizes_gradients(make([nn.Parameter(torch.ones(2, 2))])) == (left < 1.1)

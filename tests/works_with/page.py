@@ -24,9 +24,9 @@ elsewhere than plain training.
 """
 
 OPTIMIZERS = (
-    "Each optimizer that trains given parameters and a learning rate. Those that divide the gradient by its own size "
-    "cancel a scaling of it: of one whose centre is 10 times the other taps, *N of 10 left* is the ratio in what 20 "
-    f"steps move, 10 for all and 1 for none; a case works from {optimizers.ENOUGH:g} on."
+    "Each optimizer of the library, given parameters and a learning rate. Those that divide the gradient by its own "
+    "size cancel a scaling of it: of one whose centre is 10 times the other taps, *N of 10 left* is the ratio in what "
+    f"20 steps move, 10 for all and 1 for none; a case works from {optimizers.ENOUGH:g} on."
 )
 
 SECTIONS = [

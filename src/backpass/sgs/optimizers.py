@@ -17,7 +17,7 @@ __all__ = ["decay_factor", "normalizes_gradients", "undoes_updates", "warn_if_un
 # each is on docs/works-with.md.
 _NORMALIZING = re.compile(
     "ada(m|n|grad|delta|factor|belief|hessian|bound|gc|lite|pnm|tam)|ademamix|adopt|rmsprop|rprop|lamb|lion|yogi|laprop"
-    "|diffgrad|signsgd|galore|spam|emo(fact|lynx|navi)"
+    "|diffgrad|signsgd|galore|prodigy|spam|emo(fact|lynx|navi)"
     "|^(aida|alice|ano|apollo|bcos|conda|dash|fira|focus|ftrl|grams|gravity|kate|mars|nero|ranger|sm3|splus|srmm|swats|tiger)$",
     re.I,
 )
