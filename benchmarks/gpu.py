@@ -77,21 +77,12 @@ class Session:
         """Return the arguments of a benchmark."""
         small = {
             "cost": [
-                "--models",
-                "shufflenet",
-                "--methods",
-                "plain",
-                "sgs",
-                "--batch",
-                "4",
-                "--steps",
-                "1",
-                "--rounds",
-                "2",
+                *("--models", "shufflenet", "--methods", "plain", "sgs"),
+                *("--batch", "4", "--steps", "1", "--rounds", "2"),
             ],
             "throughput": ["--models", "shufflenet", "--batches", "4", "--images", "8", "--epochs", "2"],
         }
-        return small.get(name, "").split() if self.options.smoke else []
+        return small.get(name, []) if self.options.smoke else []
 
     def file(self, name: str) -> Path:
         """Return the file of a stage."""

@@ -44,6 +44,16 @@ def test_every_stage_leaves_its_file_and_is_skipped_the_second_time(tmp_path):
     assert json.loads(study.read_text()) == rates  # from the run folders: nothing was trained again
 
 
+@pytest.mark.parametrize("smoke", [True, False])
+def test_benchmarks_take_the_arguments_of_the_script(smoke, benchmark_module, monkeypatch, tmp_path):
+    gpu = benchmark_module("gpu")
+    session = gpu.Session(argparse.Namespace(results=tmp_path, work=tmp_path, minutes=1, smoke=smoke, device="cpu"))
+    for name in session.scripts():
+        monkeypatch.setattr(sys, "argv", [name, *session.arguments(name), "--help"])
+        with pytest.raises(SystemExit, match="^0$"):
+            benchmark_module(name).main()
+
+
 @pytest.mark.parametrize(("status", "complete"), [(0, True), (1, True), (2, False), (None, False)])
 def test_tests_that_were_cut_short_are_run_again(status, complete, benchmark_module, monkeypatch, tmp_path):
     gpu = benchmark_module("gpu")
