@@ -50,7 +50,7 @@ def test_benchmarks_take_the_arguments_of_the_script(smoke, benchmark_module, mo
     session = gpu.Session(argparse.Namespace(results=tmp_path, work=tmp_path, minutes=1, smoke=smoke, device="cpu"))
     for name in session.scripts():
         monkeypatch.setattr(sys, "argv", [name, *session.arguments(name), "--help"])
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             benchmark_module(name).main()
 
 
