@@ -16,6 +16,7 @@ from typing import Any
 from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.serialization import to_json
 from backpass.experiments.study import read_study
+from backpass.training.dense.datasets import DENSE_KINDS
 from backpass.training.recipe import DataSettings
 
 __all__ = ["kept"]
@@ -49,7 +50,7 @@ def kept(folder: Path, command: Sequence[str], notes: Sequence[str] = ()) -> dic
 
 def _paths(data: DataSettings) -> Iterator[str]:
     kind, _, path = data.name.partition(":")
-    if kind in ("folder", "imagenet") and path:
+    if path and kind in ("folder", "imagenet", *DENSE_KINDS):
         yield path
     if data.root:
         yield data.root

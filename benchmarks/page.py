@@ -108,7 +108,7 @@ def comparison(content: Any) -> str:
     study = from_json(Study, json.dumps(content["study"]), "study")
     records = [from_json(Record, json.dumps(record), "record") for record in content["records"]]
     table = result_table(study, records)
-    run = records[0]
+    run = records[-1]  # of the last stage, where there are two
     data = f"{run.run.recipe.epochs} epochs of {run.data.train} images, `{content['command']}`."
     notes = " ".join(f"Note: {note}." for note in content["notes"])
     sentences = "".join(sentence(summary) for summary in table.summaries if summary.difference)
@@ -148,7 +148,13 @@ def environments(files: dict[str, Any]) -> str:
         if where is not None:
             device = where["accelerator"] or where["cpu"]
             rows.append(
-                (f"{name}.json", str(where["commit"]), where["versions"]["torch"], device, str(where["threads"]))
+                (
+                    f"{name}.json",
+                    where["commit"] or "not recorded",
+                    where["versions"]["torch"],
+                    device,
+                    str(where["threads"]),
+                )
             )
     return markdown_table(("file", "commit", "torch", "device", "CPU threads"), rows) + "\n" if rows else "Not run.\n"
 

@@ -1,6 +1,7 @@
 """The claims, their records, and the page made from them, read here a second time without the code that makes it."""
 
 import gzip
+import html
 import importlib
 import json
 import re
@@ -19,6 +20,13 @@ from backpass.experiments.stages import tuning_study
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "claims"
 PAGE = (ROOT / "docs" / "claims.md").read_text()
+SHOWN = html.unescape(PAGE)
+PROSE = {
+    "README.md": ("Questions on accuracy", "## Cost"),
+    "src/backpass/sgs/README.md": ("## Measured here", "## Source"),
+    "src/backpass/pgt/README.md": ("## Measured here", "## Source"),
+}
+"""Where differences are stated in sentences, from a text to a text."""
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("claim", "page", "run", "settings"))
 
 
@@ -81,7 +89,7 @@ def test_differences_on_the_page_follow_from_the_raw_records(name):
     for line in lines_of(name):
         last = line["history"][-1]
         by_entry.setdefault(line["entry"], {})[line["run"]["seed"]] = 100 * last.get("test_accuracy", float("nan"))
-    section = PAGE.partition(f"\n## {name.replace('_', '-')}\n")[2].partition("\n## ")[0]
+    section = SHOWN.partition(f"\n## {name.replace('_', '-')}\n")[2].partition("\n## ")[0]
     complete = all(len(by_entry.get(e.key, ())) == len(claim.study.seeds) for e in claim.study.entries)
     assert ("| effect size |" in section.replace("   ", " ").replace("  ", " ")) == complete
     for entry in claim.study.entries if complete else ():
@@ -109,6 +117,27 @@ def test_differences_on_the_page_follow_from_the_raw_records(name):
 def test_verdicts_by_hand(found, verdict):
     claim = claim_of("fixed_digits")  # 0.5 points, level 0.05
     assert importlib.import_module("page").verdict(found, claim) == verdict
+
+
+@pytest.mark.parametrize("path", PROSE)
+def test_differences_in_prose_are_rows_of_the_page(path):
+    start, end = PROSE[path]
+    prose = " ".join((ROOT / path).read_text().partition(start)[2].partition(end)[0].split())
+    rows = {}  # by interval: means and p-values, since two claims may share runs; a loss is stated without its sign
+    for line in SHOWN.partition("\n## ")[0].splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if len(cells) == 6 and " to " in cells[3]:
+            low, high = map(float, cells[3].split(" to "))
+            for sign, interval in ((1, (low, high)), (-1, (-high, -low))):
+                rows.setdefault(interval, []).append((sign * float(cells[2]), cells[4]))
+    stated = list(re.finditer(r"\((?:95 % CI )?(-?\d+\.\d+) to (-?\d+\.\d+)(?:, p (<?\d\.\d+))?", prose))
+    assert stated
+    for found in stated:
+        before = re.search(r"([+-]?\d+\.\d+)(?: points[^.()]*)? ?$", prose[: found.start()])
+        assert any(
+            (found[3] is None or found[3] == p) and (before is None or float(before[1]) == mean)
+            for mean, p in rows[float(found[1]), float(found[2])]
+        ), found[0]
 
 
 def test_records_that_are_kept_are_not_run_again(tmp_path, monkeypatch):

@@ -87,7 +87,7 @@ def test_search_judges_on_held_out_images(tmp_path, capsys):
     assert main(arguments) == 0
     content = json.loads(capsys.readouterr().out)
     assert [row["label"] for row in content["entries"]] == ["plain", "sgs, sgs.k = 2", "sgs, sgs.k = 7"]
-    assert content["notes"] == ["accuracy on 20 % of the training images, held out"]
+    assert content["notes"] == ["judged on 20 % of the training images, held out"]
     history = json.loads((out / "plain-seed0" / "result.json").read_text())["history"]
     assert "validation_accuracy" in history[0]
     assert main(arguments) == 0  # resumes at the end

@@ -1,8 +1,9 @@
-"""Draws the pictures of the method pages.
+"""Draws the pictures of the README and of the method pages.
 
 uv run --extra lab python docs/pictures/draw.py
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from backpass.sgs import scaling_from_branches
 __all__ = ["PICTURES", "draw"]
 
 FOLDER = Path(__file__).parent
+COMPARISON = FOLDER.parents[1] / "benchmarks" / "results" / "compare-digits.json"
 COLORS = ("#64748b", "#0e93a8", "#e8590c", "#845ef7", "#2f9e44")
 BLOCKS: dict[str, dict[str, Sequence[str]]] = {
     "acb": {"3x3": ["3x3"], "3x1": ["3x1"], "1x3": ["1x3"]},
@@ -33,7 +35,17 @@ def main() -> None:
 def draw(name: str, path: Path) -> None:
     """Draw one picture; the same each time."""
     with rc_context({"svg.hashsalt": "backpass", "svg.fonttype": "path", "font.size": 10}):
-        PICTURES[name]().savefig(path, format="svg", metadata={"Date": None}, transparent=True)
+        PICTURES[name]().savefig(path, format="svg", metadata={"Date": None})
+
+
+def scalings() -> Figure:
+    """The scalings that a run of the README's first command measured."""
+    records = json.loads(COMPARISON.read_text())["records"]
+    record = next(r for r in records if r["entry"] == "sgs" and r["run"]["seed"] == 0)
+    figure, axes = _axes(len(record["scalings"]), (1.7 * len(record["scalings"]), 2.1))
+    for axis, (name, scaling) in zip(axes, record["scalings"].items(), strict=True):
+        _grid(axis, torch.tensor(scaling), name.removesuffix(".weight"))
+    return figure
 
 
 def pgt() -> Figure:
@@ -118,7 +130,8 @@ def _grid(axis: Any, plane: torch.Tensor, title: str) -> None:
     axis.set(xticks=[], yticks=[])
     for row, values in enumerate(plane.tolist()):
         for column, value in enumerate(values):
-            axis.text(column, row, f"{value:g}", ha="center", va="center")
+            color = "white" if value > 3.5 else "black"
+            axis.text(column, row, f"{round(value, 2):g}", ha="center", va="center", color=color)
 
 
 def _axes(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
@@ -127,6 +140,7 @@ def _axes(columns: int, size: tuple[float, float]) -> tuple[Figure, Any]:
 
 
 PICTURES: dict[str, Callable[[], Figure]] = {
+    "scalings": scalings,
     "pgt": pgt,
     "agc": agc,
     "acb": lambda: branched("acb"),

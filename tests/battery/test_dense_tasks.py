@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,28 +17,20 @@ from battery.rows import PLAIN, POWER, Criterion, Loss, Row
 SQUARED_ERROR = Loss(F.mse_loss, F.mse_loss, F.mse_loss)
 
 
+def net(second: nn.Module, head: nn.Module) -> nn.Module:
+    """Return two convolutions, the first with BN, and a head."""
+    first = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    return nn.Sequential(first, nn.BatchNorm2d(4), nn.ReLU(), second, nn.ReLU(), head)
+
+
 def segmenter() -> nn.Module:
-    """Two convolutions, the second dilated, and a logit for each class and pixel."""
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1, bias=False),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
-        nn.ReLU(),
-        nn.Conv2d(4, CLASSES, 1),
-    )
+    """Return a net with a dilated convolution, which gives a logit for each class and pixel."""
+    return net(nn.Conv2d(4, 4, 3, padding=2, dilation=2), nn.Conv2d(4, CLASSES, 1))
 
 
 def pose_net() -> nn.Module:
-    """Two convolutions, the second of stride 2, and a transposed one to the heat maps."""
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1, bias=False),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.Conv2d(4, 4, 3, stride=2, padding=1),
-        nn.ReLU(),
-        nn.ConvTranspose2d(4, CLASSES, 4, stride=2, padding=1),
-    )
+    """Return a net with a convolution of stride 2, and a transposed one to the heat maps."""
+    return net(nn.Conv2d(4, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, CLASSES, 4, stride=2, padding=1))
 
 
 def scenes(seed: int) -> tuple[Tensor, Tensor]:
@@ -105,10 +98,16 @@ def test_dense_task_accumulated(row: Row, task: Dense) -> None:
 
 
 @on_both
-@pytest.mark.slow
 def test_dense_task_compiled(row: Row, task: Dense) -> None:
     torch.compiler.reset()
-    examine(task.row(row), task.loop().but(dtype=torch.float32, wrap=torch.compile))
+    examine(task.row(row), task.loop().but(wrap=partial(torch.compile, fullgraph=True, backend="aot_eager")))
+
+
+@on_both
+@pytest.mark.slow
+def test_dense_task_compiled_by_inductor(row: Row, task: Dense) -> None:
+    torch.compiler.reset()
+    examine(task.row(row), task.loop().but(dtype=torch.float32, wrap=partial(torch.compile, fullgraph=True)))
 
 
 @pytest.fixture(scope="module")

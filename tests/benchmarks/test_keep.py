@@ -91,3 +91,10 @@ def test_a_study_that_was_cut_short_says_so(study, tmp_path, keep):
 def test_a_folder_without_records_is_named(tmp_path, keep):
     with pytest.raises(SystemExit, match=f"expected a study with records in {tmp_path}, found none"):
         keep(tmp_path, tmp_path / "kept.json", "backpass", "compare")
+
+
+@pytest.mark.parametrize(
+    ("name", "paths"), [("camvid:/some/where", ["/some/where"]), ("package.module:function", []), ("digits", [])]
+)
+def test_paths_of_data_sets_are_no_import_paths(name, paths, benchmark_module):
+    assert list(benchmark_module("keep")._paths(DataSettings(name=name))) == paths

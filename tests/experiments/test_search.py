@@ -17,7 +17,7 @@ def test_an_entry_for_each_value_and_plain_for_comparison():
     assert {entry.recipe.data.validation for entry in study.entries} == {0.2}
     assert study.entries[1].recipe == replace(study.entries[0].recipe, sgs=replace(RECIPE.sgs, k=2.0))
     assert [run.folder for run in study.runs()][:2] == ["plain-seed0", "tuning-sgs-sgs.k=2.0-seed0"]
-    assert study.notes == ("accuracy on 20 % of the training images, held out",)
+    assert study.notes == ("judged on 20 % of the training images, held out",)
 
 
 def test_a_search_over_anything_else():

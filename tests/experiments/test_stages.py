@@ -67,7 +67,7 @@ def test_each_entry_gets_its_own_best_point():
     best = {"plain": 0.1, "sgs": 0.2}
     choices = choose(found, results(found, lambda key, lr, seed: 0.9 - abs(best[key] - lr) + 0.01 * seed))
     assert [choice.settings for choice in choices] == [(("optimizer.lr", "0.1"),), (("optimizer.lr", "0.2"),)]
-    assert choices[0].trials[0].accuracies == ((7, pytest.approx(0.92)), (8, pytest.approx(0.93)))
+    assert choices[0].trials[0].scores == ((7, pytest.approx(0.92)), (8, pytest.approx(0.93)))
     second = tuned_study(found, choices)
     assert [entry.recipe.optimizer.lr for entry in second.entries] == [0.1, 0.2]
     assert {entry.recipe.data.validation for entry in second.entries} == {0.0}

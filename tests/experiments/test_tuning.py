@@ -78,7 +78,7 @@ def test_an_edge_is_one_of_at_least_three_numbers():
 
 def test_a_point_that_diverged_is_out():
     found = best_point("plain", SPACE[:1], trials(0.5, None, 0.4))
-    assert (found.best, found.trials[1].accuracy) == (0, None)
+    assert (found.best, found.trials[1].score) == (0, None)
     with pytest.raises(InputError, match="expected a point of entry 'plain' that trains, but all 3 diverged"):
         best_point("plain", SPACE[:1], trials(None, None, None))
 

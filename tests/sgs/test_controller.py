@@ -58,7 +58,7 @@ def test_starts_at_ones_of_the_kernels_spatial_shape() -> None:
     }
     assert repr(sgs) == (
         "SpatialGradientScaling(2 kernels, k=5.0, measure='mutual_information', warmup=1, every=5, "
-        "drop_near_equal=False, apply='gradient')"
+        "drop_near_equal=False, dilation='measured', apply='gradient')"
     )
     assert backpass.SpatialGradientScaling is SpatialGradientScaling
 
@@ -73,6 +73,7 @@ def test_starts_at_ones_of_the_kernels_spatial_shape() -> None:
         ({"k": "5"}, "finite number > 0 .* got '5'$"),
         ({"measure": "cosine"}, "expected measure to be one of 'mutual_information', 'autocorrelation', got 'cosine'"),
         ({"apply": "weights"}, "expected apply to be one of 'gradient', 'update', got 'weights'"),
+        ({"dilation": 2}, "expected dilation to be one of 'measured', 'ignored', got 2"),
         ({"warmup": -1}, "expected warmup >= 0 and every >= 1 epochs, got warmup=-1, every=5"),
         ({"every": 0}, "expected warmup >= 0 and every >= 1 epochs, got warmup=1, every=0"),
         (
@@ -534,6 +535,7 @@ def test_the_state_is_a_copy() -> None:
             lambda s: s.update(measure="autocorrelation"),
             "with measure='mutual_information', got one with 'auto",
         ),
+        (lambda s: s.update(dilation="ignored"), "with dilation='measured', got one with 'ignored'"),
         (lambda s: s.update(drop_near_equal=True), "with drop_near_equal=False, got one with True"),
         (lambda s: s.update(apply="update"), "with apply='gradient', got one with 'update'"),
         (lambda s: s["scalings"].pop("0.weight"), r"missing \['0.weight'\], unknown \[\]"),

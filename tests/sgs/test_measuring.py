@@ -121,6 +121,16 @@ def test_update_equals_the_published_estimator(case: int) -> None:
     np.testing.assert_allclose(g.numpy(), GOLDEN[f"G{case}"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("drop_near_equal", [False, True])
+def test_dilation_that_is_ignored(drop_near_equal: bool) -> None:
+    """The published estimator compares pixels one apart, on the map with the zeros that the dilated layer adds."""
+    x = noise(2, 3, 7, 8).relu()
+    dilated, plain = nn.Conv2d(3, 2, 3, padding=2, dilation=(2, 1)), nn.Conv2d(3, 2, 3, padding=2)
+    ignored = scalings(dilated, [x], drop_near_equal=drop_near_equal, dilation="ignored")
+    assert_same(ignored, scalings(plain, [x], drop_near_equal=drop_near_equal))
+    assert not torch.allclose(ignored["weight"], scalings(dilated, [x], drop_near_equal=drop_near_equal)["weight"])
+
+
 def test_depthwise_sees_every_channel() -> None:
     x = noise(2, 6, 5, 5)
     depthwise = scalings(nn.Conv2d(6, 6, 3, padding=1, groups=6), [x])

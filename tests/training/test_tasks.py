@@ -117,7 +117,7 @@ def test_an_interrupted_run_of_an_own_task_resumes(tmp_path):
         ),
         (
             {"task": "keypoints", "task_args": ()},
-            "a data set of persons with joints, such as mpii:PATH, got own stripes",
+            "a data set of persons with joints, such as mpii:PATH or lsp:PATH, got own stripes",
         ),
         ({"model": "training.own:Stripes"}, "arguments of 'training.own:Stripes', which are count, side, got others"),
         ({"model": "training.own:nothing"}, "got a module without 'nothing'"),

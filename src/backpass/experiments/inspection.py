@@ -1,7 +1,7 @@
 """The scalings of a model without training, and what they are made of: images, zero padding, chance."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backpass._internal.selection import Include
+from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError
-from backpass.sgs import scalable_convs
-from backpass.sgs.feature_maps import FeatureMap
+from backpass.sgs import measure_scalings, scalable_convs
+from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor
 from backpass.sgs.layers import ConvLayer
-from backpass.sgs.measuring import measure_altered
+from backpass.sgs.maps_of_batches import MapsOfBatches
+from backpass.sgs.measuring import MEASURES, check_measure, scalings_of_maps
 
 __all__ = ["LayerInspection", "inspect_scalings"]
-
-_WHOLE, _INTERIOR, _SHUFFLED, _CHANCE, _FIRST, _SECOND = "whole", "interior", "shuffled", "chance", "first", "second"
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def inspect_scalings(
 ) -> list[LayerInspection]:
     """Return the scalings that SGS would measure on these batches, layer by layer, and where they come from.
 
-    The model is left unchanged (:func:`backpass.sgs.measure_scalings`), and runs twice over the batches.
+    The model is left unchanged (:func:`backpass.sgs.measure_scalings`), and runs twice over the batches, and
+    twice more over the halves.
 
     Args:
         model: any model with a convolution to scale.
@@ -113,35 +114,46 @@ def inspect_scalings(
     """
     if len(batches) == 0:
         raise InputError("expected at least one batch, got none; pass some inputs of the model")
+    check_measure(measure, drop_near_equal=False)
     layers = scalable_convs(model, include)
-    seen: dict[str, FeatureMap] = {}
     half = len(batches) // 2
+    halves = [
+        measure_scalings(model, part, layers, k=k, measure=measure).scalings
+        for part in (batches[:half], batches[half:])
+        if half > 0
+    ]
+    maps = MapsOfBatches(unwrap(model), batches, layers)
+    seen: dict[str, FeatureMap] = {}
 
-    def whole(m: FeatureMap, batch: int) -> FeatureMap:
-        if m.layer.name not in seen:
-            seen[m.layer.name] = replace(m, values=m.values[:0])
-        return m
+    def for_each_variant(visit: FeatureMapVisitor) -> None:
+        seeds = itertools.count()  # the same in both passes, and for all variants of a map
 
-    measured = measure_altered(
-        model,
-        batches,
-        {
-            _WHOLE: whole,
-            _INTERIOR: lambda m, _: _without_padding(m),
-            _SHUFFLED: _shuffled,
-            _CHANCE: lambda m, batch: _shuffled(_padded(m), batch),
-            _FIRST: lambda m, batch: m if batch < half else None,
-            _SECOND: lambda m, batch: m if batch >= half > 0 else None,
-        },
-        layers,
-        k=k,
-        measure=measure,
-    )
-    scalings = {name: measurement.scalings for name, measurement in measured.items()}
+        def show(m: FeatureMap) -> None:
+            seen.setdefault(m.layer.name, replace(m, values=m.values[:0]))
+            seed = next(seeds)
+            for variant, vary in _VARIANTS.items():
+                visit(replace(vary(m, seed), layer=_variant(m.layer, variant)))
+
+        maps.for_each(show)
+
+    layers_and_variants = {
+        varied.name: varied for layer in layers.values() for varied in (_variant(layer, v) for v in _VARIANTS)
+    }
+    scalings = scalings_of_maps(for_each_variant, layers_and_variants, MEASURES[measure], k=k).scalings
     return [
-        _inspection(layer, seen.get(name), {v: s.get(name) for v, s in scalings.items()})
+        _inspection(
+            layer,
+            seen.get(name),
+            {variant: scalings.get(_variant(layer, variant).name) for variant in _VARIANTS},
+            [scalings_of_half[name] for scalings_of_half in halves if name in scalings_of_half],
+        )
         for name, layer in layers.items()
     ]
+
+
+def _variant(layer: ConvLayer, variant: str) -> ConvLayer:
+    """Return the layer under a name of its own for a variant of its feature maps."""
+    return replace(layer, name=f"{variant} {layer.name}")
 
 
 def _without_padding(m: FeatureMap) -> FeatureMap:
@@ -155,15 +167,25 @@ def _padded(m: FeatureMap) -> FeatureMap:
     )
 
 
-def _shuffled(m: FeatureMap, batch: int) -> FeatureMap:
-    """Return the map with its pixels in random places, the same for all channels and each time."""
+def _shuffled(m: FeatureMap, seed: int) -> FeatureMap:
+    """Return the map with its pixels in random places, the same for all channels."""
     channels = m.values.transpose(0, 1)
     flat = channels.flatten(1)
-    order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(batch)).to(flat.device)
+    order = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(seed)).to(flat.device)
     return replace(m, values=flat[:, order].view(channels.shape).transpose(0, 1))
 
 
-def _inspection(layer: ConvLayer, seen: FeatureMap | None, scalings: dict[str, Tensor | None]) -> LayerInspection:
+_VARIANTS: dict[str, Callable[[FeatureMap, int], FeatureMap]] = {
+    "whole": lambda m, _: m,
+    "interior": lambda m, _: _without_padding(m),
+    "shuffled": _shuffled,
+    "chance": lambda m, seed: _shuffled(_padded(m), seed),
+}
+
+
+def _inspection(
+    layer: ConvLayer, seen: FeatureMap | None, scalings: Mapping[str, Tensor | None], halves: Sequence[Tensor]
+) -> LayerInspection:
     conv = layer.modules[0]
     found = LayerInspection(
         name=layer.name,
@@ -173,13 +195,12 @@ def _inspection(layer: ConvLayer, seen: FeatureMap | None, scalings: dict[str, T
         zeros=() if seen is None else tuple(seen.zeros),
         map_size=() if seen is None else tuple(seen.values.shape[2:]),
     )
-    scaling = scalings[_WHOLE]
+    scaling = scalings["whole"]
     if scaling is None:
         return found
     evenness = {name: _evenness(other) for name, other in scalings.items() if other is not None}
-    own = evenness[_WHOLE]
-    chance = evenness.get(_CHANCE, 0.0)
-    first, second = scalings[_FIRST], scalings[_SECOND]
+    own = evenness["whole"]
+    chance = evenness.get("chance", 0.0)
     edges, corners = _ends(layer.kernel_size)
     return replace(
         found,
@@ -188,10 +209,10 @@ def _inspection(layer: ConvLayer, seen: FeatureMap | None, scalings: dict[str, T
         edge=_mean(scaling, edges),
         corner=_mean(scaling, corners),
         evenness=own,
-        interior_evenness=evenness.get(_INTERIOR),
-        padding=_fraction(evenness.get(_SHUFFLED, chance) - chance, own),
+        interior_evenness=evenness.get("interior"),
+        padding=_fraction(evenness.get("shuffled", chance) - chance, own),
         chance=_fraction(chance, own),
-        shift=None if first is None or second is None else float((first - second).abs().max()),
+        shift=float((halves[0] - halves[1]).abs().max()) if len(halves) == 2 else None,
     )
 
 

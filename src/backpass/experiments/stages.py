@@ -82,12 +82,12 @@ def tuning_study(study: Study) -> Study:
         if entry.tuned
         for point in points(entry.key, entry.space, tuning, {})
     )
-    notes = (f"accuracy on {100 * tuning.validation:g} % of the training images, held out",)
+    notes = (f"judged on {100 * tuning.validation:g} % of the training images, held out",)
     return Study(f"{study.title}: tuning", entries, tuning.seeds, notes)
 
 
 def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
-    """Return the best point of every tuned entry, by mean accuracy over the seeds of the tuning.
+    """Return the best point of every tuned entry, by mean score over the seeds of the tuning.
 
     Args:
         study: with a tuning stage.
@@ -112,7 +112,7 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
         trials = [
             Trial(
                 point,
-                tuple((seed, accuracy) for seed in own if (accuracy := found[point, seed]) is not None),
+                tuple((seed, score) for seed in own if (score := found[point, seed]) is not None),
                 tuple(seed for seed in own if found[point, seed] is None),
             )
             for point, own in seeds.items()
@@ -202,7 +202,7 @@ def known_results(
 
     Args:
         study: with a tuning stage.
-        read: returns the accuracy of the run with a folder of this name; ``None``: it has no record.
+        read: returns the score of the run with a folder of this name; ``None``: it has no record.
         diverged: names of the folders of runs that diverged.
     """
     tuning = tuning_of(study)
@@ -216,9 +216,9 @@ def known_results(
                 name = point_run(entry, point, seed, tuning).folder
                 if (point, seed) in found:
                     continue
-                accuracy = None if name in diverged else read(name)
-                if name in diverged or accuracy is not None:
-                    found[point, seed] = accuracy
+                score = None if name in diverged else read(name)
+                if name in diverged or score is not None:
+                    found[point, seed] = score
                     more = True
     return known
 
@@ -226,7 +226,7 @@ def known_results(
 def _tried(choice: Choice) -> dict[tuple[Point, int], float | None]:
     found: dict[tuple[Point, int], float | None] = {}
     for trial in choice.trials:
-        found |= {(trial.point, seed): accuracy for seed, accuracy in trial.accuracies}
+        found |= {(trial.point, seed): score for seed, score in trial.scores}
         found |= {(trial.point, seed): None for seed in trial.diverged}
     return found
 

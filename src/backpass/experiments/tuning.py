@@ -70,19 +70,19 @@ class Trial:
 
     Attributes:
         point: its settings.
-        accuracies: on the held-out images, as fractions, by seed; a run that diverged has none, nor has a seed that the
-            point did not go on to.
+        scores: headline metric on the held-out images, as a fraction, by seed; a run that diverged has none, nor has a
+            seed that the point did not go on to.
         diverged: seeds of runs that diverged.
     """
 
     point: Point
-    accuracies: tuple[tuple[int, float], ...]
+    scores: tuple[tuple[int, float], ...]
     diverged: tuple[int, ...] = ()
 
     @property
-    def accuracy(self) -> float | None:
-        """Mean accuracy; ``None`` where a run diverged."""
-        return None if self.diverged else statistics.fmean(accuracy for _, accuracy in self.accuracies)
+    def score(self) -> float | None:
+        """Mean score; ``None`` where a run diverged."""
+        return None if self.diverged else statistics.fmean(score for _, score in self.scores)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Choice:
 
     Attributes:
         entry: key of the entry.
-        best: index of the point with the highest accuracy; the first of equals.
+        best: index of the point with the highest score; the first of equals.
         trials: all points, in the order in which they were tried.
         at_edge: names of the settings whose chosen value is the smallest or largest of at least three numbers, so that
             a better one may lie beyond.
@@ -139,14 +139,14 @@ def parse_space(texts: Sequence[str]) -> Space:
 
 
 def best_point(entry: str, space: Space, trials: Sequence[Trial]) -> Choice:
-    """Return the choice of the point with the highest mean accuracy, of those that ran with most seeds.
+    """Return the choice of the point with the highest mean score, of those that ran with most seeds.
 
     Raises:
         InputError: every point diverged.
     """
-    most = max((len(trial.accuracies) for trial in trials if not trial.diverged), default=0)
-    accuracies = {n: trial.accuracy for n, trial in enumerate(trials) if len(trial.accuracies) == most}
-    known: Mapping[int, float] = {number: value for number, value in accuracies.items() if value is not None}
+    most = max((len(trial.scores) for trial in trials if not trial.diverged), default=0)
+    scores = {n: trial.score for n, trial in enumerate(trials) if len(trial.scores) == most}
+    known: Mapping[int, float] = {number: value for number, value in scores.items() if value is not None}
     if not known:
         raise InputError(
             f"expected a point of entry {entry!r} that trains, but all {len(trials)} diverged; try lower learning rates"

@@ -13,7 +13,7 @@ from backpass.errors import InputError, StateError
 from backpass.sgs.applying import AppliedScalings
 from backpass.sgs.distributed import ProcessGroup
 from backpass.sgs.layers import scalable_convs
-from backpass.sgs.measuring import check_measure, measure_scalings
+from backpass.sgs.measuring import check_dilation, check_measure, measure_scalings
 from backpass.sgs.scaling import check_k, fixed_scalings
 from backpass.sgs.state import scalings_in
 
@@ -39,6 +39,8 @@ class SpatialGradientScaling(AppliedScalings):
         every: epochs between later measurements: 5 for CIFAR-100 and ImageNet in the paper, 30 for its 600-epoch runs.
         include: restrict the convolutions: glob patterns on module names, or ``(name, module) -> bool``.
         drop_near_equal: remove pairs that hold a zero or share a bin (the paper's ImageNet recipes).
+        dilation: ``"measured"`` compares pixels as far apart as the taps of a dilated convolution are; ``"ignored"``
+            pixels one apart, as the published estimator does.
         apply: ``"gradient"`` scales gradients; ``"update"`` scales what the optimizer adds to the weights (the paper's
             Adagrad*), through :meth:`scaled_update` or :meth:`attach`.
         process_group: the processes that measure together; default: all, where ``torch.distributed`` is in use. All of
@@ -71,11 +73,13 @@ class SpatialGradientScaling(AppliedScalings):
         every: int = 5,
         include: Include | None = None,
         drop_near_equal: bool = False,
+        dilation: Literal["measured", "ignored"] = "measured",
         apply: Literal["gradient", "update"] = "gradient",
         process_group: ProcessGroup = None,
         scaling: Tensor | Mapping[str, Tensor] | None = None,
     ) -> None:
         check_measure(measure, drop_near_equal)
+        check_dilation(dilation)
         if apply not in ("gradient", "update"):
             raise InputError(f"expected apply to be one of 'gradient', 'update', got {apply!r}")
         if warmup < 0 or every < 1:
@@ -86,6 +90,7 @@ class SpatialGradientScaling(AppliedScalings):
         self.warmup = warmup
         self.every = every
         self.drop_near_equal = drop_near_equal
+        self.dilation: str = dilation
         self.process_group = process_group
         self._include = include
         self._given = scaling
@@ -97,7 +102,8 @@ class SpatialGradientScaling(AppliedScalings):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({len(self._layers)} kernels, k={self.k}, measure={self.measure!r}, "
-            f"warmup={self.warmup}, every={self.every}, drop_near_equal={self.drop_near_equal}, apply={self.apply!r})"
+            f"warmup={self.warmup}, every={self.every}, drop_near_equal={self.drop_near_equal}, "
+            f"dilation={self.dilation!r}, apply={self.apply!r})"
         )
 
     def set_model(self, model: nn.Module) -> None:
@@ -191,6 +197,7 @@ class SpatialGradientScaling(AppliedScalings):
             k=self.k,
             measure=self.measure,
             drop_near_equal=self.drop_near_equal,
+            dilation=self.dilation,
             forward=forward,
             process_group=self.process_group,
             batches=batches,
@@ -215,7 +222,7 @@ class SpatialGradientScaling(AppliedScalings):
 
     def _settings(self) -> dict[str, Any]:
         """Return the settings that the scalings depend on."""
-        names = ("k", "measure", "drop_near_equal", "apply")
+        names = ("k", "measure", "drop_near_equal", "dilation", "apply")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -102,7 +102,10 @@ class Dependence(ABC):
         maxima: what it raises, float32: ``high``.
         sums: what it adds to, int64: ``pairs``.
         totals: what :meth:`count` adds to, one tensor for each displacement.
+        undefined_as_zero: whether channels where S is undefined count in the mean over channels, as 0.
     """
+
+    undefined_as_zero = False
 
     def __init__(self, kernel_size: Sequence[int], channels: int, *, device: torch.device | None = None) -> None:
         self.kernel_size = tuple(kernel_size)

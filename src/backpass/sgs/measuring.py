@@ -1,46 +1,29 @@
 """Measuring the scalings of a model on a few batches, which leaves the model unchanged."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from backpass._internal.batches import Forward, describe, forward_on
-from backpass._internal.first_batches import first_batches
+from backpass._internal.batches import Forward
 from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
-from backpass.sgs.distributed import (
-    ProcessGroup,
-    failing_together,
-    is_sharded,
-    largest_of_processes,
-    reduce_ranges,
-    reduce_totals,
-    resharded,
-)
-from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor, capture_feature_maps, evaluating
-from backpass.sgs.kept_maps import KeptMaps
+from backpass.sgs.distributed import ProcessGroup, failing_together, reduce_ranges, reduce_totals
+from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor
 from backpass.sgs.layers import ConvLayer, scalable_convs
+from backpass.sgs.maps_of_batches import MapsOfBatches
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from backpass.sgs.scaling import scaling_from_dependence
 
-__all__ = ["MEASURES", "Alteration", "Measurement", "check_measure", "measure_altered", "measure_scalings"]
+__all__ = ["MEASURES", "Measurement", "check_dilation", "check_measure", "measure_scalings", "scalings_of_maps"]
 
 MEASURES: dict[str, type[Dependence]] = {
     "mutual_information": MutualInformation,
     "autocorrelation": Autocorrelation,
 }
-
-
-Alteration = Callable[[FeatureMap, int], FeatureMap | None]
-"""Returns what is measured instead of a feature map of the batch with a number; ``None``: the map is left out.
-
-It is called twice for each map, and has to return the same both times.
-"""
 
 
 @dataclass(frozen=True)
@@ -66,6 +49,7 @@ def measure_scalings(
     k: float = 5.0,
     measure: str = "mutual_information",
     drop_near_equal: bool = False,
+    dilation: str = "measured",
     forward: Forward | str | None = None,
     process_group: ProcessGroup = None,
     batches: int | None = None,
@@ -88,6 +72,7 @@ def measure_scalings(
         drop_near_equal: remove pairs that hold a zero or share a bin
             (:class:`backpass.sgs.near_equal.MutualInformationWithoutNearEqual`); a channel without any other pair then
             counts as 0 in the mean over channels.
+        dilation: ``"measured"``, or ``"ignored"``: neighbours are one pixel apart in dilated convolutions too.
         forward: runs the model on a batch of any other form; or the name of the input in batches that are mappings,
             such as ``"pixel_values"``; default: ``model(input)`` on the model's device.
         process_group: the processes that measure together, each on its own batches, of any number; default: all, where
@@ -96,110 +81,72 @@ def measure_scalings(
         batches: the number of batches to read; default: all.
 
     Raises:
-        InputError: an unknown measure, a tensor instead of batches, no batch, an empty or non-tensor batch, or a
-            batch that the model cannot run on.
+        InputError: an unknown measure or dilation, a tensor instead of batches, no batch, an empty or non-tensor batch,
+            or a batch that the model cannot run on.
         StateError: another process failed.
     """
-    unaltered = {"": _unaltered}
-    return measure_altered(
-        model,
-        loader,
-        unaltered,
-        layers,
-        k=k,
-        measure=measure,
-        drop_near_equal=drop_near_equal,
-        forward=forward,
-        process_group=process_group,
-        batches=batches,
-    )[""]
-
-
-def measure_altered(
-    model: nn.Module,
-    loader: Iterable[Any],
-    alterations: Mapping[str, Alteration],
-    layers: Mapping[str, ConvLayer] | None = None,
-    *,
-    k: float = 5.0,
-    measure: str = "mutual_information",
-    drop_near_equal: bool = False,
-    forward: Forward | str | None = None,
-    process_group: ProcessGroup = None,
-    batches: int | None = None,
-) -> dict[str, Measurement]:
-    """Return what :func:`measure_scalings` would if every layer saw altered maps, for several alterations at once.
-
-    The model itself runs as it is, twice over the batches whatever the number of alterations.
-
-    Args:
-        model: see :func:`measure_scalings`, as all arguments but the next.
-        loader: see there.
-        alterations: functions of a feature map and the number of its batch, by name.
-        layers: see there.
-        k: see there.
-        measure: see there.
-        drop_near_equal: see there.
-        forward: see there.
-        process_group: see there.
-        batches: see there.
-    """
     check_measure(measure, drop_near_equal)
+    check_dilation(dilation)
     kind = MutualInformationWithoutNearEqual if drop_near_equal else MEASURES[measure]
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
-    device = next(iter(layers.values())).parameter.device
-    # Evaluating, since a loader may draw random numbers on the model's device, or run the model.
-    with failing_together(device, process_group), evaluating(model):
-        read = first_batches(loader, batches)
-    run = forward if callable(forward) else forward_on(model, device, forward)
-    maps = _MapsOfBatches(model, read, list(layers.values()), run, process_group)
+    maps = MapsOfBatches(model, loader, layers, forward, process_group, batches)
+    for_each_map = maps.for_each if dilation == "measured" else partial(_at_distance_one, maps.for_each)
+    return scalings_of_maps(for_each_map, layers, kind, k=k, process_group=process_group)
+
+
+def scalings_of_maps(
+    for_each_map: Callable[[FeatureMapVisitor], None],
+    layers: Mapping[str, ConvLayer],
+    kind: type[Dependence],
+    *,
+    k: float,
+    process_group: ProcessGroup = None,
+) -> Measurement:
+    """Return the scalings of layers from their feature maps: ranges first, then counts, then the transform.
+
+    Args:
+        for_each_map: calls a visitor with every feature map; twice, with the same maps.
+        layers: by their name, which the feature maps carry.
+        kind: of dependence between neighbouring pixels.
+        k: strength of the transform.
+        process_group: the processes that measure together.
+    """
     dependences = {
-        (name, alteration): kind(layer.kernel_size, layer.channels, device=layer.parameter.device)
-        for alteration in alterations
-        for name, layer in layers.items()
+        name: kind(layer.kernel_size, layer.channels, device=layer.parameter.device) for name, layer in layers.items()
     }
-
-    def observe(seen: FeatureMap, batch: int) -> None:
-        for alteration, alter in alterations.items():
-            if (m := alter(seen, batch)) is not None:
-                dependences[m.layer.name, alteration].observe(m.values, m.dilation, m.zeros)
-
-    maps.for_each(observe)
+    for_each_map(lambda m: dependences[m.layer.name].observe(m.values, m.dilation, m.zeros))
     reduce_ranges(list(dependences.values()), process_group)
 
-    unreached = {key for key, d in dependences.items() if not d.seen}
-    not_finite = {key for key, d in dependences.items() if d.seen and not d.finite}
-    measurable = {key: d for key, d in dependences.items() if key not in unreached | not_finite}
-    with failing_together(device, process_group):
+    unreached = tuple(name for name, d in dependences.items() if not d.seen)
+    not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
+    measurable = {name: d for name, d in dependences.items() if name not in unreached + not_finite}
+    with failing_together(next(iter(layers.values())).parameter.device, process_group):
         for dependence in measurable.values():
             dependence.start_counting()
 
-    def count(seen: FeatureMap, batch: int) -> None:
-        for alteration, alter in alterations.items():
-            if (seen.layer.name, alteration) in measurable and (m := alter(seen, batch)) is not None:
-                measurable[m.layer.name, alteration].count(m.values, m.dilation, m.zeros)
+    def count(m: FeatureMap) -> None:
+        if m.layer.name in measurable:
+            measurable[m.layer.name].count(m.values, m.dilation, m.zeros)
 
-    maps.for_each(count)
+    for_each_map(count)
     reduce_totals(list(measurable.values()), process_group)
-    return {
-        alteration: Measurement(
-            scalings={
-                name: scaling_from_dependence(
-                    measurable[name, alteration].result(), k, undefined_as_zero=drop_near_equal
-                )
-                for name in layers
-                if (name, alteration) in measurable
-            },
-            unreached=tuple(name for name in layers if (name, alteration) in unreached),
-            not_finite=tuple(name for name in layers if (name, alteration) in not_finite),
-        )
-        for alteration in alterations
+    scalings = {
+        name: scaling_from_dependence(d.result(), k, undefined_as_zero=kind.undefined_as_zero)
+        for name, d in measurable.items()
     }
+    return Measurement(scalings, unreached, not_finite)
 
 
-def _unaltered(feature_map: FeatureMap, batch: int) -> FeatureMap:
-    return feature_map
+def _at_distance_one(for_each_map: Callable[[FeatureMapVisitor], None], visit: FeatureMapVisitor) -> None:
+    """Show each map as that of a convolution without dilation, with the zeros that the dilated one adds."""
+    for_each_map(lambda m: visit(replace(m, dilation=(1,) * len(m.dilation))))
+
+
+def check_dilation(dilation: str) -> None:
+    """Raise :class:`InputError` unless there is such a way to treat dilation."""
+    if dilation not in ("measured", "ignored"):
+        raise InputError(f"expected dilation to be one of 'measured', 'ignored', got {dilation!r}")
 
 
 def check_measure(measure: str, drop_near_equal: bool) -> None:
@@ -211,67 +158,3 @@ def check_measure(measure: str, drop_near_equal: bool) -> None:
             f"expected measure='mutual_information' with drop_near_equal, got {measure!r}, which has no bins; "
             "leave drop_near_equal out"
         )
-
-
-def _visit(visit: Callable[[FeatureMap, int], None], number: int, feature_map: FeatureMap) -> None:
-    visit(feature_map, number)
-
-
-class _MapsOfBatches:
-    """The feature maps of all batches, shown to a visitor as often as needed; the model is left unchanged.
-
-    Each time the model runs in eval mode, eagerly and without gradients, from the same buffers and random state. The
-    batches whose maps were kept the first time are not run again (``kept_maps``). Nothing is kept of a model that draws
-    random numbers or changes its buffers, since leaving out a batch would change the maps of the next ones, nor of a
-    sharded one, since running it is collective.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: Sequence[Any],
-        layers: Sequence[ConvLayer],
-        forward: Forward,
-        group: ProcessGroup,
-    ) -> None:
-        self._model, self._batches, self._layers = model, batches, layers
-        self._forward, self._group = forward, group
-        self._device = layers[0].parameter.device
-        self._sharded = is_sharded(model)
-        self._kept = KeptMaps()
-        if self._sharded:
-            self._kept.clear()
-
-    def for_each(self, visit: Callable[[FeatureMap, int], None]) -> None:
-        """Call ``visit`` with every feature map and the number of its batch; a failure on one process fails all.
-
-        A map is valid during the call only.
-        """
-        with failing_together(self._device, self._group), resharded(self._model):
-            own = runs = len(self._batches)
-            if self._sharded:  # then every process runs as often as the one with most batches
-                runs = largest_of_processes(own, self._device, self._group)
-            with evaluating(self._model) as untouched:
-                for number in range(own):
-                    if number in self._kept:
-                        for feature_map in self._kept.take(number):
-                            visit(feature_map, number)
-                    else:
-                        self._run(number, self._kept.keeping(number, partial(_visit, visit, number)))
-                for _ in range(runs - own):
-                    self._forward(self._batches[-1])
-                if not untouched():
-                    self._kept.clear()
-
-    def _run(self, number: int, visit: FeatureMapVisitor) -> None:
-        batch = self._batches[number]
-        try:
-            with capture_feature_maps(self._layers, visit):
-                self._forward(batch)
-        except (InputError, torch.OutOfMemoryError):
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise InputError(
-                f"the model failed on measuring batch {number} ({describe(batch)}): {error}. Expected batches "
-                "as in training; pass forward=... for batches of another form"
-            ) from error

@@ -27,6 +27,8 @@ class MutualInformationWithoutNearEqual(Dependence):
         totals: one int64 histogram ``(C, B, B)`` for each displacement, B the largest of its channels.
     """
 
+    undefined_as_zero = True  # as the published estimator does; channels without any pair are common here
+
     def __init__(self, kernel_size: Sequence[int], channels: int, *, device: torch.device | None = None) -> None:
         super().__init__(kernel_size, channels, device=device)
         shape = (len(self.offsets), 2, channels)

@@ -29,7 +29,7 @@ class Classification(Task):
 
     label_smoothing: float = 0.0
 
-    metric: ClassVar[str] = "accuracy"
+    metric = "accuracy"
     training_metric: ClassVar[str] = "accuracy"
     loss_kind: ClassVar[LossKind] = "cross_entropy"
 

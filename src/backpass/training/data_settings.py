@@ -20,7 +20,8 @@ class DataSettings:
 
     Attributes:
         name: ``digits``, ``cifar10``, ``cifar100``, ``imagenet:PATH``, ``folder:PATH``, ``cityscapes:PATH``,
-            ``camvid:PATH``, ``mpii:PATH``, or a function of your own by its import path, ``package.module:function``.
+            ``camvid:PATH``, ``mpii:PATH``, ``lsp:PATH``, or a function of your own by its import path,
+            ``package.module:function``.
         args: arguments of ``cityscapes:PATH`` (``ids raw`` or ``ids train``) or of your own function, names and values
             in turn: ``--data.args ids train``; in Python ``(("ids", "train"),)``. Kept sorted by name.
         root: folder of torchvision's data sets.

@@ -21,6 +21,7 @@ from backpass.training.dense.datasets import DENSE_KINDS, DENSE_NAMES, load_dens
 from backpass.training.image_folder import hold_folder, import_lab, list_folder
 from backpass.training.images import ImageData, ImageSplit, Split, channel_statistics, stratified_subset
 from backpass.training.items import Data, ItemData, call_data_function
+from backpass.training.subsets import check_limit, held_out_count
 
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "list_datasets", "load_dataset"]
 
@@ -36,7 +37,8 @@ def list_datasets() -> tuple[str, ...]:
     """Return the names that :func:`load_dataset` accepts, besides import paths of functions.
 
     >>> list_datasets()
-    ('digits', 'cifar10', 'cifar100', 'imagenet:PATH', 'folder:PATH', 'cityscapes:PATH', 'camvid:PATH', 'mpii:PATH')
+    ('digits', 'cifar10', 'cifar100', 'imagenet:PATH', 'folder:PATH', 'cityscapes:PATH', 'camvid:PATH', 'mpii:PATH',
+     'lsp:PATH')
     """
     return _NAMES
 
@@ -68,7 +70,7 @@ def load_dataset(
       Images of one size that fit into ``memory_limit`` are decoded into memory; all others are decoded on the fly,
       which requires ``image_size``.
     - ``imagenet:PATH``: the same with ``train/`` and ``val/``, exactly 1,000 classes, always decoded on the fly.
-    - ``cityscapes:PATH``, ``camvid:PATH``, ``mpii:PATH``: see :mod:`backpass.training.dense.datasets`.
+    - ``cityscapes:PATH``, ``camvid:PATH``, ``mpii:PATH``, ``lsp:PATH``: see :mod:`backpass.training.dense.datasets`.
     - ``package.module:function``: what the function returns for ``arguments``, an :class:`ImageData` or an
       :class:`~backpass.training.items.ItemData`.
 
@@ -92,7 +94,7 @@ def load_dataset(
         memory_limit: maximum size of the decoded images of a folder, in GiB.
         cache: folder in which the decoded images of a folder are stored as tensors. The next call reads them from
             there unless a file has changed. Default: nothing is stored.
-        arguments: of the function that the name imports, or of ``cityscapes:PATH``.
+        arguments: of the function that the name imports, or of a data set of segmentation or key points.
 
     Raises:
         InputError: the name is unknown, a file is missing or damaged, images differ in size, a class is empty or
@@ -197,28 +199,17 @@ def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
 
 
 def _split_validation(train: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
-    if not 0 <= fraction < 1:
-        raise InputError(f"expected 0 <= split_validation < 1, got {fraction}; give a fraction of the training images")
-    if fraction == 0:
+    count = held_out_count(len(train), fraction)
+    if count == 0:
         return train, None
-    count = round(fraction * len(train))
-    if not 0 < count < len(train):
-        raise InputError(
-            f"expected at least one image for training and one for validation, got {len(train) - count} and {count} "
-            f"with split_validation={fraction} of {len(train)} images; change split_validation"
-        )
     rest, chosen = _divide(train.labels, count, seed)
     return train.select(rest), train.select(chosen)
 
 
 def _limit(split: Split, limit: int | None, argument: str, seed: int) -> Split:
+    check_limit(limit, len(split), argument)
     if limit is None:
         return split
-    if not 1 <= limit <= len(split):
-        raise InputError(
-            f"expected 1 <= {argument} <= {len(split)}, the number of images in the split, got {limit}; leave it out "
-            "to keep all images"
-        )
     generator = torch.Generator().manual_seed(seed)
     return split.select(stratified_subset(split.labels, limit, generator))
 

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset, Subset
 from backpass._internal.imports import check_call, import_object
 from backpass.errors import InputError
 from backpass.training.images import ImageData
+from backpass.training.subsets import check_limit, held_out_count
 
 __all__ = ["Data", "ItemData", "call_data_function"]
 
@@ -72,13 +73,7 @@ class ItemData:
             InputError: nothing would be left of a split, or a limit is above the number of items.
         """
         train, held_out = self.train, self.validation
-        if validation:
-            count = round(validation * _count(train))
-            if not 0 < count < _count(train):
-                raise InputError(
-                    f"expected at least one item for training and one for validation, got {_count(train) - count} and "
-                    f"{count} with a fraction of {validation} of {_count(train)} items; change it"
-                )
+        if count := held_out_count(_count(train), validation):
             order = torch.randperm(_count(train), generator=torch.Generator().manual_seed(seed)).tolist()
             held_out, train = Subset(train, sorted(order[:count])), Subset(train, sorted(order[count:]))
         return replace(
@@ -117,13 +112,9 @@ def call_data_function(path: str, arguments: Mapping[str, Any]) -> Data:
 
 
 def _limited(split: Dataset[Any], limit: int | None, argument: str, seed: int) -> Dataset[Any]:
+    check_limit(limit, _count(split), argument)
     if limit is None:
         return split
-    if not 1 <= limit <= _count(split):
-        raise InputError(
-            f"expected 1 <= {argument} <= {_count(split)}, the number of items in the split, got {limit}; leave it out "
-            "to keep all"
-        )
     order = torch.randperm(_count(split), generator=torch.Generator().manual_seed(seed))
     return Subset(split, order[:limit].sort().values.tolist())
 

@@ -23,6 +23,7 @@ class SgsSettings:
         every: epochs between later measurements.
         batches: batches per measurement.
         drop_near_equal: ignore pairs of pixels that hold a zero or share a bin, as for ImageNet.
+        dilation: measure dilated convolutions at the distances of their taps, or ignore it, as the published estimator.
         apply: scale the gradient, or the optimizer's update.
         alpha: fixed scaling of 3x3 kernels, together with beta: the centre is 1, edges are 1/alpha, corners 1/beta, up
             to a factor (SGS paper, Figure 7); nothing is measured.
@@ -40,6 +41,7 @@ class SgsSettings:
     every: Annotated[int, COUNT] = 5
     batches: Annotated[int, COUNT] = 2
     drop_near_equal: bool = False
+    dilation: Literal["measured", "ignored"] = "measured"
     apply: Literal["gradient", "update"] = "gradient"
     alpha: Annotated[float, Range(above=0)] | None = None
     beta: Annotated[float, Range(above=0)] | None = None

@@ -41,6 +41,7 @@ class Sgs(Method):
             warmup=s.warmup,
             every=s.every,
             drop_near_equal=s.drop_near_equal,
+            dilation=s.dilation,
             apply=s.apply,
             scaling=s.fixed_scaling(),
         )

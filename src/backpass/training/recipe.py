@@ -96,7 +96,7 @@ class Recipe:
         augmentation: augmentation of training images that are held in memory.
         stream_augmentation: augmentation of training images that are decoded on the fly.
         label_smoothing: label smoothing of the training loss.
-        sync_batch_norm: batch statistics over all processes, where there are several.
+        sync_batch_norm: batch statistics over all processes, where there are several; not on CPUs, as PyTorch's.
         clip_norm: bound on the norm of all gradients together; default: no bound.
         clip_before_scaling: clip the norm before SGS scales, as the SGS reference does; it is then no bound on the
             scaled gradients.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backpass._internal.imports import check_call
+from backpass.training.batches import batch_size
 from backpass.training.items import Data
 from backpass.training.recipe import Recipe
 
@@ -44,8 +45,11 @@ class Task(ABC):
     object of :meth:`evaluation` for each batch of evaluation.
     """
 
-    metric: ClassVar[str]
-    """Name of the headline metric among those of :meth:`evaluation`: a fraction; larger is better."""
+    metric: str
+    """Name of the headline metric among those of :meth:`evaluation`: a fraction; larger is better.
+
+    An attribute of the class, or of the task where it depends on the data.
+    """
 
     training_metric: ClassVar[str | None] = None
     """Name of the metric of :meth:`training_score`; ``None``: training has no metric but the loss."""
@@ -77,6 +81,13 @@ class Task(ABC):
             criterion: instead of the function of :attr:`loss_kind`, with its arguments: that of the PowerGrad
                 Transform, which has another gradient. A loss with several terms uses it in each. Default: the function.
         """
+
+    def terms(self, target: Any) -> int | Tensor:
+        """Return the number of terms of which :meth:`loss` is the mean, by default that of examples.
+
+        Accumulated gradients weight each micro-batch by it, so that they are those of the whole batch.
+        """
+        return batch_size(target)
 
     @abstractmethod
     def evaluation(self, device: torch.device, alpha: float | None = None) -> Evaluation:

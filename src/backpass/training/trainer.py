@@ -190,7 +190,7 @@ class Trainer:
                 self.traces.output(output)
                 loss = self.criterion(output, piece_target)
                 if parts > 1:
-                    loss = loss * (batch_size(piece_target) / batch_size(target))
+                    loss = loss * (self.task.terms(piece_target) / self.task.terms(target))
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
             if self.task.training_metric is not None:

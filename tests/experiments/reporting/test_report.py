@@ -191,11 +191,13 @@ def test_tuning_charts_show_every_point_that_trained_and_the_chosen_one(settings
         )
         for values, accuracy in TRIALS
     ]
-    spec = tuning_chart(trials, 2)
+    spec = tuning_chart(trials, 2, "mIoU")
     assert compiles(spec)
+    assert "eld-out mIoU" in str(spec)
+    assert "accuracy" not in str(spec)
     rows = spec["data"]["values"]
-    assert {row["accuracy"] for row in rows} - {None} == {50, 60, 70}
-    assert {row["accuracy"] for row in rows if row["state"] == "chosen"} == {70}
+    assert {row["score"] for row in rows} - {None} == {50, 60, 70}
+    assert {row["score"] for row in rows if row["state"] == "chosen"} == {70}
     if len(settings) == 2:
         assert [row["text"] for row in rows] == ["50.0", "diverged", "70.0", "60.0"]
         assert spec["encoding"]["x"]["scale"]["domain"] == ["5", "50"]
@@ -205,9 +207,9 @@ def test_tuning_charts_show_every_point_that_trained_and_the_chosen_one(settings
 
 
 def test_tuning_charts_of_nothing_and_of_divergence_alone():
-    assert tuning_chart([], None) is None
+    assert tuning_chart([], None, "accuracy") is None
     for settings in (("lr",), ("lr", "k"), ("lr", "k", "every")):
-        assert compiles(tuning_chart([Trial(tuple((name, "1") for name in settings), (), (0,))], None))
+        assert compiles(tuning_chart([Trial(tuple((name, "1") for name in settings), (), (0,))], None, "accuracy"))
 
 
 def test_a_difference_keeps_its_interval_in_points():

@@ -1,4 +1,4 @@
-"""MPII in small, in the exact format."""
+"""MPII and LSP in small, in the exact formats."""
 
 import json
 
@@ -51,3 +51,16 @@ def ground_truth(records):
         "pos_gt_src": joints.transpose(1, 2, 0),
         "headboxes_src": boxes.transpose(1, 2, 0),
     }
+
+
+def write_lsp(root, count=5, size=(90, 70), seed=0):
+    """Write ``count`` persons with all joints in images of ``size`` (width, height); return joints.mat's array."""
+    numbers = numpy.random.default_rng(seed)
+    (root / "images").mkdir(parents=True, exist_ok=True)
+    joints = numpy.ones((14, 3, count))
+    joints[:, :2] = numbers.uniform(5, 65, (14, 2, count))
+    for number in range(count):
+        pixels = numbers.integers(0, 256, (size[1], size[0], 3), dtype=numpy.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"im{number + 1:05d}.jpg")
+    savemat(root / "joints.mat", {"joints": joints})
+    return joints

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from examples.generated_scenes.models import small_heatmaps, small_pspnet
 
 from backpass.errors import BackpassWarning
 from backpass.models import create_model
@@ -72,3 +73,33 @@ def test_pgt_acts_on_both_heads():
     plain, powered = gradients(model, images, plain_loss), gradients(model, images, powered_loss)
     for name in ("head.4.weight", "auxiliary.4.weight", "backbone.conv1.weight"):
         assert not torch.allclose(plain[name], powered[name], rtol=1e-2), name
+
+
+def one_step(task, compiled):
+    """Return all parameters after a step of SGD under SGS, and for segmentation under PGT too."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    images = F.interpolate(torch.randn(2, 3, 9, 9), size=(33, 33), mode="bilinear")
+    if task == "segmentation":
+        model, labels = small_pspnet(5), torch.randint(5, (2, 33, 33))
+        loss = partial(segmentation_loss, target=labels, criterion=partial(power_grad_cross_entropy, alpha=0.3))
+    else:
+        model, target = small_heatmaps(4), draw_heatmaps(9 * torch.rand(2, 4, 2), torch.ones(2, 4) > 0, (10, 10))
+        loss = partial(heatmap_loss, target=target)
+    model.eval()  # dropout draws other numbers when it is compiled
+    forward = getattr(model, "all_heads", model)
+    if compiled:
+        forward = torch.compile(forward, fullgraph=True, backend="aot_eager")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sgs = SpatialGradientScaling(model)
+    sgs.update([images], forward=getattr(model, "all_heads", None))
+    loss(forward(images)).backward()
+    sgs.scale_gradients()
+    optimizer.step()
+    assert all(scaling.max() > scaling.min() for scaling in sgs.scalings.values())
+    return dict(model.named_parameters())
+
+
+@pytest.mark.parametrize("task", ["segmentation", "keypoints"])
+def test_a_compiled_model_takes_the_same_step(task):
+    torch.testing.assert_close(one_step(task, compiled=True), one_step(task, compiled=False))

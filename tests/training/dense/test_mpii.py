@@ -114,7 +114,7 @@ def test_ground_truth_that_is_something_else(root):
     file = root / "annot" / "gt_valid.mat"
     arrays = ground_truth(write_mpii(root))
     savemat(file, {name: array for name, array in arrays.items() if name != "headboxes_src"})
-    with pytest.raises(InputError, match=f"expected {file} to be a MATLAB file with .*KeyError: 'headboxes_src'"):
+    with pytest.raises(InputError, match=f"expected {file} to hold dataset_joints, .*without headboxes_src; replace"):
         mpii(root, "valid")
     arrays["headboxes_src"][:, :, 1] = 7
     savemat(file, arrays)

@@ -10,7 +10,7 @@ from backpass.training.dense.heatmaps import decode_heatmaps, draw_heatmaps
 from backpass.training.dense.mpii import MPII_PAIRS, mpii
 from backpass.training.dense.person_augmentation import PersonDraws
 from backpass.training.dense.person_crops import PersonInput, Persons, crop_person
-from backpass.training.dense.pose_metrics import PckhEvaluation
+from backpass.training.dense.pose_metrics import PckEvaluation
 from training.dense.people import write_mpii
 
 SIZE = (64, 64)
@@ -105,10 +105,10 @@ def test_perfect_heat_maps_have_a_pckh_of_one(root):
     _, target = default_collate([data[index] for index in range(3)])
     maps = draw_heatmaps(target.joints / 4, target.visible, (64, 64), rounding="nearest")
     found = transform_points(4 * decode_heatmaps(maps)[0].double(), target.to_image)
-    evaluation = PckhEvaluation(16, torch.device("cpu"))
+    evaluation = PckEvaluation(16, torch.device("cpu"))
     evaluation.update(found, target.truth, target.scored, target.size)
     assert evaluation.compute(lambda counts: counts) == {"pckh": 1.0, "pckh_weighted": 1.0}
-    wrong = PckhEvaluation(16, torch.device("cpu"))
+    wrong = PckEvaluation(16, torch.device("cpu"))
     wrong.update(found + 3, target.truth, target.scored, target.size)
     assert wrong.compute(lambda counts: counts)["pckh"] < 0.5
 

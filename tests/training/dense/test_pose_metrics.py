@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy
@@ -6,12 +7,13 @@ import torch
 
 from backpass.errors import InputError
 from backpass.training.dense.pose_metrics import (
-    PckhEvaluation,
+    PckEvaluation,
     grid_accuracy,
     head_sizes,
     joint_errors,
-    pckh,
-    pckh_counts,
+    pck,
+    pck_counts,
+    torso_sizes,
 )
 
 # The distances of published predictions from the ground truth of 2,958 persons of MPII (bearpaw/pytorch-pose,
@@ -42,7 +44,7 @@ def oracle():
 
 
 def evaluated(parts, total=lambda counts: counts):
-    evaluation = PckhEvaluation(16, torch.device("cpu"))
+    evaluation = PckEvaluation(16, torch.device("cpu"))
     for part in parts:
         evaluation.update(*part)
     return evaluation.compute(total)
@@ -50,8 +52,8 @@ def evaluated(parts, total=lambda counts: counts):
 
 def test_both_variants_on_published_predictions():
     prediction, truth, visible, sizes = oracle()
-    counts = pckh_counts(joint_errors(prediction, truth, sizes), visible)
-    joints, mean, weighted = pckh(counts)
+    counts = pck_counts(joint_errors(prediction, truth, sizes), visible)
+    joints, mean, weighted = pck(counts)
     kept = [joint for joint in range(16) if joint not in (6, 7)]
     assert (100 * joints[kept]).tolist() == pytest.approx(ORACLE_JOINTS, abs=6e-4)
     assert 100 * mean.item() == pytest.approx(ORACLE_MEAN, abs=6e-4)
@@ -67,7 +69,7 @@ def test_batches_and_processes_add_up():
     parts = list(zip(*(tensor.split(1000) for tensor in people), strict=True))
     assert evaluated(parts) == whole
     prediction, truth, visible, sizes = parts[2]
-    rest = pckh_counts(joint_errors(prediction, truth, sizes), visible)
+    rest = pck_counts(joint_errors(prediction, truth, sizes), visible)
     assert evaluated(parts[:2], total=lambda counts: counts + rest) == whole
     assert evaluated(parts[:2]) != whole
 
@@ -79,7 +81,7 @@ def test_the_variants_by_hand():
     truth = torch.zeros(2, 3, 2)
     prediction = torch.tensor([[[1.0, 0.0], [0.0, 9.0], [0.0, 0.0]], [[0.0, 3.0], [0.0, 0.0], [0.0, 0.0]]])
     visible = torch.tensor([[True, True, False], [True, False, False]])
-    joints, mean, weighted = pckh(pckh_counts(joint_errors(prediction, truth, sizes), visible), not_scored=())
+    joints, mean, weighted = pck(pck_counts(joint_errors(prediction, truth, sizes), visible), not_scored=())
     assert joints[:2].tolist() == [0.5, 0.0]
     assert joints[2].isnan()
     assert mean.item() == 0.25
@@ -101,7 +103,7 @@ def test_a_head_box_without_a_diagonal():
 
 def test_no_visible_joint():
     prediction, truth, visible, sizes = oracle()
-    with pytest.raises(InputError, match=r"expected visible joints other than \(6, 7\), got none"):
+    with pytest.raises(InputError, match=r"expected visible joints other than \(6, 7\) to score, got none"):
         evaluated([(prediction, truth, torch.zeros_like(visible), sizes)])
 
 
@@ -123,3 +125,35 @@ def test_grid_accuracy_over_the_joints_that_count():
     output[:, [6, 7, 8, 9, 12, 13]] = 0  # do not count
     target[:, 2] = 0  # not annotated
     assert grid_accuracy(output, target).tolist() == pytest.approx([7 / 9])
+
+
+def test_pck_by_a_slow_reference():
+    """Right means strictly below a fifth of the distance between right hip and left shoulder."""
+    generator = torch.Generator().manual_seed(4)
+    truth = 100 * torch.rand(40, 14, 2, generator=generator, dtype=torch.float64)
+    prediction = truth + 15 * torch.randn(40, 14, 2, generator=generator, dtype=torch.float64)
+    visible = torch.rand(40, 14, generator=generator) < 0.8
+    sizes = torso_sizes(truth, visible, (2, 9))
+    scored = visible & (sizes > 0).unsqueeze(1)
+    right, seen = [0] * 14, [0] * 14
+    for person in range(40):
+        if not (visible[person, 2] and visible[person, 9]):
+            assert sizes[person] == 0
+            continue
+        torso = math.dist(truth[person, 2].tolist(), truth[person, 9].tolist())
+        for joint in range(14):
+            if visible[person, joint]:
+                distance = math.dist(prediction[person, joint].tolist(), truth[person, joint].tolist())
+                seen[joint] += 1
+                right[joint] += distance < 0.2 * torso
+    evaluation = PckEvaluation(14, torch.device("cpu"), "pck", not_scored=())
+    for rows in (slice(0, 15), slice(15, 40)):
+        units = torch.where(sizes > 0, sizes, 1.0)[rows]
+        evaluation.update(prediction[rows], truth[rows], scored[rows], units)
+    found = evaluation.compute(lambda counts: counts)
+    assert 0.2 < found["pck"] < 0.8
+    expected = {
+        "pck": sum(r / n for r, n in zip(right, seen, strict=True)) / 14,
+        "pck_weighted": sum(right) / sum(seen),
+    }
+    assert found == pytest.approx(expected)

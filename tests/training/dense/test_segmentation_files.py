@@ -158,14 +158,34 @@ def test_unknown_arguments(city):
         cityscapes(city, "val", "colour")
 
 
-def test_camvid(tmp_path):
+@pytest.fixture
+def camvid_folder(tmp_path):
+    """Write two images of CamVid's test split, with every id; return the folder."""
     values = numpy.arange(12, dtype=numpy.uint8).reshape(3, 4)
     for name in ("0001TP_b.png", "0001TP_a.png"):
         save(tmp_path / "test" / name, numpy.zeros((3, 4, 3), numpy.uint8))
         save(tmp_path / "testannot" / name, values)
-    data = camvid(tmp_path, "test")
+    return tmp_path
+
+
+def test_camvid(camvid_folder):
+    data = camvid(camvid_folder, "test")
     assert [file[-5:] for file in data.images] == ["a.png", "b.png"]
     assert data[0][1].flatten().tolist() == [*range(11), 255]
+    assert (data.class_names[0], data.class_names[3], data.class_names[10]) == ("sky", "road", "bicyclist")
     assert len(data.class_names) == 11
+
+
+def test_camvid_with_files_that_do_not_fit(camvid_folder):
+    file = camvid_folder / "testannot" / "0001TP_a.png"
+    save(file, numpy.full((3, 4), 12, numpy.uint8))
+    with pytest.raises(InputError, match=rf"expected {file} to hold the ids 0-11 of CamVid \(test\), got 12; check"):
+        camvid(camvid_folder, "test")[0]
+    save(file, numpy.zeros((4, 4), numpy.uint8))
+    with pytest.raises(InputError, match=f"expected {file} to have the 3x4 pixels of .*0001TP_a.png, got 4x4; replace"):
+        camvid(camvid_folder, "test")[0]
+    file.unlink()
+    with pytest.raises(InputError, match=rf"each of the 2 images of CamVid \(test\), got none at {file} and 0 others"):
+        camvid(camvid_folder, "test")
     with pytest.raises(InputError, match=r"expected the folder .*train of CamVid, got none"):
-        camvid(tmp_path, "train")
+        camvid(camvid_folder, "train")

@@ -6,13 +6,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from examples.generated_scenes.city import write_city
 from examples.generated_scenes.models import small_heatmaps, small_pspnet
 from examples.generated_scenes.people import write_people
+from PIL import Image
 
 from backpass.errors import InputError
+from backpass.experiments import read_records
 from backpass.training import DataSettings, OptimizerSettings, Recipe, Run, Runtime, SgsSettings, Trainer, import_path
 from backpass.training.datasets import load_dataset
 from backpass.training.dense.heatmaps import draw_heatmaps
@@ -73,7 +76,7 @@ def test_every_method_trains_under_every_condition(task, method, condition, scen
     }
     recipe = replace(scenes[task], micro_batches=2 if condition == "accumulated" else 1)
     compile_model = torch.nn.Module.compile  # With the compiler's own code generation, a minute for each task.
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compile_model(model, backend="eager"))
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda model: compile_model(model, backend="aot_eager"))
     trainer = trainer_of(recipe, method, runtimes.get(condition, CPU))
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     outcome = trainer.fit()
@@ -85,6 +88,16 @@ def test_every_method_trains_under_every_condition(task, method, condition, scen
     scaled = {name for name in kernels if before[name].shape[-1] > 1 and "up." not in name}
     assert set(outcome.scalings) == scaled
     assert all(scaling.max() > scaling.min() for scaling in outcome.scalings.values())
+
+
+def test_the_recipe_can_ignore_dilation(scenes):
+    """The dilated layers, and no others, then have other scalings."""
+    measured, ignored = (
+        trainer_of(replace(scenes["segmentation"], sgs=replace(SGS, dilation=dilation)), "sgs").fit().scalings
+        for dilation in ("measured", "ignored")
+    )
+    other = {name for name in measured if not torch.equal(measured[name], ignored[name])}
+    assert other == {"backbone.layer4.conv1.weight", "backbone.layer4.conv2.weight"}
 
 
 def test_pgt_is_refused_on_squared_error(scenes):
@@ -158,6 +171,28 @@ def test_evaluation_averages_over_the_mirrored_copy():
     assert torch.equal(replace(task, flip=False).predict(forward, inputs), torch.cat([inputs, 2 * inputs], 1))
 
 
+def two_convs(num_classes, in_channels):
+    """Return a net without batch statistics, so that accumulation changes nothing."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(in_channels, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(4, num_classes, 1)
+    )
+
+
+def test_accumulated_gradients_are_those_of_the_batch_whatever_is_labelled(scenes):
+    """One image is labelled in full, the others ever less, and the last not at all."""
+    recipe = replace(scenes["segmentation"], model=import_path(two_convs))
+    steps = []
+    for parts in (1, 4):
+        trainer = trainer_of(replace(recipe, micro_batches=parts))
+        inputs, target = next(iter(trainer.loaders.train))
+        for number in range(1, 4):
+            target[number, : 11 * number] = 255
+        assert (target[3] == 255).all()
+        loss = trainer._step(inputs, target)
+        steps.append({"loss": loss, **trainer.model.state_dict()})
+    torch.testing.assert_close(steps[0], steps[1])
+
+
 def test_pixel_accuracy_of_training_ignores_unlabelled_pixels():
     task = SemanticSegmentation(2)
     logits = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).view(1, 2, 2, 1).expand(4, 2, 2, 1)
@@ -219,15 +254,18 @@ def test_held_out_persons_need_a_ground_truth_too(scenes):
         load_dataset(scenes["keypoints"].data.name, split_validation=0.25)
 
 
+def run_example(folder, *options):
+    """Run the example of both tasks with its results in a folder; return what it printed."""
+    script = Path(__file__).parents[3] / "examples" / "segmentation_and_pose.py"
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), "--out", str(folder), *options]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+
+
 @pytest.mark.slow
 def test_all_four_cells_reach_a_high_miou_and_pckh(tmp_path):
     """The example at its full size: two stages and both tasks."""
-    script = Path(__file__).parents[3] / "examples" / "segmentation_and_pose.py"
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), "--full", "--out", str(tmp_path)]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    from backpass.experiments import read_records
-
+    run_example(tmp_path, "--full")
     scores = {
         name: [record.score for record in read_records(tmp_path / name) if record.metric == metric]
         for name, metric in (("small-PSPNet", "mean_iou"), ("small-heat-maps", "pckh"))
@@ -235,3 +273,19 @@ def test_all_four_cells_reach_a_high_miou_and_pckh(tmp_path):
     assert [len(found) for found in scores.values()] == [4, 4]
     assert min(scores["small-PSPNet"]) > 0.8
     assert min(scores["small-heat-maps"]) > 0.9
+
+
+@pytest.mark.slow
+def test_the_example_on_camvid(tmp_path):
+    numbers = numpy.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for folder, shape, high in ((split, (360, 480, 3), 256), (f"{split}annot", (360, 480), 12)):
+            (tmp_path / folder).mkdir()
+            for number in range(count):
+                pixels = numbers.integers(0, high, shape, dtype=numpy.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / f"{number:06d}.png")
+    printed = run_example(tmp_path / "out", "--camvid", str(tmp_path))
+    records = read_records(tmp_path / "out" / "small-PSPNet-on-CamVid")
+    assert sum(record.metric == "mean_iou" for record in records) == 4
+    assert all(record.data.label == "CamVid" for record in records if record.metric == "mean_iou")
+    assert "small PSPNet on CamVid, pretrained and fine-tuned with and without sgs" in printed

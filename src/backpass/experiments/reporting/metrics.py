@@ -9,6 +9,8 @@ LABELS = {
     "pixel_accuracy": "allAcc",
     "pckh": "PCKh@0.5",
     "pckh_weighted": "PCKh@0.5 over joints",
+    "pck": "PCK@0.2",
+    "pck_weighted": "PCK@0.2 over joints",
 }
 """Label by the name that a task gives a metric."""
 

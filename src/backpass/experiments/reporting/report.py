@@ -97,10 +97,11 @@ def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | N
 
 def _tuning_sections(study: Study, records: Sequence[Record], choices: Sequence[Choice]) -> list[TuningSection]:
     labels = {entry.key: entry.label for entry in study.entries}
+    metric = label_of(records[0].metric) if records else "score"
     if study.tuning is None:
-        return [tuning_section(choice, labels[choice.entry]) for choice in choices]
+        return [tuning_section(choice, labels[choice.entry], metric) for choice in choices]
     tried = trials_so_far(study, records)
-    return [unfinished_section(tried[entry.key], entry.label) for entry in study.entries if entry.tuned]
+    return [unfinished_section(tried[entry.key], entry.label, metric) for entry in study.entries if entry.tuned]
 
 
 def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:

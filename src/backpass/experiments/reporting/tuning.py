@@ -24,7 +24,7 @@ class TuningSection:
         best: index of the chosen one; ``None``: none yet.
         chosen: the chosen settings as text; empty: none yet.
         at_edge: settings whose chosen value ends its range; empty: none.
-        chart: accuracy over the settings; ``None``: no point was tried.
+        chart: the headline metric over the settings; ``None``: no point was tried.
     """
 
     label: str
@@ -41,15 +41,15 @@ class TuningSection:
         return len(self.rows)
 
 
-def tuning_section(choice: Choice, label: str) -> TuningSection:
-    """Return table and chart of what was tried for an entry called ``label``."""
+def tuning_section(choice: Choice, label: str, metric: str) -> TuningSection:
+    """Return table and chart of what was tried for an entry called ``label``, judged by what ``metric`` is called."""
     chosen = ", ".join(f"{name} = {value}" for name, value in choice.settings)
-    return _section(label, choice.trials, choice.best, chosen, ", ".join(choice.at_edge))
+    return _section(label, metric, choice.trials, choice.best, chosen, ", ".join(choice.at_edge))
 
 
-def unfinished_section(trials: Sequence[Trial], label: str) -> TuningSection:
+def unfinished_section(trials: Sequence[Trial], label: str, metric: str) -> TuningSection:
     """Return the same of a stage that has not ended: nothing is chosen yet."""
-    return _section(label, trials, None, "", "")
+    return _section(label, metric, trials, None, "", "")
 
 
 def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Trial, ...]]:
@@ -59,27 +59,29 @@ def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Tr
         study: with a tuning stage.
         records: of that stage; others are left out.
     """
-    accuracies = {StudyRun(record.entry, record.run).folder: record.score for record in records if record.entry}
+    scores = {StudyRun(record.entry, record.run).folder: record.score for record in records if record.entry}
     trials: dict[str, tuple[Trial, ...]] = {}
-    for key, known in known_results(study, accuracies.get, ()).items():
+    for key, known in known_results(study, scores.get, ()).items():
         by_point: dict[Point, list[tuple[int, float]]] = {}
-        for (point, seed), accuracy in known.items():
-            if accuracy is not None:
-                by_point.setdefault(point, []).append((seed, accuracy))
+        for (point, seed), score in known.items():
+            if score is not None:
+                by_point.setdefault(point, []).append((seed, score))
         trials[key] = tuple(Trial(point, tuple(found)) for point, found in by_point.items())
     return trials
 
 
-def _section(label: str, trials: Sequence[Trial], best: int | None, chosen: str, at_edge: str) -> TuningSection:
+def _section(
+    label: str, metric: str, trials: Sequence[Trial], best: int | None, chosen: str, at_edge: str
+) -> TuningSection:
     rows = tuple(
         (
             *(value for _, value in trial.point),
-            "diverged" if trial.accuracy is None else f"{100 * trial.accuracy:.2f}",
-            " ".join(f"{100 * accuracy:.2f}" for _, accuracy in trial.accuracies),
+            "diverged" if trial.score is None else f"{100 * trial.score:.2f}",
+            " ".join(f"{100 * score:.2f}" for _, score in trial.scores),
             "chosen" if number == best else "",
         )
         for number, trial in enumerate(trials)
     )
     names = tuple(name for name, _ in trials[0].point) if trials else ()
-    header = (*names, "held-out accuracy, %", "each seed, %", "")
-    return TuningSection(label, header, rows, best, chosen, at_edge, tuning_chart(trials, best))
+    header = (*names, f"held-out {metric}, %", "each seed, %", "")
+    return TuningSection(label, header, rows, best, chosen, at_edge, tuning_chart(trials, best, metric))

@@ -8,19 +8,19 @@ from backpass.experiments.tuning import Trial
 
 __all__ = ["tuning_chart"]
 
-_ACCURACY = "held-out accuracy, %"
 _MANY = 12  # values of one axis that are all written
 
 
-def tuning_chart(trials: Sequence[Trial], best: int | None) -> Chart | None:
-    """Return accuracy over what was tried, with the chosen point marked; ``None`` where nothing was tried.
+def tuning_chart(trials: Sequence[Trial], best: int | None, metric: str) -> Chart | None:
+    """Return the headline metric over what was tried, with the chosen point marked; ``None`` where nothing was tried.
 
-    One setting gives a curve, two a heat map, three or more parallel coordinates, whose last axis is the accuracy.
-    Values are evenly spaced. A point that diverged has no accuracy: a curve leaves it out, a heat map names it.
+    One setting gives a curve, two a heat map, three or more parallel coordinates, whose last axis is the metric.
+    Values are evenly spaced. A point that diverged has no score: a curve leaves it out, a heat map names it.
 
     Args:
         trials: the points, with the same settings throughout.
         best: index of the chosen one; ``None``: none yet.
+        metric: what the headline metric is called.
     """
     if not trials:
         return None
@@ -28,58 +28,58 @@ def tuning_chart(trials: Sequence[Trial], best: int | None) -> Chart | None:
     rows = [
         {
             **{f"value{number}": value for number, (_, value) in enumerate(trial.point)},
-            "accuracy": None if trial.accuracy is None else round(100 * trial.accuracy, 4),
-            "state": "diverged" if trial.accuracy is None else "chosen" if number == best else "tried",
+            "score": None if trial.score is None else round(100 * trial.score, 4),
+            "state": "diverged" if trial.score is None else "chosen" if number == best else "tried",
         }
         for number, trial in enumerate(trials)
     ]
     draw = {1: _curve, 2: _heat_map}.get(len(names), _parallel)
-    return draw(names, rows)
+    return draw(names, rows, f"held-out {metric}")
 
 
-def _curve(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
+def _curve(names: Sequence[str], rows: Sequence[dict[str, Any]], metric: str) -> Chart:
     return chart(
-        f"Held-out accuracy over {names[0]}",
-        [row for row in rows if row["accuracy"] is not None],
+        _sentence(f"{metric} over {names[0]}"),
+        [row for row in rows if row["score"] is not None],
         height=220,
         encoding={
             "x": {"field": "value0", "type": "ordinal", "scale": _domain(rows, 0), "title": names[0], "axis": _FLAT},
-            "y": {"field": "accuracy", "type": "quantitative", "scale": {"zero": False}, "title": _ACCURACY},
+            "y": {"field": "score", "type": "quantitative", "scale": {"zero": False}, "title": f"{metric}, %"},
         },
         layer=[
             {"mark": {"type": "line", "color": COLORS[1]}},
             {
                 "mark": {"type": "point", "filled": True, "opacity": 1},
-                "encoding": {"color": _BEST_COLOR, "size": _BEST_SIZE, "tooltip": _tips(names)},
+                "encoding": {"color": _BEST_COLOR, "size": _BEST_SIZE, "tooltip": _tips(names, metric)},
             },
         ],
     )
 
 
-def _heat_map(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
-    known = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+def _heat_map(names: Sequence[str], rows: Sequence[dict[str, Any]], metric: str) -> Chart:
+    known = [row["score"] for row in rows if row["score"] is not None]
     middle = (min(known) + max(known)) / 2 if known else 0.0
     chosen = "datum.state === 'chosen'"
     return chart(
-        f"Held-out accuracy over {names[0]} and {names[1]}",
-        [{**row, "text": "diverged" if row["accuracy"] is None else f"{row['accuracy']:.1f}"} for row in rows],
+        _sentence(f"{metric} over {names[0]} and {names[1]}"),
+        [{**row, "text": "diverged" if row["score"] is None else f"{row['score']:.1f}"} for row in rows],
         height=34 * len(_values(rows, 0)),
         encoding={
             "x": {"field": "value1", "type": "ordinal", "scale": _domain(rows, 1), "title": names[1], "axis": _FLAT},
             "y": {"field": "value0", "type": "ordinal", "scale": _domain(rows, 0), "title": names[0]},
-            "tooltip": _tips(names),
+            "tooltip": _tips(names, metric),
         },
         layer=[
             {
                 "mark": {"type": "rect", "stroke": "currentColor"},
                 "encoding": {
                     "color": {
-                        "field": "accuracy",
+                        "field": "score",
                         "type": "quantitative",
                         "scale": {"scheme": "viridis", "zero": False},
                         "legend": None,
                     },
-                    "fillOpacity": {"condition": {"test": "datum.accuracy === null", "value": 0}, "value": 1},
+                    "fillOpacity": {"condition": {"test": "datum.score === null", "value": 0}, "value": 1},
                     "strokeWidth": {"condition": {"test": chosen, "value": 3}, "value": 0},
                 },
             },
@@ -89,8 +89,8 @@ def _heat_map(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
                     "text": {"field": "text"},
                     "color": {
                         "condition": [
-                            {"test": "datum.accuracy === null", "value": "currentColor"},
-                            {"test": f"datum.accuracy > {middle}", "value": "black"},
+                            {"test": "datum.score === null", "value": "currentColor"},
+                            {"test": f"datum.score > {middle}", "value": "black"},
                         ],
                         "value": "white",
                     },
@@ -100,19 +100,20 @@ def _heat_map(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
     )
 
 
-def _parallel(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
+def _parallel(names: Sequence[str], rows: Sequence[dict[str, Any]], metric: str) -> Chart:
     """Return one line for each point that trained, over axes with a place from 0 to 1 for each value."""
-    known = [row for row in rows if row["accuracy"] is not None]
-    low = min((row["accuracy"] for row in known), default=0.0)
-    high = max((row["accuracy"] for row in known), default=0.0)
-    axes = [*names, _ACCURACY]
+    known = [row for row in rows if row["score"] is not None]
+    low = min((row["score"] for row in known), default=0.0)
+    high = max((row["score"] for row in known), default=0.0)
+    title = f"{metric}, %"
+    axes = [*names, title]
     orders = [_values(rows, number) for number in range(len(names))]
     lines = [
         {**row, "point": number, "axis": axis, "place": place}
         for number, row in enumerate(known)
         for axis, place in [
             *((name, _place(orders[i].index(row[f"value{i}"]), len(orders[i]))) for i, name in enumerate(names)),
-            (_ACCURACY, (row["accuracy"] - low) / (high - low) if high > low else 0.5),
+            (title, (row["score"] - low) / (high - low) if high > low else 0.5),
         ]
     ]
     labels = [
@@ -121,12 +122,12 @@ def _parallel(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
         for index, value in enumerate(order)
         if len(order) <= _MANY or index in (0, len(order) - 1)
     ]
-    labels += [{"axis": _ACCURACY, "place": place, "text": f"{value:.1f}"} for place, value in ((0, low), (1, high))]
+    labels += [{"axis": title, "place": place, "text": f"{value:.1f}"} for place, value in ((0, low), (1, high))]
     x = {"field": "axis", "type": "ordinal", "scale": {"domain": axes}, "title": None}
     y = {"field": "place", "type": "quantitative", "axis": None, "scale": {"domain": [-0.02, 1.07]}}
     chosen = "datum.state === 'chosen'"
     return chart(
-        "Parallel coordinates: a line for each point, over its settings and its held-out accuracy",
+        f"Parallel coordinates: a line for each point, over its settings and its {metric}",
         lines,
         height=300,
         encoding={"x": {**x, "axis": {**_FLAT, "grid": True, "labelExpr": _LAST_PART}}, "y": y},
@@ -136,14 +137,14 @@ def _parallel(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Chart:
                 "encoding": {
                     "detail": {"field": "point"},
                     "color": {
-                        "field": "accuracy",
+                        "field": "score",
                         "type": "quantitative",
                         "scale": {"scheme": "viridis", "zero": False},
-                        "legend": {"orient": "top", "title": _ACCURACY, "gradientLength": 160},
+                        "legend": {"orient": "top", "title": f"{metric}, %", "gradientLength": 160},
                     },
                     "strokeWidth": {"condition": {"test": chosen, "value": 4}, "value": 1.2},
                     "opacity": {"condition": {"test": chosen, "value": 1}, "value": 0.55},
-                    "tooltip": _tips(names),
+                    "tooltip": _tips(names, metric),
                 },
             },
             {
@@ -168,14 +169,18 @@ def _domain(rows: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
     return {"domain": _values(rows, number)}
 
 
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _place(index: int, count: int) -> float:
     return index / (count - 1) if count > 1 else 0.5
 
 
-def _tips(names: Sequence[str]) -> list[dict[str, Any]]:
+def _tips(names: Sequence[str], metric: str) -> list[dict[str, Any]]:
     return [
         *({"field": f"value{number}", "title": name} for number, name in enumerate(names)),
-        {"field": "accuracy", "title": _ACCURACY, "format": ".2f"},
+        {"field": "score", "title": f"{metric}, %", "format": ".2f"},
         {"field": "state"},
     ]
 

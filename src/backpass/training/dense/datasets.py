@@ -7,6 +7,8 @@
   or ``val``, which has 101 images.
 - ``mpii:PATH``: 22,246 persons for training and 2,958 of ``valid`` for testing, 16 joints
   (:func:`~backpass.training.dense.mpii.mpii`).
+- ``lsp:PATH``: 9,000 persons for training and the last 1,000 for testing, 14 joints
+  (:func:`~backpass.training.dense.lsp.lsp`). Its argument ``held_out`` is the number for testing.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +17,7 @@ from typing import Any, Literal
 
 from backpass._internal.imports import check_call
 from backpass.errors import InputError
+from backpass.training.dense.lsp import LSP_JOINTS, LSP_PAIRS, lsp
 from backpass.training.dense.mpii import MPII_JOINTS, mpii
 from backpass.training.dense.person_crops import PersonData, Persons
 from backpass.training.dense.segmentation_files import SegmentationFiles, camvid, cityscapes
@@ -47,7 +50,18 @@ def _mpii(root: Path) -> PersonData:
     return PersonData("MPII", Persons(train), Persons(valid), num_classes=len(MPII_JOINTS), input_size=(3, 256, 256))
 
 
-DENSE_KINDS: dict[str, Callable[..., ItemData]] = {"cityscapes": _cityscapes, "camvid": _camvid, "mpii": _mpii}
+def _lsp(root: Path, held_out: int = 1000) -> PersonData:
+    train, test = (Persons(lsp(root, split, held_out)) for split in ("train", "test"))
+    size, joints = (3, 256, 256), len(LSP_JOINTS)
+    return PersonData("LSP extended", train, test, joints, size, pairs=LSP_PAIRS, not_scored=(), metric="pck")
+
+
+DENSE_KINDS: dict[str, Callable[..., ItemData]] = {
+    "cityscapes": _cityscapes,
+    "camvid": _camvid,
+    "mpii": _mpii,
+    "lsp": _lsp,
+}
 
 DENSE_NAMES = tuple(f"{kind}:PATH" for kind in DENSE_KINDS)
 

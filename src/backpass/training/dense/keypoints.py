@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from backpass.training.dense.crop_geometry import transform_points
 from backpass.training.dense.heatmaps import average_with_flipped, decode_heatmaps, draw_heatmaps, heatmap_loss
 from backpass.training.dense.person_augmentation import PersonAugmentation, PersonDraws
 from backpass.training.dense.person_crops import PersonData, PersonInput, PoseTarget, crop_person
-from backpass.training.dense.pose_metrics import PckhEvaluation
+from backpass.training.dense.pose_metrics import PckEvaluation, PoseMetric
 from backpass.training.items import Data
 from backpass.training.recipe import Recipe
 from backpass.training.task import Criterion, Task
@@ -26,19 +26,21 @@ _CHANCE = Range(at_least=0, at_most=1)
 
 @dataclass(frozen=True)
 class KeypointHeatmaps(Task):
-    """A heat map for each joint of a person; squared error; PCKh. Defaults: xingyizhou/pytorch-pose-hg-3d, MPII.
+    """A heat map for each joint of a person; squared error; PCKh or PCK. Defaults: xingyizhou/pytorch-pose-hg-3d, MPII.
 
     An item is a :class:`~backpass.training.dense.person_crops.PersonItem`. The model returns a heat map for each joint,
     at any size that divides its input. Evaluation averages with the mirrored copy, takes the largest value of each map
     and maps it back to the image. The loss is no cross-entropy, so that ``pgt`` does not apply.
 
-    The metrics are ``pckh`` (PCKh@0.5, mean over joints) and ``pckh_weighted`` (mean over visible joints), the two
-    published variants (:func:`~backpass.training.dense.pose_metrics.pckh`).
+    The metrics of MPII are ``pckh`` (PCKh@0.5, mean over joints) and ``pckh_weighted`` (mean over visible joints), the
+    two published variants (:func:`~backpass.training.dense.pose_metrics.pck`). Where persons have no head boxes, as in
+    LSP, they are ``pck`` and ``pck_weighted``: within 0.2 of the length of the torso.
 
     Attributes:
         num_joints: number of joints, that of the data set.
         pairs: right and left joints that change places when an image is mirrored, those of the data set.
         not_scored: joints left out of the means, those of the data set.
+        metric: ``pckh`` or ``pck``, that of the data set.
         size: height and width of the input in pixels.
         sigma: standard deviation of the target's Gaussians, in pixels of the heat map.
         rounding: how a joint's pixel follows from its coordinates (:func:`draw_heatmaps`).
@@ -63,6 +65,7 @@ class KeypointHeatmaps(Task):
     num_joints: Annotated[int, COUNT]
     pairs: tuple[tuple[int, int], ...] = ()
     not_scored: tuple[int, ...] = ()
+    metric: PoseMetric = "pckh"
     size: Annotated[int, COUNT] = 256
     sigma: Annotated[float, Range(above=0)] = 2.0
     rounding: Literal["down", "nearest"] = "down"
@@ -79,8 +82,6 @@ class KeypointHeatmaps(Task):
     flip_probability: Annotated[float, _CHANCE] = 0.5
     evaluation_images: Annotated[int, COUNT] = 32
 
-    metric: ClassVar[str] = "pckh"
-
     def __post_init__(self) -> None:
         """Check the range of every setting."""
         check_settings(self, "task_args")
@@ -94,16 +95,22 @@ class KeypointHeatmaps(Task):
         """
         if not isinstance(data, PersonData):
             raise InputError(
-                f"expected a data set of persons with joints, such as mpii:PATH, got {data.label}; choose another data "
-                "set or task"
+                f"expected a data set of persons with joints, such as mpii:PATH or lsp:PATH, got {data.label}; choose "
+                "another data set or task"
             )
         if recipe.label_smoothing:
             raise InputError(
                 "expected label_smoothing 0 with keypoints, whose targets are no labels, got "
                 f"{recipe.label_smoothing}; leave it out"
             )
+        arguments = dict(recipe.task_args)
+        if arguments.get("metric", data.metric) != data.metric:
+            raise InputError(
+                f"expected the metric of {data.label}, {data.metric}, whose unit its ground truth has, got "
+                f"{arguments['metric']!r}; leave it out"
+            )
         own = {"num_joints": data.num_classes, "pairs": data.pairs, "not_scored": data.not_scored}
-        return cls._with_arguments({**own, **dict(recipe.task_args)})
+        return cls._with_arguments({**own, **arguments, "metric": data.metric})
 
     def prepare(self, item: Any, training: bool) -> tuple[Tensor, PoseTarget]:
         """Return the crop of a person, augmented for training, and its joints."""
@@ -127,7 +134,7 @@ class KeypointHeatmaps(Task):
         return heatmap_loss(output, maps)
 
     def evaluation(self, device: torch.device, alpha: float | None = None) -> "KeypointEvaluation":
-        """Return the PCKh of a new pass."""
+        """Return the PCKh or PCK of a new pass."""
         return KeypointEvaluation(self, device)
 
     def predict(self, forward: Callable[[Any], Any], inputs: Any) -> Tensor:
@@ -157,7 +164,7 @@ class KeypointHeatmaps(Task):
 
 
 class KeypointEvaluation:
-    """PCKh of heat maps whose maxima are mapped back to the images.
+    """PCKh or PCK of heat maps whose maxima are mapped back to the images.
 
     Args:
         task: has the settings.
@@ -166,15 +173,15 @@ class KeypointEvaluation:
 
     def __init__(self, task: KeypointHeatmaps, device: torch.device) -> None:
         self._task = task
-        self._pckh = PckhEvaluation(task.num_joints, device, not_scored=task.not_scored)
+        self._pck = PckEvaluation(task.num_joints, device, task.metric, task.not_scored)
 
     def update(self, output: Any, target: Any) -> None:
         """Add a batch of heat maps ``(N, J, H, W)`` and a :class:`PoseTarget`, without waiting for the device."""
         places, _ = decode_heatmaps(output, quarter_pixel=self._task.quarter_pixel)
         in_crop = places.double() * (self._task.size / output.shape[-1])
         prediction = transform_points(in_crop, target.to_image)
-        self._pckh.update(prediction, target.truth, target.scored, target.size)
+        self._pck.update(prediction, target.truth, target.scored, target.size)
 
     def compute(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return ``pckh`` and ``pckh_weighted`` over all batches of all processes."""
-        return self._pckh.compute(total)
+        """Return both means over all batches of all processes."""
+        return self._pck.compute(total)

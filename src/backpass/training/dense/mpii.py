@@ -3,16 +3,15 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from backpass.errors import InputError
+from backpass.training.dense.persons import REGION_MARGIN, Person, PersonFiles, PoseTruth, check_images, read_matlab
 from backpass.training.dense.pose_metrics import head_sizes
-from backpass.training.image_folder import import_lab
 
-__all__ = ["MPII_JOINTS", "MPII_PAIRS", "Person", "PersonFiles", "PoseTruth", "mpii"]
+__all__ = ["MPII_JOINTS", "MPII_PAIRS", "mpii"]
 
 MPII_JOINTS = (
     *("right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle"),
@@ -28,49 +27,9 @@ _MATLAB_JOINTS = (
     *("rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head"),
     *("rwri", "relb", "rsho", "lsho", "lelb", "lwri"),
 )
+_TRUTH = ("dataset_joints", "jnt_missing", "pos_gt_src", "headboxes_src")
 _PIXELS_PER_SCALE = 200
-_MARGIN = 1.25
 _DOWNWARDS = 15
-
-
-class Person(NamedTuple):
-    """A person in an image; coordinates count from 0 at the centre of the first pixel.
-
-    Attributes:
-        image: path of the image.
-        center: x and y of the middle of the region that shows the person.
-        side: width and height of this region in pixels.
-        joints: x and y of each joint, float32, shape ``(16, 2)``.
-        visible: joints that are annotated, bool, shape ``(16,)``.
-    """
-
-    image: str
-    center: tuple[float, float]
-    side: float
-    joints: Tensor
-    visible: Tensor
-
-
-class PoseTruth(NamedTuple):
-    """Ground truth of an evaluation, for N persons in the order of the annotation.
-
-    Attributes:
-        joints: x and y of each joint, counted from 0, float64, shape ``(N, 16, 2)``.
-        visible: joints that count, bool, shape ``(N, 16)``.
-        sizes: unit of PCKh (:func:`~backpass.training.dense.pose_metrics.head_sizes`), float64, shape ``(N,)``.
-    """
-
-    joints: Tensor
-    visible: Tensor
-    sizes: Tensor
-
-
-class PersonFiles(NamedTuple):
-    """The persons of a split, and the ground truth that PCKh needs, if there is one."""
-
-    label: str
-    persons: tuple[Person, ...]
-    truth: PoseTruth | None
 
 
 def mpii(root: str | os.PathLike[str], split: Literal["train", "valid"] | str) -> PersonFiles:
@@ -104,12 +63,7 @@ def mpii(root: str | os.PathLike[str], split: Literal["train", "valid"] | str) -
     if not isinstance(records, list) or not records:
         raise InputError(f"expected {annotation} to be a list of persons, got {_short(records)}; replace the file")
     persons = tuple(_person(record, f"person {n} of {annotation}", folder) for n, record in enumerate(records))
-    missing = sorted({person.image for person in persons if not os.path.isfile(person.image)})
-    if missing:
-        raise InputError(
-            f"expected the images of {annotation} in {folder / 'images'}, got none at {missing[0]} and "
-            f"{len(missing) - 1} others; unpack the archive of images there"
-        )
+    check_images(persons, annotation)
     return PersonFiles(f"MPII ({split})", persons, _truth(truth, len(persons)) if truth.is_file() else None)
 
 
@@ -135,25 +89,18 @@ def _person(record: Any, name: str, folder: Path) -> Person:
             f"expected {name} to have a center and a scale above 0, got ({x:g}, {y:g}) and {scale:g}; "
             "leave the person out"
         )
-    center = (x - 1, y + _DOWNWARDS * scale - 1)
-    return Person(str(folder / "images" / image), center, _MARGIN * _PIXELS_PER_SCALE * scale, joints - 1, visible)
+    center, side = (x - 1, y + _DOWNWARDS * scale - 1), REGION_MARGIN * _PIXELS_PER_SCALE * scale
+    return Person(str(folder / "images" / image), center, side, joints - 1, visible)
 
 
 def _truth(file: Path, count: int) -> PoseTruth:
-    scipy_io = import_lab("scipy.io", "SciPy", "the ground truth of MPII")
-    try:
-        stored = scipy_io.loadmat(file)
-    except Exception as error:  # A damaged file makes SciPy raise anything, zlib's and struct's errors among them.
-        raise InputError(f"expected {file} to be a readable MATLAB file, got {error}; replace the file") from error
+    stored = read_matlab(file, _TRUTH)
     try:
         names = tuple(str(name.item()) for name in stored["dataset_joints"].ravel())
-        arrays = {
-            name: torch.from_numpy(stored[name].astype("float64")).movedim(-1, 0)
-            for name in ("jnt_missing", "pos_gt_src", "headboxes_src")
-        }
-    except (KeyError, TypeError, ValueError) as error:
+        arrays = {name: torch.from_numpy(stored[name].astype("float64")).movedim(-1, 0) for name in _TRUTH[1:]}
+    except (TypeError, ValueError) as error:
         raise InputError(
-            f"expected {file} to be a MATLAB file with dataset_joints, jnt_missing, pos_gt_src and headboxes_src, got "
+            f"expected {file} to hold the names {_TRUTH[0]} and the numbers {', '.join(_TRUTH[1:])}, got "
             f"{type(error).__name__}: {error}; replace the file"
         ) from error
     joints = len(MPII_JOINTS)

@@ -11,9 +11,10 @@ from torch.utils.data import Dataset
 from backpass.errors import InputError
 from backpass.training.augment import normalize
 from backpass.training.dense.crop_geometry import crop_matrix, invert_matrix, swap_joints, transform_points, warp
-from backpass.training.dense.mpii import MPII_PAIRS, Person, PersonFiles
+from backpass.training.dense.mpii import MPII_PAIRS
 from backpass.training.dense.person_augmentation import PersonDraws
-from backpass.training.dense.pose_metrics import MPII_NOT_SCORED
+from backpass.training.dense.persons import Person, PersonFiles
+from backpass.training.dense.pose_metrics import MPII_NOT_SCORED, PoseMetric
 from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, decode_image
 from backpass.training.items import ItemData
 
@@ -21,13 +22,13 @@ __all__ = ["PersonData", "PersonInput", "PersonItem", "Persons", "PoseTarget", "
 
 
 class PersonItem(NamedTuple):
-    """A person and, where there is a ground truth, what PCKh needs.
+    """A person and, where there is a ground truth, what PCKh or PCK needs.
 
     Attributes:
         person: the person and the path of the image.
         truth: x and y of each joint in pixels of the image, float64, shape ``(J, 2)``; ``None``: no ground truth.
-        scored: joints that count in PCKh, bool, shape ``(J,)``.
-        size: unit of PCKh in pixels, float64, a scalar.
+        scored: joints that are scored, bool, shape ``(J,)``.
+        size: unit of PCKh or PCK in pixels, float64, a scalar.
     """
 
     person: Person
@@ -43,9 +44,9 @@ class PoseTarget(NamedTuple):
         joints: x and y in pixels of the crop, float32, shape ``(J, 2)``.
         visible: joints that are annotated, bool, shape ``(J,)``.
         to_image: affine map from pixels of the crop to pixels of the image, float64, shape ``(2, 3)``.
-        truth: x and y in pixels of the image, float64, shape ``(J, 2)``, for PCKh.
-        scored: joints that count in PCKh, bool, shape ``(J,)``; none where there is no ground truth.
-        size: unit of PCKh in pixels, float64, a scalar; 1 where there is no ground truth.
+        truth: x and y in pixels of the image, float64, shape ``(J, 2)``, for the evaluation.
+        scored: joints that are scored, bool, shape ``(J,)``; none where there is no ground truth.
+        size: unit of PCKh or PCK in pixels, float64, a scalar; 1 where there is no ground truth.
     """
 
     joints: Tensor
@@ -83,7 +84,7 @@ class Persons(Dataset[PersonItem]):
     """The persons of a split, each a :class:`PersonItem`; their images are not yet read.
 
     Args:
-        files: persons and ground truth (:func:`~backpass.training.dense.mpii.mpii`).
+        files: persons and ground truth, such as those of :func:`~backpass.training.dense.mpii.mpii`.
     """
 
     def __init__(self, files: PersonFiles) -> None:
@@ -106,11 +107,13 @@ class PersonData(ItemData):
 
     Attributes:
         pairs: right and left joints that change places when an image is mirrored.
-        not_scored: joints left out of the means of PCKh.
+        not_scored: joints left out of the means.
+        metric: of what its ground truth has the unit.
     """
 
     pairs: tuple[tuple[int, int], ...] = MPII_PAIRS
     not_scored: tuple[int, ...] = MPII_NOT_SCORED
+    metric: PoseMetric = "pckh"
 
     def reduced(self, validation: float, limit_train: int | None, limit_test: int | None, seed: int) -> Self:
         """Return the data set with persons held out, and then with fewer (:meth:`ItemData.reduced`).

@@ -1,6 +1,7 @@
-"""PCKh, the metric of MPII, in both published variants, and the grid accuracy of heat maps."""
+"""PCKh, the metric of MPII, in both published variants; PCK, that of LSP; the grid accuracy of heat maps."""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,7 +9,24 @@ from torch import Tensor
 from backpass.errors import InputError
 from backpass.training.dense.heatmaps import decode_heatmaps
 
-__all__ = ["MPII_NOT_SCORED", "PckhEvaluation", "grid_accuracy", "head_sizes", "joint_errors", "pckh", "pckh_counts"]
+__all__ = [
+    "MPII_NOT_SCORED",
+    "THRESHOLDS",
+    "PckEvaluation",
+    "PoseMetric",
+    "grid_accuracy",
+    "head_sizes",
+    "joint_errors",
+    "pck",
+    "pck_counts",
+    "torso_sizes",
+]
+
+PoseMetric = Literal["pckh", "pck"]
+"""PCKh, in units of the head (:func:`head_sizes`), or PCK, in units of the torso (:func:`torso_sizes`)."""
+
+THRESHOLDS: dict[PoseMetric, float] = {"pckh": 0.5, "pck": 0.2}
+"""Largest distance that is right, in the unit of the metric: PCKh@0.5 and PCK@0.2."""
 
 MPII_NOT_SCORED = (6, 7)
 """Pelvis and thorax, which the published means over the joints of MPII leave out."""
@@ -36,13 +54,29 @@ def head_sizes(head_boxes: Tensor) -> Tensor:
     return sizes
 
 
+def torso_sizes(joints: Tensor, visible: Tensor, ends: tuple[int, int]) -> Tensor:
+    """Return the distance between a hip and the shoulder of the other side, the unit of PCK.
+
+    Args:
+        joints: x and y of each joint in pixels of the image, shape ``(N, J, 2)``.
+        visible: joints that are annotated, bool, shape ``(N, J)``.
+        ends: the two joints.
+
+    Returns:
+        Shape ``(N,)``; 0 where one of the two is not annotated.
+    """
+    first, second = ends
+    sizes: Tensor = torch.linalg.vector_norm(joints[:, first] - joints[:, second], dim=-1)
+    return sizes * (visible[:, first] & visible[:, second])
+
+
 def joint_errors(prediction: Tensor, truth: Tensor, sizes: Tensor) -> Tensor:
-    """Return the distance of each predicted joint from its true place, in units of the person's head size.
+    """Return the distance of each predicted joint from its true place, in units of the person's size.
 
     Args:
         prediction: x and y in pixels of the image, shape ``(N, J, 2)``.
         truth: same shape, in the same pixels.
-        sizes: unit of each person (:func:`head_sizes`), shape ``(N,)``.
+        sizes: unit of each person (:func:`head_sizes`, :func:`torso_sizes`), shape ``(N,)``.
 
     Returns:
         float64, shape ``(N, J)``.
@@ -51,7 +85,7 @@ def joint_errors(prediction: Tensor, truth: Tensor, sizes: Tensor) -> Tensor:
     return distance / sizes.double().unsqueeze(-1)
 
 
-def pckh_counts(errors: Tensor, visible: Tensor, threshold: float = 0.5) -> Tensor:
+def pck_counts(errors: Tensor, visible: Tensor, threshold: float = 0.5) -> Tensor:
     """Count the visible joints, those closer than ``threshold``, and those closer or exactly as far.
 
     Args:
@@ -65,8 +99,8 @@ def pckh_counts(errors: Tensor, visible: Tensor, threshold: float = 0.5) -> Tens
     return torch.stack([visible, visible & (errors < threshold), visible & (errors <= threshold)]).sum(1)
 
 
-def pckh(counts: Tensor, not_scored: Sequence[int] = MPII_NOT_SCORED) -> tuple[Tensor, Tensor, Tensor]:
-    """Return PCKh as fractions: of each joint, and the mean over the joints in both published variants.
+def pck(counts: Tensor, not_scored: Sequence[int] = MPII_NOT_SCORED) -> tuple[Tensor, Tensor, Tensor]:
+    """Return PCK or PCKh as fractions: of each joint, and the mean over the joints in both published variants.
 
     - Mean of the joints' fractions, with errors strictly below the threshold: bearpaw/pytorch-pose and
       xingyizhou/pytorch-pose-hg-3d, hence SGS Table 8.
@@ -74,7 +108,7 @@ def pckh(counts: Tensor, not_scored: Sequence[int] = MPII_NOT_SCORED) -> tuple[T
       microsoft/human-pose-estimation.pytorch.
 
     Args:
-        counts: :func:`pckh_counts`, shape ``(3, J)``.
+        counts: :func:`pck_counts`, shape ``(3, J)``.
         not_scored: joints left out of both means; default: pelvis and thorax of MPII.
 
     Returns:
@@ -110,13 +144,13 @@ def grid_accuracy(output: Tensor, target: Tensor, joints: Sequence[int] = _GRID_
     return (right & counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
-class PckhEvaluation:
-    """PCKh of one pass over a split, in both published variants (:func:`pckh`).
+class PckEvaluation:
+    """PCKh or PCK of one pass over a split, as both of its means over the joints (:func:`pck`).
 
     Args:
         num_joints: number of joints J.
         device: device of the outputs.
-        threshold: largest distance that is right, in head sizes.
+        metric: name of the metric, with its threshold (:data:`THRESHOLDS`).
         not_scored: joints left out of the means.
     """
 
@@ -124,27 +158,28 @@ class PckhEvaluation:
         self,
         num_joints: int,
         device: torch.device,
-        threshold: float = 0.5,
+        metric: PoseMetric = "pckh",
         not_scored: Sequence[int] = MPII_NOT_SCORED,
     ) -> None:
-        self._threshold = threshold
+        self._metric = metric
         self._not_scored = tuple(not_scored)
         self._counts = torch.zeros(3, num_joints, dtype=torch.int64, device=device)
 
     def update(self, prediction: Tensor, truth: Tensor, visible: Tensor, sizes: Tensor) -> None:
-        """Add a batch, without waiting for the device; arguments as in :func:`joint_errors` and :func:`pckh_counts`."""
-        self._counts += pckh_counts(joint_errors(prediction, truth, sizes), visible, self._threshold)
+        """Add a batch, without waiting for the device; arguments as in :func:`joint_errors` and :func:`pck_counts`."""
+        self._counts += pck_counts(joint_errors(prediction, truth, sizes), visible, THRESHOLDS[self._metric])
 
     def compute(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Return ``pckh`` and ``pckh_weighted`` over all processes, as fractions; ``total`` sums over the processes.
+        """Return both means over all processes, as fractions; ``total`` sums over the processes.
+
+        The names are that of the metric for the mean over joints, and with ``_weighted`` for that over visible joints.
 
         Raises:
             InputError: no joint that counts was visible.
         """
         counts = total(self._counts)
-        _, mean, weighted = pckh(counts, self._not_scored)
+        _, mean, weighted = pck(counts, self._not_scored)
         if not bool(weighted == weighted):
-            raise InputError(
-                f"expected visible joints other than {self._not_scored}, got none; check the annotation of the split"
-            )
-        return {"pckh": mean.item(), "pckh_weighted": weighted.item()}
+            besides = f" other than {self._not_scored}" if self._not_scored else ""
+            raise InputError(f"expected visible joints{besides} to score, got none; check the annotation of the split")
+        return {self._metric: mean.item(), f"{self._metric}_weighted": weighted.item()}

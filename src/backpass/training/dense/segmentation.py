@@ -77,7 +77,7 @@ class SemanticSegmentation(Task):
     flip: bool = True
     evaluation_images: Annotated[int, COUNT] = 1
 
-    metric: ClassVar[str] = "mean_iou"
+    metric = "mean_iou"
     training_metric: ClassVar[str] = "pixel_accuracy"
     loss_kind: ClassVar[LossKind] = "cross_entropy"
 
@@ -126,6 +126,14 @@ class SemanticSegmentation(Task):
         if self.label_smoothing:
             chosen = partial(chosen, label_smoothing=self.label_smoothing)
         return segmentation_loss(output, target, auxiliary_weight=self.auxiliary_weight, criterion=chosen)
+
+    def terms(self, target: Any) -> Tensor:
+        """Return the number of labelled pixels, at least 1.
+
+        Gradients are averaged over processes by their number alone, as in the source.
+        """
+        labelled: Tensor = (target != IGNORED).sum()
+        return labelled.clamp(min=1)
 
     def training_score(self, output: Any, target: Any) -> Tensor:
         """Return the fraction of the labelled pixels that the first head has right, times the number of images."""

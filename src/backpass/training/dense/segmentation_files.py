@@ -112,7 +112,7 @@ class SegmentationFiles(Dataset[tuple[Tensor, Tensor]]):
             strange = sorted(set(values.flatten().tolist()) - set(known))
             raise InputError(
                 f"expected {file} to hold the ids {_ranges(known)} of {self.label}, got {_ranges(strange)}; check "
-                "whether its ids are raw ids or train ids"
+                "which ids it holds, of Cityscapes raw ids or train ids"
             )
         return labels
 
