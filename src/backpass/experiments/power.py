@@ -54,7 +54,8 @@ def power_of(difference: float, std: float, seeds: int, level: float = LEVEL) ->
     # The lower tail is nothing once the shift is large, where SciPy returns NaN for it.
     with np.errstate(divide="ignore"):  # of which SciPy 1.13 warns, with the right value
         lower = float(nct.cdf(-bound, seeds - 1, shift)) if shift < 5 else 0.0
-    return float(nct.sf(bound, seeds - 1, shift)) + lower
+        upper = float(nct.sf(bound, seeds - 1, shift))
+    return upper + lower
 
 
 def seeds_needed(difference: float, std: float, level: float = LEVEL, power: float = POWER) -> int:
