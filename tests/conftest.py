@@ -18,9 +18,10 @@ def _fresh_start():
     torch.manual_seed(0)
     yield
     if "accelerate" in sys.modules:
-        from accelerate.state import AcceleratorState
+        from accelerate.state import AcceleratorState, GradientState
 
         AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
         os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # set by older versions of transformers
 
 

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
@@ -67,11 +68,12 @@ def test_one_adamw_step_by_hand(step: Step) -> None:
 DECOUPLED = {
     "adamw": partial(torch.optim.AdamW),
     "adamw, amsgrad": partial(torch.optim.AdamW, amsgrad=True),
-    "adam": partial(torch.optim.Adam, decoupled_weight_decay=True),
     "nadam": partial(torch.optim.NAdam, decoupled_weight_decay=True),
     "radam": partial(torch.optim.RAdam, decoupled_weight_decay=True),
     "adafactor": partial(torch.optim.Adafactor),
 }
+if "decoupled_weight_decay" in inspect.signature(torch.optim.Adam).parameters:  # from torch 2.7 on
+    DECOUPLED["adam"] = partial(torch.optim.Adam, decoupled_weight_decay=True)
 IN_THE_GRADIENT = {
     "sgd": partial(torch.optim.SGD, momentum=0.9),
     "adam": partial(torch.optim.Adam),

@@ -46,13 +46,16 @@ def power_of(difference: float, std: float, seeds: int, level: float = LEVEL) ->
         raise InputError(
             f"expected std > 0, at least 2 seeds and a level between 0 and 1, got {std}, {seeds} and {level}"
         )
+    import numpy as np
     from scipy.stats import nct, t  # Here, since it takes seconds to load, which no worker needs to wait for.
 
     bound = t.ppf(1 - level / 2, seeds - 1)
     shift = math.sqrt(seeds) * abs(difference) / std
     # The lower tail is nothing once the shift is large, where SciPy returns NaN for it.
-    lower = float(nct.cdf(-bound, seeds - 1, shift)) if shift < 5 else 0.0
-    return float(nct.sf(bound, seeds - 1, shift)) + lower
+    with np.errstate(divide="ignore"):  # of which SciPy 1.13 warns, with the right value
+        lower = float(nct.cdf(-bound, seeds - 1, shift)) if shift < 5 else 0.0
+        upper = float(nct.sf(bound, seeds - 1, shift))
+    return upper + lower
 
 
 def seeds_needed(difference: float, std: float, level: float = LEVEL, power: float = POWER) -> int:

@@ -133,5 +133,6 @@ def check_binary_cross_entropy(
 
 
 def _broadcasts_to(shape: torch.Size, wanted: torch.Size) -> bool:
-    sizes = zip(reversed(shape), reversed(wanted), strict=False)
-    return len(shape) <= len(wanted) and all(size in (1, want) for size, want in sizes)
+    if len(shape) > len(wanted):
+        return False
+    return all(size in (1, want) for size, want in zip(shape, wanted[len(wanted) - len(shape) :], strict=True))

@@ -1,5 +1,7 @@
 """Binary cross-entropy with the PowerGrad Transform in its backward pass."""
 
+from functools import partial
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,8 +50,6 @@ def power_grad_binary_cross_entropy_with_logits(
     """
     alpha = check_alpha(alpha)
     check_binary_cross_entropy(input, target, weight, reduction, pos_weight)
-
-    def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        return F.binary_cross_entropy_with_logits(input, target, weight, None, None, reduction, pos_weight)
-
+    # Not a function defined here: torch 2.6 cannot compile annotations with `|`.
+    binary_cross_entropy = partial(F.binary_cross_entropy_with_logits, reduction=reduction, pos_weight=pos_weight)
     return with_power_gradient(binary_cross_entropy, float32_under_autocast(input), target, weight, alpha)

@@ -1,5 +1,7 @@
 """Cross-entropy with the PowerGrad Transform in its backward pass (Das et al., arXiv 2111.12495)."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -62,10 +64,10 @@ def power_grad_cross_entropy(
     """
     alpha = check_alpha(alpha)
     options = CrossEntropyOptions(ignore_index, reduction, label_smoothing)
-
-    def cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        return F.cross_entropy(input, target, weight, None, ignore_index, None, reduction, label_smoothing)
-
+    # Not a function defined here: torch 2.6 cannot compile annotations with `|`.
+    cross_entropy = partial(
+        F.cross_entropy, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
     logits = float32_under_autocast(input)
     try:
         if torch.compiler.is_compiling() and target.ndim < input.ndim:
