@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backpass._internal.eager import eagerly
 from backpass._internal.modes import eval_mode
+from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError
 
 __all__ = ["count_macs", "count_parameters"]
@@ -53,8 +54,9 @@ def count_macs(model: nn.Module, input_size: Sequence[int] | None = None, *, exa
         example = _zeros(input_size or (), like)
     elif isinstance(example, Tensor):
         example = example.to(like)
-    with eval_mode(model), torch.no_grad(), eagerly(), FlopCounterMode(display=False) as counter:
-        model(example)
+    plain = unwrap(model)
+    with eval_mode(plain), torch.no_grad(), eagerly(), FlopCounterMode(display=False) as counter:
+        plain(example)
     return int(counter.get_total_flops()) // 2
 
 
