@@ -182,6 +182,7 @@ class Trainer:
         """Take one optimizer step on one batch; return the mean loss, on the device, and add to the epoch's score."""
         parts = self.run.recipe.micro_batches
         losses = []
+        terms = self.task.terms(target) if parts > 1 else 1
         pieces = list(zip(split_batch(inputs, parts), split_batch(target, parts), strict=True))
         for number, (piece, piece_target) in enumerate(pieces):
             last = number == len(pieces) - 1
@@ -190,7 +191,7 @@ class Trainer:
                 self.traces.output(output)
                 loss = self.criterion(output, piece_target)
                 if parts > 1:
-                    loss = loss * (self.task.terms(piece_target) / self.task.terms(target))
+                    loss = loss * (self.task.terms(piece_target) / terms)
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
             if self.task.training_metric is not None:
