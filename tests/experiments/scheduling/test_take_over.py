@@ -1,4 +1,5 @@
 import pytest
+from optuna.trial import TrialState
 
 from backpass.experiments.scheduling.queue import LostRunError
 from backpass.experiments.serialization import to_json
@@ -73,7 +74,7 @@ def test_two_workers_that_put_the_same_run_back_run_it_once(opened):
     for queue in (one, two):
         queue.take_over(grace=-1)
     # Both see the run silent before either has put it back.
-    one._put_back = two._put_back = lambda: None
+    one._put_back = two._put_back = lambda trials: None
     one.take_over(grace=-1)
     del one._put_back, two._put_back
     for queue in (one, two):
@@ -83,9 +84,25 @@ def test_two_workers_that_put_the_same_run_back_run_it_once(opened):
     assert run_states(two) == ["running"] * 3
 
 
+def test_workers_that_are_stopped_together_each_put_back_their_own_run(opened):
+    one, two = opened(), opened()
+    first, second = one.claim(), two.claim()
+    look = one._by_folder
+
+    def look_before_the_other_is_stopped():
+        seen = look()
+        two.release(second)
+        return seen
+
+    one._by_folder = look_before_the_other_is_stopped
+    one.release(first)
+    waiting = [trial.user_attrs["folder"] for trial in two._study.get_trials(states=(TrialState.WAITING,))]
+    assert waiting == [NAMES[2], NAMES[1], NAMES[0]]
+
+
 def test_a_run_whose_putting_back_was_cut_short_waits_and_is_put_back_by_the_next(opened):
     dying, alive = opened(), opened()
-    dying._put_back = lambda: None
+    dying._put_back = lambda trials: None
     dying.release(dying.claim())
     assert run_states(alive) == ["waiting"] * 3  # a worker that saw it failed would go home and leave it
     assert [alive.claim().run.folder for _ in range(2)] == NAMES[1:]

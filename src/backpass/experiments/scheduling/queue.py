@@ -216,9 +216,13 @@ class Queue:
         self._fail(claim.trial, error)
 
     def release(self, claim: Claim) -> None:
-        """Put a claimed run back, since this worker has been stopped."""
+        """Put a claimed run back, since this worker has been stopped.
+
+        Other abandoned runs are left to :meth:`take_over`: workers that are stopped together would put back each
+        other's.
+        """
         self._fail(claim.trial, RELEASED)
-        self._put_back()
+        self._put_back(self._by_folder()[claim.run.folder])
 
     def take_over(self, grace: float) -> None:
         """Put back the runs whose workers have shown no beat for ``grace`` seconds of watching.
@@ -239,7 +243,8 @@ class Queue:
                 self._seen[trial.number] = (beat, now)
             elif now - since > grace:
                 self._fail(self._id(trial), LOST)
-        self._put_back()
+        for trials in self._by_folder().values():
+            self._put_back(trials)
 
     def states(self) -> list[RunState]:
         """Return the state of every run, in the order in which they came."""
@@ -250,10 +255,9 @@ class Queue:
         trials = self._by_folder().get(folder)
         return None if trials is None else state_of(trials).state
 
-    def _put_back(self) -> None:
-        for trials in self._by_folder().values():
-            if is_abandoned(trials):
-                self._add(folder_of(trials[0]), trials[0].user_attrs["run"])
+    def _put_back(self, trials: Sequence[FrozenTrial]) -> None:
+        if is_abandoned(trials):
+            self._add(folder_of(trials[0]), trials[0].user_attrs["run"])
 
     def _add(self, folder: str, run: str, *, filled: bool = False) -> None:
         attributes = {"folder": folder, "run": run, "filled": filled}
