@@ -34,7 +34,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -42,7 +42,8 @@ from backpass.experiments.recipes import get_recipe
 from backpass.models import count_macs, count_parameters
 from backpass.training.images import ImageData
 from backpass.training.loader import Batch
-from backpass.training.methods import deploy
+from backpass.training.method import Method
+from backpass.training.methods import Dynamic, Sgs, deploy
 from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
 from paper import RELATIVE_TIME
@@ -56,6 +57,7 @@ IMAGES = 50_000
 GROWING_BATCH = 8
 GROWTH = {"vgg16_small": 674 / 313.5, "resnet18": 2.92 / 1.814}  # others: 2
 IMAGE = (3, 32, 32)
+M = TypeVar("M", bound=Method)
 
 
 def recipe_of(model: str) -> Recipe:
@@ -87,20 +89,24 @@ def endless(trainer: Trainer) -> Iterator[Batch]:
         yield from trainer.loaders.train.iter_epoch(epoch)
 
 
+def _method(trainer: Trainer, kind: type[M]) -> M:
+    return next(method for method in trainer.methods.values() if isinstance(method, kind))
+
+
 def adjusted_epochs(trainer: Trainer) -> list[int]:
     """Return the epochs that end with a measurement of SGS's or begin after an adjustment of DyRep's."""
     epochs = range(trainer.run.recipe.epochs)
     if "sgs" in trainer.methods:
-        sgs = trainer.methods["sgs"].sgs
+        sgs = _method(trainer, Sgs).sgs
         return [epoch for epoch in epochs if epoch == sgs.warmup or (epoch > sgs.warmup and epoch % sgs.every == 0)]
     if "dyrep" in trainer.methods:
-        return [epoch + 1 for epoch in epochs if trainer.methods["dyrep"].dyrep.due(epoch)]
+        return [epoch + 1 for epoch in epochs if _method(trainer, Dynamic).dyrep.due(epoch)]
     return []
 
 
 def grow(trainer: Trainer) -> None:
     """Adjust DyRep's network, at most as often as the recipe does, until it has the published runs' average size."""
-    dyrep = trainer.methods["dyrep"].dyrep
+    dyrep = _method(trainer, Dynamic).dyrep
     images, target = (part[:GROWING_BATCH] for part in next(endless(trainer)))
     enough = GROWTH.get(trainer.run.recipe.model, 2.0) * count_macs(trainer.model, IMAGE)
     for _ in adjusted_epochs(trainer):
@@ -256,7 +262,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 def main() -> None:
     options = parsed(sys.argv[1:])
     if options.measure:
-        print(json.dumps(measure_size(*options.measure, options)))
+        print(json.dumps(measure_size(options.measure[0], options.measure[1], options)))
         return
     settings = ("device", "batch", "steps", "rounds", "precision", "channels_last")
     evidence = {"environment": environment_of(), **{name: getattr(options, name) for name in settings}, "results": []}

@@ -55,8 +55,9 @@ class Session:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.results, self.work = options.results.resolve(), options.work.resolve()
-        self.end = time.monotonic() + 60 * options.minutes
+        self.results: Path = options.results.resolve()
+        self.work: Path = options.work.resolve()
+        self.end: float = time.monotonic() + 60 * options.minutes
         self.results.mkdir(parents=True, exist_ok=True)
         self.work.mkdir(parents=True, exist_ok=True)
 

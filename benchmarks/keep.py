@@ -35,7 +35,7 @@ def kept(folder: Path, command: Sequence[str], notes: Sequence[str] = ()) -> dic
     records = [read_record(path) for path in paths if path.is_file()]
     if study is None or not records:
         return None
-    content = {
+    content: dict[str, Any] = {
         "command": list(command),
         "study": json.loads(to_json(study)),
         "records": [json.loads(to_json(record)) for record in records],

@@ -11,6 +11,7 @@ def _relative_time(data: str) -> dict[str, float]:
         entry.method: entry.published.cost
         for entry in get_table("sgs-table-1").entries
         if entry.recipe is not None and entry.recipe.data.name == data
+        if entry.published is not None and entry.published.cost is not None
     }
     plain = hours.pop("plain")
     return {method: cost / plain for method, cost in hours.items()}

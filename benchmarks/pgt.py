@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def seconds_a_step(loss: Loss, input: Tensor, target: Tensor, steps: int) -> flo
     return (time.perf_counter() - start) / steps
 
 
-def measure(shape: tuple[int, int], compiled: bool, device: str, repetitions: int) -> dict[str, object]:
+def measure(shape: tuple[int, int], compiled: bool, device: str, repetitions: int) -> dict[str, Any]:
     """Return the timings of both losses on logits of ``shape``, taken in turn."""
     generator = torch.Generator().manual_seed(0)
     input = torch.randn(shape, generator=generator).to(device).requires_grad_()

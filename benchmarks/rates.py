@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from backpass.experiments import Entry, Study, compare_study, get_recipe, run_study
-from backpass.experiments.search import VALIDATION
 from backpass.experiments.study import make_key
+from backpass.experiments.tuning import VALIDATION
 from backpass.training.recipe import DataSettings, Recipe, Runtime
 from keep import kept
 

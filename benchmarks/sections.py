@@ -1,6 +1,7 @@
 """The sections of the page of results: each function turns the content of one file into Markdown."""
 
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from backpass.experiments.reporting.tables import markdown_table as table
@@ -8,7 +9,7 @@ from paper import RELATIVE_TIME
 from tools import spread
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return table(header, rows) + "\n"
 
 

@@ -90,7 +90,8 @@ def in_fresh_process(kind: str, size: int, repetitions: int, device: str, clock:
     # Without the threshold, glibc's malloc keeps freed maps, and the peak would be a record of its habits.
     environ = os.environ | ({"MALLOC_MMAP_THRESHOLD_": "1000000"} if kind == "memory" else {})
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environ)
-    return {"size": size, "load": load} | json.loads(done.stdout.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {"size": size, "load": load} | measured
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def serve(clock: str) -> None:
     for line in sys.stdin:
         kind, size = line.split()
         if kind == "step":
-            print(meter.seconds(lambda size=size: step(int(size))), flush=True)
+            print(meter.seconds(partial(step, int(size))), flush=True)
             continue
         if kind == "scale":
             model.zero_grad()
@@ -56,7 +57,7 @@ def serve(clock: str) -> None:
             continue
         images = [smooth_images(BATCH, seed) for seed in range(int(size))]
         measure: Callable[..., float] = meter.seconds if kind == "update" else meter.added_memory
-        print(measure(lambda images=images: sgs.update(images)), flush=True)
+        print(measure(partial(sgs.update, images)), flush=True)
 
 
 class Side:

@@ -61,7 +61,8 @@ def published_update(model: nn.Module, batches: list[Tensor], estimate: Callable
 
     def keep(name: str) -> Callable[..., None]:
         def hook(layer: nn.Conv2d, inputs: tuple[Tensor, ...], _: Tensor) -> None:
-            maps[name] = F.pad(inputs[0], (*(layer.padding[0],) * 2, *(layer.padding[1],) * 2)).detach().cpu()
+            rows, columns = (int(padding) for padding in layer.padding)
+            maps[name] = F.pad(inputs[0], (rows, rows, columns, columns)).detach().cpu()
 
         return hook
 
@@ -120,7 +121,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         batches = [smooth_images(BATCH, seed) for seed in range(count)]
     memory_format = FORMATS[arguments.memory_formats[0]]
-    model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    model = model.to(memory_format=memory_format)
     batches = [images.contiguous(memory_format=memory_format) for images in batches]
     estimate = published_module(arguments.published).feature_map_nmik
     sgs = backpass.SpatialGradientScaling(model, k=K)

@@ -29,7 +29,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,14 +71,14 @@ class BareLoop:
         memory_format = torch.channels_last if runtime.channels_last else torch.contiguous_format
         self.recipe, self.device, self.memory_format = recipe, device, memory_format
         self.bfloat16 = runtime.precision == "bf16"
-        self.model = create_model(recipe.model, num_classes=data.num_classes).to(device, memory_format=memory_format)
+        self.model = create_model(recipe.model, num_classes=data.num_classes).to(device).to(memory_format=memory_format)
         if runtime.compile:
             self.model.compile()
         settings = recipe.optimizer
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
-        self.padded = F.pad(data.train.images.to(device), (PADDING,) * 4)
+        self.padded = F.pad(cast(ImageSplit, data.train).images.to(device), (PADDING,) * 4)
         self.labels = data.train.labels.to(device)
         self.mean, self.std = (255 * torch.tensor(v, device=device).view(-1, 1, 1) for v in (data.mean, data.std))
         self.steps_done = 0
@@ -169,7 +169,7 @@ def timm_rate(model: str, batch_size: int, images: int, epochs: int, options: ar
     from torchvision.transforms.functional import to_pil_image
 
     with tempfile.TemporaryDirectory() as folder:
-        split = generated_data(images).train
+        split = cast(ImageSplit, generated_data(images).train)
         for name, count in (("train", images), ("val", batch_size)):
             for index in range(count):
                 path = Path(folder) / name / str(index % 10) / f"{index}.png"
