@@ -170,10 +170,9 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     if choices is not None:
         known = {choice.entry: _tried(choice) for choice in choices}
         first = tuning_runs(study, known)
-        tried = {choice.entry: set(_tried(choice)) for choice in choices}
-        if tried != {
-            e.key: set(wanted(e.key, e.space, tuning, known.get(e.key, {}))) for e in study.entries if e.tuned
-        }:
+        tried = {entry: set(results) for entry, results in known.items()}
+        own = {e.key: set(wanted(e.key, e.space, tuning, known.get(e.key, {}))) for e in study.entries if e.tuned}
+        if tried != own:
             raise InputError(
                 f"expected {folder / CHOICES_FILE} to hold the points of this study, got those of another search; "
                 "choose another folder"
