@@ -1,9 +1,10 @@
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from backpass.errors import InputError
-from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study
+from backpass.errors import InputError, StateError
+from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study, running
 from backpass.experiments.sampling import wanted
 from backpass.experiments.stages import choose, count_runs, last_stage, next_runs, tuned_study, tuning_study
 from backpass.experiments.study import write_study
@@ -144,6 +145,26 @@ def test_a_point_that_diverges_is_out_and_another_failure_ends_the_study_before_
 
     failed = run_study(study("lr=0.05,0.1", methods=("plain",)), tmp_path / "failed", load=broken)
     assert (len(failed.failures), failed.records, failed.choices) == (4, [], [])
+
+
+def test_a_failed_run_of_a_method_that_the_study_has_no_longer_does_not_end_it(tmp_path):
+    settings = {"space": parse_space(["lr=0.05,0.1"]), "tuning": Tuning(seeds=(7,))}
+    recipe = replace(RECIPE, agc=replace(RECIPE.agc, head="nope"))
+    first = run_study(compare_study(recipe, ("plain", "agc"), (0,), **settings), tmp_path)
+    assert (first.records, len(first.failures)) == ([], 2)
+    second = run_study(compare_study(recipe, ("plain",), (0,), **settings), tmp_path)
+    assert (len(second.records), second.failures, second.runs) == (1, {}, 3)
+
+
+def test_a_first_stage_that_ends_without_a_choice_is_an_error(tmp_path, monkeypatch):
+    def diverge(storage, name, folder, **options):
+        with closing(running.Queue.open(storage, name)) as queue:
+            while (claim := queue.claim()) is not None:
+                queue.fail(claim, "not finite", diverged=True)
+
+    monkeypatch.setattr(running, "work_in_processes", diverge)
+    with pytest.raises(StateError, match=r"expected the first stage of the study to end with a choice .*, got no"):
+        run_study(study("lr=0.05,0.1"), tmp_path, processes=2)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def run_study(
     Raises:
         InputError: several ranks call this together, the study has no run, a run folder belongs to another run, or the
             storage cannot be opened.
-        StateError: a worker process ended with an error, and left runs that wait or run.
+        StateError: a worker process ended with an error and left runs that wait or run, or without a choice of settings
+            although no run of the tuning stage failed.
     """
     if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise InputError(
@@ -122,6 +123,11 @@ def run_study(
     records = [_record(state, folder) for state in states if state.state == "complete" and state.run.folder in own]
     failed = [state for state in states if state.run.folder in own or not state.diverged]
     failures = {state.run.folder: state.error for state in failed if state.error is not None}
+    if study.tuning is not None and not choices and not failures:
+        raise StateError(
+            "expected the first stage of the study to end with a choice for every entry, got none, although no run of "
+            "it failed; see the errors of the workers above, and start the same command again to resume"
+        )
     return StudyResult(final, choices, records, failures, len(states))
 
 

@@ -90,9 +90,12 @@ def work(
 
 
 def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> bool:
-    """Let the runs wait that follow from those that have ended; return whether there are any."""
+    """Let the runs wait that follow from those that have ended; return whether there are any.
+
+    Those that have ended may belong to an earlier study in the folder; which of this one's are missing, its file tells.
+    """
     study = read_study(folder)
-    if study is None or study.tuning is None or any(run.state == "failed" and not run.diverged for run in ended):
+    if study is None or study.tuning is None:
         return False
     diverged = {run.run.folder for run in ended if run.diverged}
     known = {run.run.folder for run in ended}
