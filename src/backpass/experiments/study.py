@@ -1,17 +1,19 @@
 """A study: entries times seeds, as plain data, and its file."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry, check_entries
+from backpass.experiments.record import Record
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.tuning import Tuning
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import STUDY, Recipe, Run
 
-__all__ = ["Study", "StudyRun", "make_key", "read_study", "write_study"]
+__all__ = ["Study", "StudyRun", "make_key", "own_records", "read_study", "write_study"]
 
 _FILE = "study.json"
 _FOLDER = re.compile(r"[A-Za-z0-9.+_=-]+")
@@ -100,6 +102,15 @@ class Study:
             return recipe
         (first,) = (other.run_key for other in self.entries if other.key == entry.starts_from)
         return replace(recipe, weights=replace(recipe.weights, source=STUDY + _folder(first, seed)))
+
+
+def own_records(study: Study, records: Iterable[Record]) -> list[Record]:
+    """Return the records of the study's runs: those with the entry, recipe, method and seed of one.
+
+    A folder may hold others: of a tuning stage, or of an earlier study with other settings or seeds.
+    """
+    runs = {(run.entry, run.run) for run in study.runs()}
+    return [record for record in records if (record.entry, record.run) in runs]
 
 
 def _folder(entry: str, seed: int) -> str:

@@ -24,7 +24,7 @@ from backpass.experiments.reporting.tables import (
 )
 from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section, unfinished_section
 from backpass.experiments.reporting.vega import vega_bundle
-from backpass.experiments.study import Study, make_key
+from backpass.experiments.study import Study, make_key, own_records
 from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
 
@@ -43,12 +43,11 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
     Args:
         study: that the records are of: with tuning, its second stage; or the study itself while its tuning stage has
             not ended, of which the page then shows what was tried.
-        records: of the study; others are left out.
+        records: of the study; others are left out (:func:`~backpass.experiments.study.own_records`).
         folder: of the files.
         choices: what the first stage has chosen.
     """
-    keys = {entry.run_key for entry in study.entries}
-    own = [record for record in records if record.entry in keys]  # not those of a tuning stage
+    own = own_records(study, records)
     table = result_table(study, own)
     write_tables(table, folder)
     runs = {entry: found for entry in study.entries if (found := list(records_of(entry, own).values()))}
