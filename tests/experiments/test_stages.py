@@ -52,6 +52,13 @@ def test_seeds_that_tune_judge_nothing():
         study("lr=0.05,0.1", tuning=Tuning(seeds=(1, 2)))
 
 
+def test_images_that_choose_judge_nothing():
+    held_out = replace(RECIPE, data=replace(RECIPE.data, validation=0.1))
+    with pytest.raises(InputError, match=r"data\.validation = 0 for plain, which is tuned, got 0\.1, .*; leave it"):
+        compare_study(held_out, ("plain", "sgs"), (0, 1), space=parse_space(["lr=0.05,0.1"]), tuning=TUNING)
+    assert compare_study(held_out, ("plain", "sgs"), (0, 1)).runs()
+
+
 def results(found, accuracy):
     """Return what all runs of the first stage tell, by entry, point and seed."""
     return {

@@ -64,7 +64,8 @@ class Study:
         tuning: a first stage that chooses settings for the entries with a search space; ``None``: none.
 
     Raises:
-        InputError: entries that do not fit together (:func:`check_entries`), a seed given twice, or one that tunes too.
+        InputError: entries that do not fit together (:func:`check_entries`), a seed given twice, or one that tunes too,
+            or an entry that is tuned and whose recipe holds out validation images.
     """
 
     title: str
@@ -83,6 +84,15 @@ class Study:
                 f"expected seeds that have no part in tuning, got {sorted(shared)} for both; choose others, so that "
                 "what was chosen is judged by fresh ones"
             )
+        for entry in self.entries:
+            if self.tuning is None or not self.seeds or not entry.tuned or entry.recipe is None:
+                continue
+            if held_out := entry.recipe.data.validation:
+                raise InputError(
+                    f"expected data.validation = 0 for {entry.label}, which is tuned, got {held_out:g}, which would "
+                    "judge what was chosen on images that chose it; leave it out: tuning holds out images of its own, "
+                    "tuning.validation of them, and the test images judge"
+                )
 
     def runs(self) -> list[StudyRun]:
         """Return the runs, entries in turn within a seed, so that drift is shared and a table fills evenly.
