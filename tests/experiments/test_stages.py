@@ -130,6 +130,20 @@ def test_both_stages_in_one_study_and_the_choice_stays(tmp_path):
         run_study(study("lr=0.01,0.1"), tmp_path)
 
 
+def test_some_entries_first_and_then_all_choose_once_each(tmp_path):
+    whole = study("lr=0.001,0.1", tuning=Tuning(seeds=(7,)))
+    part = replace(whole, entries=whole.entries[:1])
+    first = run_study(part, tmp_path)
+    assert ([choice.entry for choice in first.choices], len(first.records)) == (["plain"], 2)
+    assert last_stage(whole, tmp_path) == (whole, [])
+    second = run_study(whole, tmp_path)
+    assert [choice.entry for choice in second.choices] == ["plain", "sgs"]
+    assert (second.choices[:1], second.records[::2], len(second.records)) == (first.choices, first.records, 4)
+    assert last_stage(part, tmp_path) == (first.study, first.choices)  # the other choice stays, for the whole
+    assert run_study(part, tmp_path).records == first.records
+    assert last_stage(whole, tmp_path) == (second.study, second.choices)
+
+
 def test_a_study_stopped_between_its_stages_has_the_second_one_next(tmp_path):
     found = study("lr=0.001,0.1")
     first = tuning_study(found)
