@@ -245,7 +245,7 @@ def _tried(choice: Choice) -> dict[tuple[Point, int], float | None]:
 
 
 def count_runs(study: Study) -> int:
-    """Return the number of runs of all stages; fewer where TPE proposes a point twice."""
+    """Return the number of runs of all stages."""
     tuning = study.tuning
     if tuning is None:
         return len(study.runs())

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
-from backpass.experiments import Entry, Study, compare_study, write_report
+from backpass.experiments import Entry, Published, Study, compare_study, write_report
 from backpass.experiments.reporting.charts import difference_chart
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.report import study_of
@@ -185,6 +185,16 @@ def test_a_study_between_its_stages_has_a_page_of_what_was_tried(make_record, tm
     assert all(map(compiles, page.charts))
     write_report(study, [], tmp_path)  # nothing was tried yet
     assert page_of(tmp_path).charts == []
+
+
+@pytest.mark.parametrize("published", [None, Published(90.0)])
+def test_unequal_numbers_of_points_are_those_of_the_paper_only_where_there_is_one(published, make_record, tmp_path):
+    entries = (Entry("a", "a", "plain", RECIPE, published=published), Entry("b", "b", "sgs", RECIPE))
+    trials = [Trial((("optimizer.lr", rate),), ((7, 0.5),)) for rate in ("0.1", "0.2")]
+    choices = [Choice("a", 0, tuple(trials[:1])), Choice("b", 0, tuple(trials))]
+    write_report(Study("s", entries, (0,)), [make_record(RECIPE, "plain", 0, [0.5, 0.6], entry="a")], tmp_path, choices)
+    (note,) = [text for text in page_of(tmp_path).texts if "tried different numbers of points" in text]
+    assert ("as in the paper" in note) == (published is not None)
 
 
 TRIALS = [((0.01, 5), 0.5), ((0.02, 5), None), ((0.01, 50), 0.7), ((0.02, 50), 0.6)]

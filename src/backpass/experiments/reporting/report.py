@@ -63,6 +63,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
             calibration=calibration_table(table.summaries),
             tuning=_tuning_sections(study, records, choices),
             tuning_ended=study.tuning is None,
+            published=any(entry.published is not None for entry in study.entries),
             subjects={_subject(record): record for record in reversed(own)},
             curves={subject: learning_curves(by_name) for subject, by_name in subjects.items()},
             costs={subject: cost_chart(by_name) for subject, by_name in subjects.items()},
