@@ -86,6 +86,16 @@ def test_each_entry_gets_its_own_best_point():
     )
 
 
+def test_entries_that_share_a_label_are_told_apart_by_their_methods():
+    space, fewer = parse_space(["lr=0.05,0.1"]), parse_space(["lr=0.05"])
+    entries = (Entry("a", "A", "plain", RECIPE, space=space), Entry("b", "A", "sgs", RECIPE, "a", space=space))
+    found = Study("both", entries, (0,), tuning=TUNING)
+    notes = tuned_study(found, choose(found, results(found, lambda key, lr, seed: lr))).notes
+    assert [note.partition(":")[0] for note in notes] == ["A (plain)", "A (sgs)"]
+    with pytest.raises(InputError, match=r"got A \(plain\): 1, A \(sgs\): 2; give"):
+        tuning_study(replace(found, entries=(replace(entries[0], space=fewer), entries[1])))
+
+
 def test_a_missing_record_is_named_and_a_run_that_diverged_is_not_missing():
     found = study("lr=0.05,0.1")
     known = results(found, lambda key, lr, seed: lr)
@@ -105,7 +115,7 @@ def test_what_is_not_tuned_is_named():
         (0,),
         tuning=TUNING,
     )
-    assert tuned_study(mixed, []).notes == ("not tuned: b",)
+    assert tuned_study(mixed, []).notes == ("not tuned: b (plain)",)
     with pytest.raises(InputError, match="got no entry with a search space"):
         tuning_study(replace(mixed, entries=mixed.entries[1:]))
 

@@ -53,9 +53,9 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
     """
     tuning = tuning_of(study)
     tuned = [entry for entry in study.entries if entry.tuned]
-    counts = {entry.label: planned_points(entry.key, entry.space, tuning) for entry in tuned}
+    counts = {entry.name: planned_points(entry.key, entry.space, tuning) for entry in tuned}
     if not tuned or (len(set(counts.values())) > 1 and not tuning.unequal):
-        listed = ", ".join(f"{label}: {count}" for label, count in counts.items()) or "no entry with a search space"
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "no entry with a search space"
         raise InputError(
             f"expected every entry to try the same number of points, got {listed}; give the smallest of these numbers "
             "as the number of trials, which are drawn at random, or allow unequal ones"
@@ -106,7 +106,7 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
             seeds.setdefault(point, []).append(seed)
             if (point, seed) not in found:
                 raise InputError(
-                    f"expected the records of all points of {entry.label}, got none of {describe_point(point)}, seed "
+                    f"expected the records of all points of {entry.name}, got none of {describe_point(point)}, seed "
                     f"{seed}; start the same command again to run it"
                 )
         trials = [
@@ -149,8 +149,8 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
             continue
         entries.append(replace(entry, recipe=replace_settings(entry.recipe, choice.settings), space=()))
         edge = f"; at the edge of its values: {', '.join(choice.at_edge)}" if choice.at_edge else ""
-        notes.append(f"{entry.label}: {describe_point(choice.settings)}, the best of {len(choice.trials)} points{edge}")
-    if untuned := [e.label for e in study.entries if e.recipe is not None and e.runs_of is None and not e.tuned]:
+        notes.append(f"{entry.name}: {describe_point(choice.settings)}, the best of {len(choice.trials)} points{edge}")
+    if untuned := [e.name for e in study.entries if e.recipe is not None and e.runs_of is None and not e.tuned]:
         notes.append(f"not tuned: {', '.join(untuned)}")
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
 
@@ -180,7 +180,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
         found = tried.get(entry.key)
         if found is not None and set(found) != set(wanted(entry.key, entry.space, tuning, found)):
             raise InputError(
-                f"expected {folder / CHOICES_FILE} to hold the points of this study for {entry.label}, got those of "
+                f"expected {folder / CHOICES_FILE} to hold the points of this study for {entry.name}, got those of "
                 "another search; choose another folder"
             )
     if _is_chosen(study, stored):

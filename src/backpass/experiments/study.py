@@ -89,7 +89,7 @@ class Study:
                 continue
             if held_out := entry.recipe.data.validation:
                 raise InputError(
-                    f"expected data.validation = 0 for {entry.label}, which is tuned, got {held_out:g}, which would "
+                    f"expected data.validation = 0 for {entry.name}, which is tuned, got {held_out:g}, which would "
                     "judge what was chosen on images that chose it; leave it out: tuning holds out images of its own, "
                     "tuning.validation of them, and the test images judge"
                 )

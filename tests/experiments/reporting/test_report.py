@@ -155,7 +155,7 @@ def test_no_label_is_taken_for_markup_or_code(label, make_record, tmp_path):
     assert page.tags.count("img") == 0
     assert page.tags.count("script") == len(page.content) + 2
     assert label in page.texts
-    assert {v["entry"] for v in page.charts[0]["data"]["values"]} == {f"{label}, plain", f"{label}2, sgs"}
+    assert {v["entry"] for v in page.charts[0]["data"]["values"]} == {f"{label} (plain)", f"{label}2 (sgs)"}
     assert [run["layers"][0]["name"] for run in page.content if isinstance(run, list) for run in run] == [label] * 2
 
 
@@ -193,6 +193,7 @@ def test_unequal_numbers_of_points_are_those_of_the_paper_only_where_there_is_on
     trials = [Trial((("optimizer.lr", rate),), ((7, 0.5),)) for rate in ("0.1", "0.2")]
     choices = [Choice("a", 0, tuple(trials[:1])), Choice("b", 0, tuple(trials))]
     write_report(Study("s", entries, (0,)), [make_record(RECIPE, "plain", 0, [0.5, 0.6], entry="a")], tmp_path, choices)
+    assert {"a (plain): 1 points", "b (sgs): 2 points"} <= set(page_of(tmp_path).texts)
     (note,) = [text for text in page_of(tmp_path).texts if "tried different numbers of points" in text]
     assert ("as in the paper" in note) == (published is not None)
 

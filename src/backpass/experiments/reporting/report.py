@@ -52,7 +52,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
     write_tables(table, folder)
     runs = {entry: found for entry in study.entries if (found := list(records_of(entry, own).values()))}
     subjects = _by_subject(runs)
-    groups = {_name(entry): found for entry, found in runs.items()} or _by_key(records)
+    groups = {entry.name: found for entry, found in runs.items()} or _by_key(records)
     page = (
         _templates()
         .get_template("report.html.j2")
@@ -88,7 +88,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
 def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | None:
     """Return the chart of those differences that have an interval; ``None`` without any."""
     found = {
-        _name(entry): summary.difference
+        entry.name: summary.difference
         for entry, summary in zip(entries, table.summaries, strict=True)
         if summary.difference is not None and summary.difference.low is not None
     }
@@ -96,12 +96,12 @@ def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | N
 
 
 def _tuning_sections(study: Study, records: Sequence[Record], choices: Sequence[Choice]) -> list[TuningSection]:
-    labels = {entry.key: entry.label for entry in study.entries}
+    names = {entry.key: entry.name for entry in study.entries}
     metric = label_of(records[0].metric) if records else "score"
     if study.tuning is None:
-        return [tuning_section(choice, labels[choice.entry], metric) for choice in choices]
+        return [tuning_section(choice, names[choice.entry], metric) for choice in choices]
     tried = trials_so_far(study, records)
-    return [unfinished_section(tried[entry.key], entry.label, metric) for entry in study.entries if entry.tuned]
+    return [unfinished_section(tried[entry.key], entry.name, metric) for entry in study.entries if entry.tuned]
 
 
 def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:
@@ -109,14 +109,14 @@ def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:
     for entry, found in runs.items():
         by_epoch = scalings_by_epoch(found[0])
         if by_epoch and len(views) < _WITH_SCALINGS:
-            views.append(scalings_view(f"{_name(entry)}, seed {found[0].seed}", by_epoch))
+            views.append(scalings_view(f"{entry.name}, seed {found[0].seed}", by_epoch))
     return views
 
 
 def _by_subject(runs: Mapping[Entry, Sequence[Record]]) -> dict[str, dict[str, Sequence[Record]]]:
     subjects: dict[str, dict[str, Sequence[Record]]] = {}
     for entry, found in runs.items():
-        subjects.setdefault(_subject(found[0]), {})[_name(entry)] = found
+        subjects.setdefault(_subject(found[0]), {})[entry.name] = found
     return subjects
 
 
@@ -159,7 +159,3 @@ def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
 
 def _subject(record: Record) -> str:
     return f"{record.model.name} on {record.data.label}"
-
-
-def _name(entry: Entry) -> str:
-    return entry.method if entry.label == entry.method else f"{entry.label}, {entry.method}"

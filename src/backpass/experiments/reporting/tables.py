@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 from tabulate import tabulate
 
+from backpass.experiments.entry import entry_name
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.metrics import LABELS, label_of
@@ -200,7 +201,7 @@ def _escaped(text: str) -> str:
 
 
 def _name(summary: Summary) -> str:
-    return summary.label if summary.label == summary.method else f"{summary.label} ({summary.method})"
+    return entry_name(summary.label, summary.method)
 
 
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:
