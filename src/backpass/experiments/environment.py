@@ -67,8 +67,11 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the source tree, with ``+`` where it was altered; ``None`` for an installed package."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    file = Path(__file__)
+    git = ["git", "-C", str(file.parent)]
     try:
+        # An installed package may lie in a repository of the user's own, such as below its .venv.
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
