@@ -145,6 +145,12 @@ class Record:
         return self.cost.train_seconds + self.cost.measure_seconds
 
     @property
+    def training_gpu_hours(self) -> float | None:
+        """GPU hours of training and measuring, without evaluation; ``None`` on a CPU."""
+        total, hours = self.seconds + self.cost.evaluate_seconds, self.cost.gpu_hours
+        return hours * self.seconds / total if hours and total else hours
+
+    @property
     def hardware(self) -> tuple[str, str | None]:
         """Names of the CPU and the GPU."""
         return self.environment.cpu, self.environment.accelerator

@@ -7,7 +7,7 @@ import pytest
 import vl_convert
 
 from backpass.experiments import Entry, Study, compare_study, write_report
-from backpass.experiments.reporting.charts import difference_chart
+from backpass.experiments.reporting.charts import cost_chart, difference_chart
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.report import study_of
 from backpass.experiments.reporting.tuning_charts import tuning_chart
@@ -127,6 +127,18 @@ def test_the_charts_have_a_point_for_each_epoch_and_compile(study_folder):
     ]
     assert [value["entry"] for value in differences["data"]["values"]] == ["sgs"]
     assert all(map(compiles, (differences, curves, cost)))
+
+
+def test_the_cost_on_gpus_leaves_evaluation_out(make_record):
+    run = make_record(RECIPE, "plain", 0, [0.5])
+    cost = replace(run.cost, train_seconds=700.0, measure_seconds=200.0, evaluate_seconds=2700.0, gpu_hours=8.0)
+    record = replace(run, cost=cost)  # an hour on eight GPUs, of which a quarter is training and measuring
+    spec = cost_chart({"plain": [record]})
+    assert [value["cost"] for value in spec["data"]["values"]] == [2.0, 2.0]
+    assert spec["encoding"]["x"]["title"] == "GPU hours of training and measuring of a run"
+    assert record.training_gpu_hours == 2.0
+    assert run.training_gpu_hours is None
+    assert replace(run, cost=replace(cost, gpu_hours=0.0)).training_gpu_hours == 0.0
 
 
 @pytest.mark.parametrize("label", HOSTILE)
