@@ -171,6 +171,15 @@ def test_settings_that_differ_between_runs_are_not_shown_as_one(make_record, tmp
     assert "<dt>epochs</dt><dd>2</dd>" in page
 
 
+def test_the_page_names_the_runs_that_diverged(make_record, tmp_path):
+    study = compare_study(RECIPE, ["plain", "sgs"], [0, 1])
+    records = [make_record(RECIPE, run.run.method, run.run.seed, [0.5], entry=run.entry) for run in study.runs()[:3]]
+    (tmp_path / "sgs-seed1").mkdir()
+    (tmp_path / "sgs-seed1" / "error.txt").write_text("Traceback:\nbackpass.errors.DivergedError: expected a loss")
+    write_report(study, records, tmp_path)
+    assert "missing from means and tests: sgs, seed 1 (diverged)" in page_of(tmp_path).texts
+
+
 def test_a_study_between_its_stages_has_a_page_of_what_was_tried(make_record, tmp_path):
     study = compare_study(RECIPE, ["plain", "pgt"], [0], space=parse_space(["lr=0.01,0.02"]), tuning=Tuning(seeds=(7,)))
     runs = tuning_runs(study, {})

@@ -44,12 +44,12 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
         study: that the records are of: with tuning, its second stage; or the study itself while its tuning stage has
             not ended, of which the page then shows what was tried.
         records: of the study; others are left out.
-        folder: of the files.
+        folder: of the files, and of the run folders, which tell why a record is missing.
         choices: what the first stage has chosen.
     """
     keys = {entry.run_key for entry in study.entries}
     own = [record for record in records if record.entry in keys]  # not those of a tuning stage
-    table = result_table(study, own)
+    table = result_table(study, own, folder)
     write_tables(table, folder)
     runs = {entry: found for entry in study.entries if (found := list(records_of(entry, own).values()))}
     subjects = _by_subject(runs)
