@@ -130,6 +130,16 @@ def test_kernel_magnitudes_have_mean_one(make):
     assert {"plain\nmean |W|", "sgs\nmean |W|", "sgs\nscaling G"} <= set(texts)
 
 
+def test_a_layer_without_a_scaling_leaves_its_place_empty(make):
+    record = make("sgs", 0)
+    fixed = {0: {name: value for name, value in record.traces.scalings[1].items() if name != LAYERS[0]}}
+    groups = group_records([replace(record, traces=replace(record.traces, scalings=fixed))])
+    panels = draw_kernel_magnitude(groups).axes[:6]
+    assert [axes.get_title() for axes in panels] == ["conv1", "conv2", "conv3", "", "conv2", "conv3"]
+    assert [axes.get_ylabel() for axes in panels if axes.axison] == ["sgs\nmean |W|", "", "", "sgs\nscaling G", ""]
+    assert "scaling G" not in "".join(written(draw_kernel_magnitude(groups, ["conv1"])))
+
+
 def test_the_k_curve_is_normalised_by_the_gain_at_five(records):
     figure = draw_k_curve(group_records(records))
     left, right = figure.axes
