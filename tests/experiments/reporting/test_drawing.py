@@ -150,6 +150,17 @@ def test_the_k_curve_is_normalised_by_the_gain_at_five(records):
     assert list(points.get_ydata()) == pytest.approx([5.5, 10.5])
 
 
+def test_k_curves_of_two_recipes_have_two_names(make, records):
+    longer = replace(RECIPE, epochs=80)
+    k2 = replace(longer, sgs=replace(longer.sgs, k=2.0))
+    runs = [make("plain", 0, recipe=longer), make("sgs", 0, 0.6, longer), make("sgs", 0, 0.55, k2)]
+    (legend,) = draw_k_curve(group_records([*records, *runs])).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "digits_net on digits, epochs = 2",
+        "digits_net on digits, epochs = 80",
+    ]
+
+
 def test_without_a_gain_at_five_the_k_curve_is_not_normalised(make):
     k2 = replace(RECIPE, sgs=replace(RECIPE.sgs, k=2.0))
     runs = [make("plain", 0, 0.7), make("sgs", 0, 0.6), make("sgs", 0, 0.8, k2)]
