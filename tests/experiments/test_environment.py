@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from backpass.experiments import environment
 from backpass.training.recipe import Runtime
@@ -46,3 +47,14 @@ def test_a_source_tree_has_its_commit_and_whether_it_was_altered(copied):
     assert len(commit) == 12
     path.write_text(path.read_text() + "\n")
     assert copied.environment(Runtime(device="cpu")).commit == f"{commit}+"
+
+
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_names_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "a gpu")
+    found = [
+        environment.environment(runtime, device).accelerator
+        for runtime in (Runtime(), Runtime(device="cpu"))
+        for device in (None, torch.device("cuda", 0), torch.device("cpu"))
+    ]
+    assert found == ["a gpu", "a gpu", None, None, "a gpu", None]

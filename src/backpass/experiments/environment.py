@@ -28,7 +28,7 @@ class Environment:
         cpu: name of the processor.
         cpu_count: number of logical processors.
         threads: that torch uses.
-        accelerator: name of the GPU; ``None`` without one.
+        accelerator: name of the GPU; ``None`` where the computation is on the CPU.
         runtime: settings of the computation.
     """
 
@@ -43,8 +43,14 @@ class Environment:
     runtime: Runtime
 
 
-def environment(runtime: Runtime) -> Environment:
-    """Return commit, package versions and hardware of this process."""
+def environment(runtime: Runtime, device: torch.device | None = None) -> Environment:
+    """Return commit, package versions and hardware of this process.
+
+    Args:
+        runtime: settings of the computation.
+        device: that it is on; default: as the settings say, a GPU if there is one.
+    """
+    on_gpu = torch.cuda.is_available() and runtime.device != "cpu" if device is None else device.type == "cuda"
     return Environment(
         commit=_commit(),
         python=platform.python_version(),
@@ -53,7 +59,7 @@ def environment(runtime: Runtime) -> Environment:
         cpu=_cpu_name(),
         cpu_count=os.cpu_count(),
         threads=torch.get_num_threads(),
-        accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        accelerator=torch.cuda.get_device_name(device) if on_gpu else None,
         runtime=runtime,
     )
 
