@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
-from backpass.experiments import Entry, Study, compare_study, write_report
+from backpass.experiments import Entry, Study, compare_study, finetuning_study, write_report
 from backpass.experiments.reporting.charts import cost_chart, difference_chart
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.report import study_of
@@ -105,6 +105,17 @@ def test_the_page_shows_every_entry_layer_setting_and_command(study_folder):
             ],
         }
     ]
+
+
+def test_the_page_says_what_the_command_of_a_run_needs_that_starts_from_another(study_folder, make_record, tmp_path):
+    text = "next to its own folder: give the command of that run first"
+    assert text not in (study_folder / "report.html").read_text()
+    study = finetuning_study("x", RECIPE, RECIPE, [0])
+    records = [make_record(run.run.recipe, run.run.method, 0, [0.5], entry=run.entry) for run in study.runs()]
+    write_report(study, records, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert text in page
+    assert "--out runs/x-plain-then-sgs-seed0" in page
 
 
 def test_the_page_is_small_and_loads_nothing(study_folder):
