@@ -244,4 +244,7 @@ def _records_in_lines(path: Path) -> list[Record]:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"expected readable records at {path}, got {error}; check the file") from error
-    return [_record(line, f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]
+    records = [_record(line, f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]
+    if not records:
+        raise InputError(f"expected a record in each line of {path}, got an empty file; check the file")
+    return records
