@@ -182,6 +182,20 @@ def test_curves_are_means_in_percent(records):
     assert left.get_ylabel() == "training accuracy, %"
 
 
+def test_every_evaluated_split_and_metric_has_a_panel(make, make_record):
+    validated = make_record(RECIPE, "sgs", 0, [0.2, 0.4], split="validation")
+    other = make_record(RECIPE, "pgt", 0, [0.1, 0.3])
+    other = replace(other, metric="mean_iou", history=[epoch | {"test_mean_iou": 0.125} for epoch in other.history])
+    figure = draw_curves(group_records([make("plain", 0), validated, other]))
+    shown = {a.get_ylabel(): {line.get_label(): list(line.get_ydata()) for line in a.lines} for a in figure.axes}
+    assert shown == {
+        "training accuracy, %": {"plain": pytest.approx([50.0, 50.0])},
+        "test accuracy, %": {"plain": pytest.approx([25.0, 50.0]), "pgt": pytest.approx([10.0, 30.0])},
+        "validation accuracy, %": {"sgs": pytest.approx([20.0, 40.0])},
+        "test mIoU, %": {"pgt": pytest.approx([12.5, 12.5])},
+    }
+
+
 def test_the_family_shows_accuracies_where_there_are_runs(make):
     fixed = replace(RECIPE, sgs=replace(RECIPE.sgs, alpha=5.0, beta=10.0))
     runs = [make("plain", 0, 0.5), make("sgs", 0, 0.6, fixed), make("sgs", 1, 0.7, fixed)]
