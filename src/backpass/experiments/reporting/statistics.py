@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from backpass.experiments.entry import Entry, Published
+from backpass.experiments.entry import Entry, Published, entry_name
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference, holm, paired_difference
 from backpass.experiments.reporting.metrics import LABELS
@@ -65,6 +65,11 @@ class Summary:
     published: Published | None
     metric: str | None = None
     further: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The label, with the method where that is another word."""
+        return entry_name(self.label, self.method)
 
     @property
     def relative_time(self) -> float | None:
