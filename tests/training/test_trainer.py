@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from backpass.errors import InputError, StateError
+from backpass.errors import DivergedError, InputError, StateError
 from backpass.models import create_model
 from backpass.training import classification
 from backpass.training.checkpoint import load_checkpoint
@@ -129,9 +129,18 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, images, tmp_path):
 def test_a_diverged_run_stops_with_advice(recipe, images):
     settings = replace(recipe, optimizer=OptimizerSettings(lr=1e30))
     with pytest.raises(
-        StateError, match=r"a finite training loss, got (nan|inf) in epoch 0; lower the learning rate \(1e\+30\)"
+        DivergedError, match=r"finite .*, got train_loss = (nan|inf)\b.* in epoch 0; lower the learning rate \(1e\+30\)"
     ):
         Trainer(Run(settings), images, runtime=CPU).fit()
+
+
+def test_a_run_that_diverges_in_its_last_step_leaves_no_checkpoint_of_that_epoch(recipe, images, tmp_path):
+    settings = replace(recipe, batch_size=48, optimizer=OptimizerSettings(lr=1e20))
+    trainer = Trainer(Run(settings), images, runtime=CPU, folder=tmp_path)
+    with pytest.raises(DivergedError, match=r"got test_loss = nan, test_calibration_error = nan in epoch 0; lower"):
+        trainer.fit()
+    assert not trainer.history
+    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_and_channels_last_train(recipe, images):

@@ -31,7 +31,10 @@ class Evaluation(Protocol):
         ...
 
     def compute(self, total: Total) -> dict[str, float]:
-        """Return the metrics over all batches of all processes, the headline metric among them."""
+        """Return the metrics over all batches of all processes, the headline metric among them.
+
+        All have to be finite, since training stops as diverged otherwise; leave out a metric that is undefined.
+        """
         ...
 
 

@@ -31,11 +31,11 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from backpass.errors import DivergedError
 from backpass.training.batches import batch_size, split_batch
 from backpass.training.checkpoint import Checkpoints
 from backpass.training.data import measuring_batches
 from backpass.training.differences import check_form
+from backpass.training.divergence import check_finite
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord, Outcome
 from backpass.training.processes import build_accelerator, on_main, peak_memory, total
@@ -113,7 +113,11 @@ class Trainer:
     # The loop
 
     def fit(self) -> Outcome:
-        """Train until the recipe's last epoch, from the loaded checkpoint on if there is one."""
+        """Train until the recipe's last epoch, from the loaded checkpoint on if there is one.
+
+        Raises:
+            DivergedError: a loss or a metric of an epoch is not finite; the epoch has no checkpoint.
+        """
         if self.accelerator.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.accelerator.device)
         for epoch in range(len(self.history), self.run.recipe.epochs):
@@ -145,6 +149,7 @@ class Trainer:
 
         clock = time.perf_counter()
         evaluation = self.evaluate()
+        check_finite(evaluation, epoch, self.run.recipe.optimizer.lr)
         self.traces.end_epoch(epoch, self.model, total)
         return {
             "epoch": epoch,
@@ -169,14 +174,11 @@ class Trainer:
             self.on_step(epoch, step + 1, steps)
         sums = total(torch.stack([loss_sum, self._score, loss_sum.new_tensor(count)]).double()).tolist()
         train_loss, score = sums[0] / sums[2], sums[1] / sums[2]
-        if not train_loss < float("inf"):
-            raise DivergedError(
-                f"expected a finite training loss, got {train_loss} in epoch {epoch}; lower the learning rate "
-                f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
-            )
         name = self.task.training_metric
         metric = {} if name is None else {f"train_{name}": score}
-        return {"train_loss": train_loss, **metric, **self.traces.statistics(total)}
+        values = {"train_loss": train_loss, **metric, **self.traces.statistics(total)}
+        check_finite(values, epoch, self.run.recipe.optimizer.lr)
+        return values
 
     def _step(self, inputs: Any, target: Any) -> Tensor:
         """Take one optimizer step on one batch; return the mean loss, on the device, and add to the epoch's score."""
