@@ -1,7 +1,7 @@
 """A user's own task, model and data set, which recipes name by their import paths.
 
 The task has two heads, inputs and targets that are dictionaries, and binary cross-entropy: which thirds of an image are
-bright, and whether any is.
+bright, and whether any is. A second set of task, model and data has integers as input.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
-from backpass.training import ItemData, Task
+from backpass.training import Classification, ItemData, Task
 
 
 class Stripes(Dataset):
@@ -84,3 +84,26 @@ class BrightThirds(Task):
 class Unpaired(BrightThirds):
     def prepare(self, item, training):
         return item[0]["image"]
+
+
+class Tokens(Classification):
+    def example(self, data):
+        return torch.zeros(1, *data.input_size, dtype=torch.int64)
+
+
+class TokenNet(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.embedding, self.conv, self.linear = nn.Embedding(9, 4), nn.Conv1d(4, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, tokens):
+        return self.linear(self.conv(self.embedding(tokens).mT).relu().mean(2))
+
+
+def token_net(num_classes=2, in_channels=1):
+    return TokenNet(num_classes)
+
+
+def tokens():
+    split = TensorDataset(torch.arange(64).view(8, 8) % 9, torch.arange(8) % 2)
+    return ItemData("own tokens", split, split, num_classes=2, input_size=(8,))

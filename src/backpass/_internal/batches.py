@@ -1,4 +1,4 @@
-"""Running a model on the input of a batch, in the forms that loaders yield."""
+"""Batches in the forms that loaders yield: running a model on their input, mapping and describing them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from backpass.errors import InputError
 
-__all__ = ["Forward", "describe", "forward_on"]
+__all__ = ["Forward", "describe", "forward_on", "map_tensors"]
 
 Forward = Callable[[Any], Any]
 """Runs a model on a batch of any form."""
@@ -43,6 +43,23 @@ def forward_on(model: nn.Module, device: torch.device, name: str | None = None) 
         return model(x.to(device, non_blocking=True))
 
     return forward
+
+
+def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """Return the batch with ``call`` applied to each tensor; other values are kept.
+
+    >>> map_tensors(lambda x: x + 1, {"a": torch.zeros(2), "b": (torch.ones(1), "name")})
+    {'a': tensor([1., 1.]), 'b': (tensor([2.]), 'name')}
+    """
+    if isinstance(batch, Tensor):
+        return call(batch)
+    if isinstance(batch, Mapping):
+        return {key: map_tensors(call, value) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(call, value) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(map_tensors(call, value) for value in batch)
+    return batch
 
 
 def describe(batch: object) -> str:

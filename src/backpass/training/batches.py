@@ -1,33 +1,16 @@
 """Batches of any form: tensors, or tuples, lists and dictionaries of them, nested."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backpass._internal.batches import describe
+from backpass._internal.batches import describe, map_tensors
 from backpass.errors import InputError
 
-__all__ = ["batch_size", "map_tensors", "move", "split_batch"]
-
-
-def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """Return the batch with ``call`` applied to each tensor; other values are kept.
-
-    >>> map_tensors(lambda x: x + 1, {"a": torch.zeros(2), "b": (torch.ones(1), "name")})
-    {'a': tensor([1., 1.]), 'b': (tensor([2.]), 'name')}
-    """
-    if isinstance(batch, Tensor):
-        return call(batch)
-    if isinstance(batch, Mapping):
-        return {key: map_tensors(call, value) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(call, value) for value in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(map_tensors(call, value) for value in batch)
-    return batch
+__all__ = ["batch_size", "move", "split_batch"]
 
 
 def batch_size(batch: Any) -> int:

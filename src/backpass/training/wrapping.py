@@ -10,7 +10,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from backpass.training.batches import map_tensors
+from backpass._internal.batches import map_tensors
 
 __all__ = ["WrappedModel"]
 
