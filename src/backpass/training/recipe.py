@@ -108,8 +108,8 @@ class Recipe:
 
     Raises:
         InputError: a setting is out of range, ``batch_size`` is not a multiple of ``micro_batches``, warm-up and
-            cool-down are longer than the training, arguments have a name twice, or ``model_args`` has one that the data
-            set determines.
+            cool-down are longer than the training, a milestone lies after the decay, arguments have a name twice, or
+            ``model_args`` has one that the data set determines.
     """
 
     task: str = "classification"
@@ -156,6 +156,13 @@ class Recipe:
             raise InputError(
                 f"expected schedule.warmup_epochs and schedule.cooldown_epochs to fit into the {self.epochs} epochs, "
                 f"got {warmup:g} and {cooldown:g}; shorten them or train longer"
+            )
+        end = self.epochs - cooldown
+        if idle := [m for m in self.schedule.milestones if m >= self.epochs or m > end * (1 + _ROUNDING)]:
+            raise InputError(
+                f"expected schedule.milestones before epoch {end:g}, at which the decay ends, got "
+                f"{', '.join(f'{milestone:g}' for milestone in idle)}; lower the milestones, leave them out for a step "
+                "every schedule.step_epochs, or train longer"
             )
 
 
