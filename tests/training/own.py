@@ -81,6 +81,11 @@ class BrightThirds(Task):
         return {"image": torch.zeros(1, *data.input_size)}
 
 
+@dataclass(frozen=True)
+class Smoothed(BrightThirds):
+    label_smoothing: float = 0.2
+
+
 class Unpaired(BrightThirds):
     def prepare(self, item, training):
         return item[0]["image"]

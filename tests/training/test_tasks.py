@@ -12,7 +12,7 @@ from backpass.training import DataSettings, OptimizerSettings, Recipe, Run, Runt
 from backpass.training.batches import split_batch
 from backpass.training.datasets import load_dataset
 from backpass.training.tasks import build_task
-from training.own import BrightThirds, Unpaired, stripes, two_heads
+from training.own import BrightThirds, Smoothed, Unpaired, stripes, two_heads
 
 CPU = Runtime(device="cpu", workers=0)
 OWN = Recipe(
@@ -158,6 +158,16 @@ def test_items_are_held_out_and_limited():
 
 def test_the_task_of_a_recipe_without_one_is_classification(images):
     assert build_task(Recipe(label_smoothing=0.1), images).label_smoothing == 0.1
+
+
+def test_an_own_task_has_the_label_smoothing_of_the_recipe_or_refuses_it():
+    smoothed = replace(OWN, task=import_path(Smoothed), label_smoothing=0.1)
+    assert build_task(smoothed, stripes()).label_smoothing == 0.1
+    assert build_task(replace(smoothed, label_smoothing=0.0), stripes()).label_smoothing == 0.0
+    named = replace(smoothed, task_args=(("label_smoothing", 0.3),))
+    assert build_task(named, stripes()).label_smoothing == 0.3
+    with pytest.raises(InputError, match=r"label_smoothing 0 with BrightThirds, .* got 0.1; leave it out, or give"):
+        build_task(replace(OWN, label_smoothing=0.1), stripes())
 
 
 def test_an_object_without_a_name_of_its_own_has_no_import_path():

@@ -1,7 +1,7 @@
 """Classification of images, one class each."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,6 @@ from backpass._internal.batches import describe
 from backpass.errors import InputError
 from backpass.training.calibration import CalibrationError
 from backpass.training.items import Data
-from backpass.training.recipe import Recipe
 from backpass.training.task import Criterion, LossKind, Task, Total
 
 __all__ = ["Classification", "ClassificationEvaluation"]
@@ -32,11 +31,6 @@ class Classification(Task):
     metric = "accuracy"
     training_metric: ClassVar[str] = "accuracy"
     loss_kind: ClassVar[LossKind] = "cross_entropy"
-
-    @classmethod
-    def build(cls, recipe: Recipe, data: Data) -> Self:
-        """Return the task of a recipe, with its label smoothing."""
-        return cls._with_arguments({"label_smoothing": recipe.label_smoothing, **dict(recipe.task_args)})
 
     def loss(self, output: Any, target: Any, criterion: Criterion | None = None) -> Tensor:
         """Return the mean cross-entropy in nats, with label smoothing."""

@@ -95,7 +95,7 @@ class Recipe:
         schedule: the learning rate over time.
         augmentation: augmentation of training images that are held in memory.
         stream_augmentation: augmentation of training images that are decoded on the fly.
-        label_smoothing: label smoothing of the training loss.
+        label_smoothing: label smoothing of the training loss; a task of your own takes it as ``label_smoothing``.
         sync_batch_norm: batch statistics over all processes, where there are several; not on CPUs, as PyTorch's.
         clip_norm: bound on the norm of all gradients together; default: no bound.
         clip_before_scaling: clip the norm before SGS scales, as the SGS reference does; it is then no bound on the

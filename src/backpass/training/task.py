@@ -1,5 +1,6 @@
 """What a model is trained for: the form of a batch, the loss, the metrics. The loop knows nothing else of the task."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backpass._internal.imports import check_call
+from backpass.errors import InputError
 from backpass.training.batches import batch_size
 from backpass.training.items import Data
 from backpass.training.recipe import Recipe
@@ -64,10 +66,20 @@ class Task(ABC):
     def build(cls, recipe: Recipe, data: Data) -> Self:
         """Return the task of a recipe on a data set; by default the class with the recipe's ``task_args``.
 
+        A class with an argument ``label_smoothing`` is given that of the recipe, unless ``task_args`` has one.
+
         Raises:
-            InputError: the class does not take the arguments.
+            InputError: the class does not take the arguments, or has no ``label_smoothing`` and the recipe sets one.
         """
-        return cls._with_arguments(dict(recipe.task_args))
+        arguments = dict(recipe.task_args)
+        if "label_smoothing" in inspect.signature(cls).parameters:
+            arguments = {"label_smoothing": recipe.label_smoothing, **arguments}
+        elif recipe.label_smoothing:
+            raise InputError(
+                f"expected label_smoothing 0 with {cls.__name__}, which has no such argument, got "
+                f"{recipe.label_smoothing}; leave it out, or give the class an argument label_smoothing"
+            )
+        return cls._with_arguments(arguments)
 
     @classmethod
     def _with_arguments(cls, arguments: dict[str, Any]) -> Self:
