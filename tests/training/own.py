@@ -4,8 +4,10 @@ The task has two heads, inputs and targets that are dictionaries, and binary cro
 bright, and whether any is. A second set of task, model and data has integers as input.
 """
 
+import random
 from dataclasses import dataclass
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -112,3 +114,21 @@ def token_net(num_classes=2, in_channels=1):
 def tokens():
     split = TensorDataset(torch.arange(64).view(8, 8) % 9, torch.arange(8) % 2)
     return ItemData("own tokens", split, split, num_classes=2, input_size=(8,))
+
+
+class Noisy(Dataset):
+    """Images with noise from NumPy's or Python's global generator."""
+
+    def __init__(self, count, source):
+        self.count, self.source = count, source
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        noise = numpy.random.random() if self.source == "numpy" else random.random()
+        return torch.full((1, 8, 8), noise), torch.tensor(index % 4)
+
+
+def noisy(source):
+    return ItemData("own noise", Noisy(16, source), Noisy(4, source), num_classes=4, input_size=(1, 8, 8))

@@ -1,4 +1,4 @@
-"""Random states that reading a loader draws from."""
+"""Random states that reading a loader draws from: kept, or seeded for a while."""
 
 import random
 import sys
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["keeping_random_state"]
+__all__ = ["keeping_random_state", "seeded"]
 
 
 @contextmanager
@@ -24,9 +24,37 @@ def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
     >>> torch.equal(first, next(iter(loader)))
     True
     """
-    numpy = sys.modules.get("numpy")
     generators = {id(g): g for g in _generators(loader)}.values()
     kept = [(generator, generator.get_state()) for generator in generators]
+    with _keeping_global_states():
+        try:
+            yield
+        finally:
+            for generator, state in kept:
+                generator.set_state(state)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch (on the CPU), Python and NumPy, and restore their states at the end.
+
+    >>> with seeded(3):
+    ...     first = random.random(), torch.rand(1)
+    >>> with seeded(3):
+    ...     first == (random.random(), torch.rand(1))
+    True
+    """
+    with _keeping_global_states():
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        if numpy := sys.modules.get("numpy"):
+            numpy.random.seed(seed % 2**32)
+        yield
+
+
+@contextmanager
+def _keeping_global_states() -> Iterator[None]:
+    numpy = sys.modules.get("numpy")
     python_state = random.getstate()
     numpy_state = numpy.random.get_state() if numpy else None
     with torch.random.fork_rng(devices=[]):  # loaders draw on the CPU
@@ -36,8 +64,6 @@ def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
             random.setstate(python_state)
             if numpy:
                 numpy.random.set_state(numpy_state)
-            for generator, state in kept:
-                generator.set_state(state)
 
 
 def _generators(loader: object) -> Iterator[torch.Generator]:

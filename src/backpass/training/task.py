@@ -120,7 +120,8 @@ class Task(ABC):
     def prepare(self, item: Any, training: bool) -> Any:
         """Return one example, the pair of an input and a target, of an item of a data set; by default the item.
 
-        Random draws come from torch's global CPU generator, which the loader seeds for each example.
+        Random draws come from the global generators of torch (on the CPU), ``random`` or NumPy, which the loader seeds
+        for each example.
 
         Args:
             item: of an :class:`~backpass.training.items.ItemData`.

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from backpass._internal.random_state import seeded
 from backpass.training.loader import Batch, BatchPlan, Loader
 
 __all__ = ["SeededDataset", "WorkerLoader"]
@@ -16,11 +17,9 @@ class SeededDataset(Dataset[Any]):
     """Examples, indexed by pairs of index and seed; the seed determines all that chance decides in an example."""
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
-        """Return an example, with torch's global CPU generator seeded while it is made."""
+        """Return an example, with the global generators of torch, Python and NumPy seeded while it is made."""
         index, seed = item
-        with torch.random.fork_rng(devices=[]):
-            # The transforms of torchvision draw from the global CPU generator.
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             return self.example(index)
 
     @abstractmethod
