@@ -71,6 +71,10 @@ CHANGES = {
         put({}, "methods", "sgs", "scalings"),
         r"methods.sgs of the checkpoint .* this model's scalings: missing \['conv1.weight'",
     ),
+    "other precision": (
+        put("bf16", "precision"),
+        "expected runtime.precision=bf16, in which the checkpoint was trained, got no; resume in that precision",
+    ),
     "wrong history": (
         put([{"epoch": 4}], "history"),
         "history of the checkpoint to hold a record for each epoch, at most 3",

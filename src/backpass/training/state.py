@@ -31,6 +31,7 @@ __all__ = ["TrainingState", "build_state", "check_checkpoint"]
 
 _PARTS = {
     "run": dict,
+    "precision": str,
     "model": dict,
     "optimizer": dict,
     "schedule": dict,
@@ -156,8 +157,11 @@ def build_state(
     return TrainingState(model, wrapped, accelerator.prepare_optimizer(optimizer), schedule, methods)
 
 
-def check_checkpoint(state: Any, run: Run) -> None:
-    """Raise InputError if ``state`` is not a checkpoint of ``run``, as far as that shows without its model."""
+def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:
+    """Raise InputError if ``state`` is not a checkpoint of ``run``, as far as that shows without its model.
+
+    It has to be of the same precision, since a record states one; the rest of the runtime may change.
+    """
     _check_keys(state, _PARTS, "the content")
     for name, kind in _PARTS.items():
         if not isinstance(state[name], kind):
@@ -165,6 +169,11 @@ def check_checkpoint(state: Any, run: Run) -> None:
                 f"expected {name} of the checkpoint to be a {kind.__name__}, got {type(state[name]).__name__}"
             )
     check_run(run.as_dict(), state["run"], "the checkpoint", "choose another folder or remove the checkpoint")
+    if state["precision"] != runtime.precision:
+        raise InputError(
+            f"expected runtime.precision={state['precision']}, in which the checkpoint was trained, got "
+            f"{runtime.precision}; resume in that precision, or choose another folder or remove the checkpoint"
+        )
     history = state["history"]
     records = all(isinstance(record, dict) and record.get("epoch") == epoch for epoch, record in enumerate(history))
     if not records or len(history) > run.recipe.epochs:

@@ -249,6 +249,7 @@ class Trainer:
         scaler = self.accelerator.scaler
         return {
             "run": self.run.as_dict(),
+            "precision": self.runtime.precision,
             **self._state.state_dict(),
             "scaler": scaler.state_dict() if scaler is not None else {},
             "history": self.history,
@@ -259,9 +260,10 @@ class Trainer:
         """Resume from :meth:`state_dict`; after an error nothing has changed.
 
         Raises:
-            InputError: the state belongs to another run, or a part of it is missing or has another form.
+            InputError: the state belongs to another run or another precision, or a part of it is missing or has another
+                form.
         """
-        check_checkpoint(state, self.run)
+        check_checkpoint(state, self.run, self.runtime)
         scaler = self.accelerator.scaler
         if scaler is not None and state["scaler"]:
             check_form(scaler.state_dict(), state["scaler"], "scaler")
