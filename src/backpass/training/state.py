@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -66,6 +67,7 @@ class TrainingState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": {} if self._scaler is None else self._scaler.state_dict(),
             "methods": {name: method.state_dict() for name, method in self.methods.items()},
         }
 
@@ -88,6 +90,16 @@ class TrainingState:
         check_form(self.schedule.state_dict(), state["schedule"], "schedule")
         with _naming("schedule"):
             self.schedule.load_state_dict(state["schedule"])
+        if self._scaler is not None:  # The last, since it is that of the whole process, and not of this object alone.
+            check_form(self._scaler.state_dict(), state["scaler"], "scaler")
+            with _naming("scaler"):
+                self._scaler.load_state_dict(state["scaler"])
+
+    @property
+    def _scaler(self) -> GradScaler | None:
+        """The loss scale, in half precision alone."""
+        scaler: GradScaler | None = self.optimizer.scaler
+        return scaler
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         own = self.optimizer.state_dict()

@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from backpass.training.batches import batch_size, split_batch
 from backpass.training.checkpoint import Checkpoints
 from backpass.training.data import measuring_batches
-from backpass.training.differences import check_form
 from backpass.training.divergence import check_finite
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord, Outcome
@@ -91,7 +90,7 @@ class Trainer:
         self.task = build_task(run.recipe, data)
         self.loaders = build_run_loaders(run, data, self.task, self.runtime, self.accelerator)
         self.history: list[EpochRecord] = []
-        self.traces = TraceRecorder(run.recipe.epochs, self.accelerator.device, enabled=self.runtime.traces)
+        self.traces = self._new_traces()
         self._score = torch.zeros((), device=self.accelerator.device)
         self._use(self._new_state())
 
@@ -99,6 +98,9 @@ class Trainer:
         steps = len(self.loaders.train)
         folder = None if self.checkpoints is None else self.checkpoints.folder
         return build_state(self.run, self.data, self.task, self.runtime, self.accelerator, steps, folder)
+
+    def _new_traces(self) -> TraceRecorder:
+        return TraceRecorder(self.run.recipe.epochs, self.accelerator.device, enabled=self.runtime.traces)
 
     def _use(self, state: TrainingState) -> None:
         self._state = state
@@ -246,12 +248,10 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs to resume, bit for bit, after the epochs in the history."""
-        scaler = self.accelerator.scaler
         return {
             "run": self.run.as_dict(),
             "precision": self.runtime.precision,
             **self._state.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
             "history": self.history,
             "traces": self.traces.state_dict(),
         }
@@ -264,16 +264,13 @@ class Trainer:
                 form.
         """
         check_checkpoint(state, self.run, self.runtime)
-        scaler = self.accelerator.scaler
-        if scaler is not None and state["scaler"]:
-            check_form(scaler.state_dict(), state["scaler"], "scaler")
+        traces = self._new_traces()
+        traces.load_state_dict(state["traces"])
         fresh = self._new_state()
         fresh.load_state_dict(state)
-        self.traces.load_state_dict(state["traces"])
         self.accelerator.free_memory()  # It would keep the optimizer that is replaced.
         self._use(fresh)
-        if scaler is not None and state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
+        self.traces = traces
         self.history = list(state["history"])
 
     def resume(self) -> bool:
