@@ -260,3 +260,13 @@ def test_training_accuracy_is_that_of_the_outputs_that_were_trained_on(parts, re
     for epoch, record in enumerate(history):
         assert record["train_accuracy"] == sum(correct[epoch * steps : (epoch + 1) * steps]) / 48
     assert history[0]["train_accuracy"] != history[1]["train_accuracy"]
+
+
+def test_dropout_of_a_process_is_not_that_of_another_in_the_next_epoch(recipe, images, monkeypatch):
+    trainer, seeds = Trainer(Run(recipe), images, runtime=CPU), []
+    monkeypatch.setattr("backpass.training.trainer.set_seed", seeds.append)
+    for process in (0, 1):
+        monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
+        for epoch in (0, 1):
+            trainer._epoch(epoch)
+    assert len(set(seeds)) == 4

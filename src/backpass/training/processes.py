@@ -10,11 +10,14 @@ from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor
 
 from backpass.errors import InputError, StateError
-from backpass.training.recipe import Runtime
+from backpass.training.recipe import SEEDS, Runtime
 
-__all__ = ["build_accelerator", "is_main", "join", "on_main", "peak_memory", "process_count", "total"]
+__all__ = ["build_accelerator", "epoch_seed", "is_main", "join", "on_main", "peak_memory", "process_count", "total"]
 
 _LAUNCHES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
+
+# Odd and large: the seeds of a process are far from those of the others, over any number of epochs.
+_PROCESS_STEP = 2_654_435_761
 
 _T = TypeVar("_T")
 
@@ -50,6 +53,15 @@ def build_accelerator(runtime: Runtime) -> Accelerator:
             "launch --multi_gpu"
         )
     return accelerator
+
+
+def epoch_seed(seed: int, epoch: int, process: int) -> int:
+    """Return the seed of what chance decides inside the model in an epoch, such as dropout, in one process.
+
+    >>> epoch_seed(0, 0, 1) == epoch_seed(0, 1, 0)
+    False
+    """
+    return (seed * 1_000_003 + epoch + process * _PROCESS_STEP) % SEEDS
 
 
 def process_count() -> int:

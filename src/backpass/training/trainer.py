@@ -37,8 +37,8 @@ from backpass.training.data import measuring_batches
 from backpass.training.divergence import check_finite
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord, Outcome
-from backpass.training.processes import build_accelerator, on_main, peak_memory, total
-from backpass.training.recipe import SEEDS, Run, Runtime
+from backpass.training.processes import build_accelerator, epoch_seed, on_main, peak_memory, total
+from backpass.training.recipe import Run, Runtime
 from backpass.training.run_loaders import build_run_loaders
 from backpass.training.state import TrainingState, build_state, check_checkpoint
 from backpass.training.task import Criterion
@@ -132,7 +132,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> EpochRecord:
         # What chance decides inside the model (dropout) follows from seed and epoch too: a resumed run needs no state.
-        set_seed((self.run.seed * 1_000_003 + epoch + self.accelerator.process_index) % SEEDS)
+        set_seed(epoch_seed(self.run.seed, epoch, self.accelerator.process_index))
         lr = self.optimizer.param_groups[0]["lr"]
         clock = time.perf_counter()
         measured = [m.start_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]
