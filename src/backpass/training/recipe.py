@@ -90,7 +90,7 @@ class Recipe:
         data: the images.
         epochs: passes over the training images.
         batch_size: images per optimizer step, over all processes.
-        micro_batches: backward passes accumulated in one optimizer step.
+        micro_batches: backward passes accumulated in one optimizer step, in each process.
         optimizer: the optimizer.
         schedule: the learning rate over time.
         augmentation: augmentation of training images that are held in memory.
