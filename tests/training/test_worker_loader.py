@@ -6,7 +6,9 @@ import numpy
 import pytest
 import torch
 
+from backpass.errors import InputError
 from backpass.training.data import build_loaders, measuring_batches
+from backpass.training.datasets import load_dataset
 from training.own import noisy
 
 SOURCES = ("numpy", "random")
@@ -51,3 +53,18 @@ def test_the_generators_of_the_process_go_on_as_if_nothing_was_read():
     random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
     list(loader_of("numpy"))
     assert (random.random(), numpy.random.random(), torch.rand(1)) == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_an_example_is_the_same_from_a_worker_process(workers, pets):
+    file = pets / "train" / "eagle" / "002.png"
+    data = load_dataset(f"folder:{pets}", image_size=4)
+    file.write_bytes(b"damaged")
+    loader = build_loaders(data, batch_size=12, workers=workers).train
+    for _ in range(2):  # the workers live on
+        with pytest.raises(InputError) as caught:
+            list(loader.iter_epoch(0))
+        text = str(caught.value)
+        assert text.startswith(f"expected {file} to be a readable image, got ")
+        assert "\n" not in text
+        assert text.endswith("replace or remove the file")
