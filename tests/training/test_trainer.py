@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from backpass.errors import DivergedError, InputError, StateError
 from backpass.models import create_model
 from backpass.training import classification
 from backpass.training.checkpoint import load_checkpoint
+from backpass.training.items import ItemData
 from backpass.training.loader import BatchPlan
 from backpass.training.recipe import OptimizerSettings, PgtSettings, Run, Runtime
 from backpass.training.trainer import Trainer
@@ -193,6 +195,19 @@ def test_evaluation_equals_that_of_one_batch(recipe, images, monkeypatch):
     parts = Trainer(Run(replace(recipe, batch_size=4)), images, runtime=CPU)
     parts.model.load_state_dict(whole.model.state_dict())
     assert parts.evaluate() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "expected"),
+    [
+        *(((1, 8, 8), 4, 512), ((3, 224, 224), 4, 512), ((3, 448, 448), 4, 128)),
+        *(((3, 448, 448), 256, 256), ((3, 8192, 8192), 2, 2), ((16,), 4, 512)),
+    ],
+)
+def test_evaluation_batches_of_large_images_are_smaller(size, batch_size, expected):
+    split = TensorDataset(torch.zeros(2))
+    data = ItemData("any", split, split, num_classes=2, input_size=size)
+    assert classification.Classification().evaluation_batch_size(batch_size, 1, data) == expected
 
 
 def test_the_batches_of_an_epoch_are_not_planned_again_at_each_step(recipe, images, monkeypatch):

@@ -1,5 +1,6 @@
 """Classification of images, one class each."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ from backpass.training.task import Criterion, LossKind, Task, Total
 __all__ = ["Classification", "ClassificationEvaluation"]
 
 _EVALUATION_BATCH_SIZE = 512
+_EVALUATION_PIXELS = 224 * 224  # of an image, up to which the batches are that large
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,13 @@ class Classification(Task):
                 f"{found} for one image; choose another model"
             )
 
-    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
-        """Return 512, or the batch size of training where that is larger."""
-        return max(batch_size, _EVALUATION_BATCH_SIZE)
+    def evaluation_batch_size(self, batch_size: int, processes: int, data: Data) -> int:
+        """Return 512, or the batch size of training where that is larger.
+
+        Of images above 224x224, the number that has the pixels of 512 images of this size instead of 512.
+        """
+        pixels = math.prod(data.input_size[1:])
+        return max(batch_size, min(_EVALUATION_BATCH_SIZE, _EVALUATION_BATCH_SIZE * _EVALUATION_PIXELS // pixels))
 
 
 class ClassificationEvaluation:

@@ -31,7 +31,7 @@ def build_run_loaders(run: Run, data: Data, task: Task, runtime: Runtime, accele
         data,
         batch_size=batch_size,
         augmentation=_augmentation(run.recipe, data),
-        eval_batch_size=task.evaluation_batch_size(batch_size, processes),
+        eval_batch_size=task.evaluation_batch_size(batch_size, processes, data),
         device=accelerator.device,
         channels_last=runtime.channels_last,
         seed=run.seed,

@@ -153,11 +153,12 @@ class Task(ABC):
     def check_output(self, name: str, output: Any, data: Data) -> None:  # noqa: B027
         """Raise InputError if ``output`` is not what a model called ``name`` has to return for :meth:`example`."""
 
-    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
+    def evaluation_batch_size(self, batch_size: int, processes: int, data: Data) -> int:
         """Return the number of examples in a global batch of evaluation; by default that of training.
 
         Args:
             batch_size: of a global batch of training.
             processes: number of processes.
+            data: what is evaluated.
         """
         return batch_size

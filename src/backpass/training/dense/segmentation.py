@@ -178,6 +178,6 @@ class SemanticSegmentation(Task):
                 f"{name!r}, which returned {describe(output)}; choose another model"
             )
 
-    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
+    def evaluation_batch_size(self, batch_size: int, processes: int, data: Data) -> int:
         """Return ``evaluation_images`` for each process."""
         return self.evaluation_images * processes
