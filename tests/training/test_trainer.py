@@ -67,6 +67,17 @@ def test_a_hook_that_raises_before_a_save_leaves_the_checkpoint_as_it_is(recipe,
     assert len(load_checkpoint(tmp_path / "checkpoint.pt")["history"]) == 1
 
 
+def test_the_folder_is_made_before_training_and_not_for_a_run_that_is_refused(recipe, images, tmp_path):
+    folder = tmp_path / "runs" / "new"
+    with pytest.raises(InputError):
+        Trainer(Run(replace(recipe, model="nothing")), images, runtime=CPU, folder=folder)
+    assert not folder.parent.exists()
+    Trainer(Run(replace(recipe, epochs=1)), images, runtime=CPU, folder=folder).fit()
+    assert load_checkpoint(folder / "checkpoint.pt")["history"]
+    with pytest.raises(OSError, match=r"checkpoint\.pt"):
+        Trainer(Run(recipe), images, runtime=CPU, folder=folder / "checkpoint.pt")
+
+
 def test_methods_change_training_and_not_the_order_of_data(recipe, images):
     """Before its first measurement SGS is plain training, bit for bit; after it no longer."""
     runs = {}

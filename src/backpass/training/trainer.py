@@ -58,7 +58,7 @@ class Trainer:
         run: recipe, method and seed.
         data: what the recipe names, already loaded, so that many runs share it.
         runtime: device, precision, memory format, compilation.
-        folder: folder of the checkpoints; ``None``: none are written.
+        folder: folder of the checkpoints, made if missing; ``None``: none are written.
         on_step: called with ``(epoch, step, steps per epoch)`` after each optimizer step.
         on_epoch: called with the record of each finished epoch.
         on_save: called in the main process before each checkpoint is written; if it raises, none is.
@@ -66,6 +66,7 @@ class Trainer:
     Raises:
         InputError: the recipe names an unknown task, model or method or does not fit the data, or the runtime does not
             fit the device or the launcher.
+        OSError: the folder cannot be made.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class Trainer:
         self.traces = self._new_traces()
         self._score = torch.zeros((), device=self.accelerator.device)
         self._use(self._new_state())
+        if self.checkpoints is not None:
+            on_main(self.checkpoints.make_folder)  # The last, so that a run that is refused leaves none.
 
     def _new_state(self) -> TrainingState:
         steps = len(self.loaders.train)
