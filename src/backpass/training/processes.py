@@ -12,7 +12,17 @@ from torch import Tensor
 from backpass.errors import InputError, StateError
 from backpass.training.recipe import SEEDS, Runtime
 
-__all__ = ["build_accelerator", "epoch_seed", "is_main", "join", "on_main", "peak_memory", "process_count", "total"]
+__all__ = [
+    "build_accelerator",
+    "epoch_seed",
+    "is_main",
+    "join",
+    "on_main",
+    "peak_memory",
+    "process_count",
+    "reset_peak_memory",
+    "total",
+]
 
 _LAUNCHES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
 
@@ -74,8 +84,14 @@ def is_main() -> bool:
     return bool(PartialState().is_main_process)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int | None:
-    """Return the largest number of bytes allocated on a GPU so far; ``None`` on a CPU."""
+    """Return the largest number of bytes allocated on a GPU since :func:`reset_peak_memory`; ``None`` on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 

@@ -24,7 +24,7 @@ from backpass.training.method import Context, Method
 from backpass.training.methods import build_methods, convert
 from backpass.training.optimization import build_optimizer, build_schedule
 from backpass.training.recipe import Run, Runtime
-from backpass.training.task import Task
+from backpass.training.task import Criterion, Task
 from backpass.training.weights import load_weights
 from backpass.training.wrapping import WrappedModel
 
@@ -53,6 +53,7 @@ class TrainingState:
         optimizer: its optimizer, behind the accelerator's loss scale.
         schedule: the learning rate.
         methods: the methods by name.
+        criterion: the task's loss, as the methods alter it.
     """
 
     model: nn.Module
@@ -60,6 +61,13 @@ class TrainingState:
     optimizer: AcceleratedOptimizer
     schedule: LRScheduler
     methods: dict[str, Method]
+    criterion: Criterion
+
+    @property
+    def stepping(self) -> Optimizer | AcceleratedOptimizer:
+        """The optimizer that takes the steps."""
+        # The wrapper looks for optional packages on the disk at each step, and is needed for the loss scale alone.
+        return self.optimizer.optimizer if self._scaler is None else self.optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs."""
@@ -124,7 +132,9 @@ def build_state(
     runtime: Runtime,
     accelerator: Accelerator,
     steps_per_epoch: int,
+    *,
     folder: Path | None = None,
+    weights: bool = True,
 ) -> TrainingState:
     """Return the state of a run before its first epoch; it follows from recipe, method, seed and trained weights.
 
@@ -136,6 +146,7 @@ def build_state(
         accelerator: the engine.
         steps_per_epoch: number of optimizer steps in an epoch.
         folder: of the run, next to which are the other runs of its study.
+        weights: start from the recipe's trained weights; ``False`` for a state into which a checkpoint is loaded.
 
     Raises:
         InputError: the recipe names an unknown model or method, does not fit the data (:func:`check_fit`), or names
@@ -145,7 +156,8 @@ def build_state(
     set_seed(run.seed)
     arguments: dict[str, Any] = dict(recipe.model_args)
     plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
-    load_weights(plain, recipe.weights, folder)
+    if weights:
+        load_weights(plain, recipe.weights, folder)
     model = convert(run.method, recipe, plain)
     if recipe.sync_batch_norm and accelerator.num_processes > 1:
         if accelerator.device.type == "cpu":
@@ -166,7 +178,10 @@ def build_state(
     context = Context(recipe, model, task, optimizer, run.seed, loss_scaled, forward)
     methods = build_methods(run.method, context)
     schedule = build_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, recipe.epochs, steps_per_epoch)
-    return TrainingState(model, wrapped, accelerator.prepare_optimizer(optimizer), schedule, methods)
+    criterion: Criterion = task.loss
+    for method in methods.values():
+        criterion = method.criterion(criterion)
+    return TrainingState(model, wrapped, accelerator.prepare_optimizer(optimizer), schedule, methods, criterion)
 
 
 def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:

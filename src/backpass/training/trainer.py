@@ -37,11 +37,10 @@ from backpass.training.data import measuring_batches
 from backpass.training.divergence import check_finite
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord, Outcome
-from backpass.training.processes import build_accelerator, epoch_seed, on_main, peak_memory, total
+from backpass.training.processes import build_accelerator, epoch_seed, on_main, peak_memory, reset_peak_memory, total
 from backpass.training.recipe import Run, Runtime
 from backpass.training.run_loaders import build_run_loaders
 from backpass.training.state import TrainingState, build_state, check_checkpoint
-from backpass.training.task import Criterion
 from backpass.training.tasks import build_task
 from backpass.training.traces import TraceRecorder, scalings_of
 
@@ -58,7 +57,8 @@ class Trainer:
         run: recipe, method and seed.
         data: what the recipe names, already loaded, so that many runs share it.
         runtime: device, precision, memory format, compilation.
-        folder: folder of the checkpoints, made if missing; ``None``: none are written.
+        folder: folder of the checkpoints, made if missing; ``None``: none are written. With a checkpoint in it, the
+            recipe's trained weights are read only if :meth:`fit` starts without :meth:`resume`.
         on_step: called with ``(epoch, step, steps per epoch)`` after each optimizer step.
         on_epoch: called with the record of each finished epoch.
         on_save: called in the main process before each checkpoint is written; if it raises, none is.
@@ -93,14 +93,18 @@ class Trainer:
         self.history: list[EpochRecord] = []
         self.traces = self._new_traces()
         self._score = torch.zeros((), device=self.accelerator.device)
-        self._use(self._new_state())
+        # The weights of a run that resumes are in its checkpoint, and their source may be gone.
+        self._has_weights = self.checkpoints is None or not on_main(self.checkpoints.exist)
+        self._use(self._new_state(self._has_weights))
         if self.checkpoints is not None:
             on_main(self.checkpoints.make_folder)  # The last, so that a run that is refused leaves none.
 
-    def _new_state(self) -> TrainingState:
+    def _new_state(self, weights: bool) -> TrainingState:
         steps = len(self.loaders.train)
         folder = None if self.checkpoints is None else self.checkpoints.folder
-        return build_state(self.run, self.data, self.task, self.runtime, self.accelerator, steps, folder)
+        return build_state(
+            self.run, self.data, self.task, self.runtime, self.accelerator, steps, folder=folder, weights=weights
+        )
 
     def _new_traces(self) -> TraceRecorder:
         return TraceRecorder(self.run.recipe.epochs, self.accelerator.device, enabled=self.runtime.traces)
@@ -108,12 +112,8 @@ class Trainer:
     def _use(self, state: TrainingState) -> None:
         self._state = state
         self.model, self.wrapped, self.methods = state.model, state.wrapped, state.methods
-        self.optimizer, self.schedule = state.optimizer, state.schedule
-        # The wrapper looks for optional packages on the disk at each step, and is needed for the loss scale alone.
-        self._stepping = self.optimizer.optimizer if self.accelerator.scaler is None else self.optimizer
-        self.criterion: Criterion = self.task.loss
-        for method in self.methods.values():
-            self.criterion = method.criterion(self.criterion)
+        self.optimizer, self.schedule, self.criterion = state.optimizer, state.schedule, state.criterion
+        self._stepping = state.stepping
 
     # The loop
 
@@ -123,8 +123,9 @@ class Trainer:
         Raises:
             DivergedError: a loss or a metric of an epoch is not finite; the epoch has no checkpoint.
         """
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.accelerator.device)
+        reset_peak_memory(self.accelerator.device)
+        if not self.history and not self._has_weights:  # The checkpoint was not loaded.
+            self._use(self._new_state(weights=True))
         for epoch in range(len(self.history), self.run.recipe.epochs):
             record = self._epoch(epoch)
             self.history.append(record)
@@ -233,8 +234,7 @@ class Trainer:
 
         Their names begin with ``validation_`` or ``test_``; :class:`~backpass.training.outcome.Outcome` lists them.
         """
-        held_out = self.loaders.validation
-        split, loader = ("test", self.loaders.test) if held_out is None else ("validation", held_out)
+        split, loader = self.loaders.evaluated
         self.wrapped.share_buffers()
         self.model.eval()
         alpha = next((m.alpha for m in self.methods.values() if m.alpha is not None), None)
@@ -269,11 +269,12 @@ class Trainer:
         check_checkpoint(state, self.run, self.runtime)
         traces = self._new_traces()
         traces.load_state_dict(state["traces"])
-        fresh = self._new_state()
+        fresh = self._new_state(weights=False)
         fresh.load_state_dict(state)
         self.accelerator.free_memory()  # It would keep the optimizer that is replaced.
         self._use(fresh)
         self.traces = traces
+        self._has_weights = True
         self.history = list(state["history"])
 
     def resume(self) -> bool:
