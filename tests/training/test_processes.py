@@ -1,4 +1,16 @@
-from backpass.training.processes import epoch_seed
+import pytest
+import torch
+
+from backpass.errors import InputError
+from backpass.training.processes import build_accelerator, epoch_seed
+from backpass.training.recipe import Runtime
+
+
+def test_a_device_without_float64_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(InputError, match=r"got MPS; train on the CPU, with --runtime.device cpu$"):
+        build_accelerator(Runtime())
+    assert build_accelerator(Runtime(device="cpu")).device.type == "cpu"
 
 
 def test_no_process_repeats_an_epoch_of_another():
