@@ -105,7 +105,7 @@ def test_micro_batches_accumulate_the_same_gradient(recipe, images):
     steps = []
     for parts in (1, 2, 4):
         trainer = Trainer(Run(replace(recipe, micro_batches=parts), "sgs+pgt", 0), images, runtime=CPU)
-        trainer.wrapped.eval()
+        trainer.model.eval()
         batch, target = next(iter(trainer.loaders.train))
         loss = trainer._step(batch, target)
         steps.append((loss, weights(trainer)))

@@ -48,10 +48,6 @@ class WrappedModel:
         """Set the model to training mode."""
         self._wrapped().train()
 
-    def eval(self) -> None:
-        """Set the model to evaluation mode."""
-        self._wrapped().eval()
-
     def no_sync(self) -> AbstractContextManager[None]:
         """Return a context whose backward passes leave the gradients of each process as they are."""
         wrapper = self._wrapped()
