@@ -79,7 +79,17 @@ def test_micro_batches_have_the_gradient_of_the_batch():
         trainer.model.eval()  # batch statistics would depend on the parts
     torch.testing.assert_close(whole._step(*batch), parts._step(*batch))
     torch.testing.assert_close(whole.model.state_dict(), parts.model.state_dict())
-    assert [len(piece["image"]) for piece in split_batch(batch[0], 4)] == [4] * 4
+    assert [len(piece["image"]) for piece, _ in split_batch(batch, 4)] == [4] * 4
+
+
+def test_names_of_examples_are_cut_with_their_batch():
+    inputs = {"image": torch.arange(5), "name": list("abcde"), "sides": ("left", "right"), "scale": [1.0, 2.0]}
+    pieces = split_batch((inputs, torch.arange(5)), 2)
+    assert [piece["name"] for piece, _ in pieces] == [["a", "b", "c"], ["d", "e"]]
+    assert [target.tolist() for _, target in pieces] == [[0, 1, 2], [3, 4]]
+    assert all(piece["sides"] == ("left", "right") and piece["scale"] == [1.0, 2.0] for piece, _ in pieces)
+    words = split_batch((list("abcd"), torch.arange(4)), 2)
+    assert [piece for piece, _ in words] == [["a", "b"], ["c", "d"]]
 
 
 def test_an_interrupted_run_of_an_own_task_resumes(tmp_path):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from backpass.errors import InputError
 
-__all__ = ["Forward", "describe", "forward_on", "map_tensors"]
+__all__ = ["Forward", "describe", "forward_on", "map_parts", "map_tensors"]
 
 Forward = Callable[[Any], Any]
 """Runs a model on a batch of any form."""
@@ -51,14 +51,19 @@ def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
     >>> map_tensors(lambda x: x + 1, {"a": torch.zeros(2), "b": (torch.ones(1), "name")})
     {'a': tensor([1., 1.]), 'b': (tensor([2.]), 'name')}
     """
-    if isinstance(batch, Tensor):
+    return map_parts(call, batch, lambda part: isinstance(part, Tensor))
+
+
+def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bool]) -> Any:
+    """Return the batch with ``call`` applied to each part that is ``chosen``, the outer before the inner."""
+    if chosen(batch):
         return call(batch)
     if isinstance(batch, Mapping):
-        return {key: map_tensors(call, value) for key, value in batch.items()}
+        return {key: map_parts(call, value, chosen) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(call, value) for value in batch))
+        return type(batch)(*(map_parts(call, value, chosen) for value in batch))
     if isinstance(batch, tuple | list):
-        return type(batch)(map_tensors(call, value) for value in batch)
+        return type(batch)(map_parts(call, value, chosen) for value in batch)
     return batch
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backpass._internal.batches import describe, map_tensors
+from backpass._internal.batches import describe, map_parts, map_tensors
 from backpass.errors import InputError
 
 __all__ = ["batch_size", "move", "split_batch"]
@@ -29,12 +29,24 @@ def batch_size(batch: Any) -> int:
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:
-    """Return a batch in ``parts`` consecutive pieces, each tensor cut along its first axis (``Tensor.tensor_split``).
+    """Return a batch in ``parts`` consecutive pieces.
 
-    >>> [piece["x"].tolist() for piece in split_batch({"x": torch.arange(4)}, 2)]
-    [[0, 1], [2, 3]]
+    Each tensor is cut along its first axis (``Tensor.tensor_split``), and each list without tensors that is as long as
+    the batch likewise, such as the names of its examples. Other values are kept whole.
+
+    Raises:
+        InputError: the batch holds no tensor with a batch axis.
+
+    >>> split_batch({"x": torch.arange(3), "name": ["a", "b", "c"]}, 2)
+    [{'x': tensor([0, 1]), 'name': ['a', 'b']}, {'x': tensor([2]), 'name': ['c']}]
     """
-    return [map_tensors(partial(_piece, parts=parts, number=number), batch) for number in range(parts)]
+    size = batch_size(batch)
+
+    def chosen(part: Any) -> bool:
+        values = isinstance(part, list) and len(part) == size and not any(True for _ in _tensors(part))
+        return values or isinstance(part, Tensor)
+
+    return [map_parts(partial(_piece, parts=parts, number=number), batch, chosen) for number in range(parts)]
 
 
 def move(batch: Any, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
@@ -54,8 +66,10 @@ def move(batch: Any, device: torch.device, memory_format: torch.memory_format = 
     return map_tensors(to, batch)
 
 
-def _piece(tensor: Tensor, parts: int, number: int) -> Tensor:
-    return tensor.tensor_split(parts)[number]
+def _piece(part: Tensor | list[Any], parts: int, number: int) -> Tensor | list[Any]:
+    if isinstance(part, Tensor):
+        return part.tensor_split(parts)[number]
+    return [part[index] for index in torch.arange(len(part)).tensor_split(parts)[number].tolist()]
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

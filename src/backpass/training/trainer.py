@@ -191,7 +191,7 @@ class Trainer:
         parts = self.run.recipe.micro_batches
         losses = []
         terms = self.task.terms(target) if parts > 1 else 1
-        pieces = list(zip(split_batch(inputs, parts), split_batch(target, parts), strict=True))
+        pieces = split_batch((inputs, target), parts) if parts > 1 else [(inputs, target)]
         for number, (piece, piece_target) in enumerate(pieces):
             last = number == len(pieces) - 1
             with nullcontext() if last else self.wrapped.no_sync():
