@@ -53,7 +53,7 @@ def build_accelerator(runtime: Runtime) -> Accelerator:
 
     Raises:
         InputError: the device is MPS (:func:`join`), the precision does not fit the device or differs from that of an
-            earlier run in this process, or the launcher asks for more than data parallel training.
+            earlier run in this process, or the launcher requires more than data parallel training.
     """
     if join(runtime).type == "cpu" and runtime.precision == "fp16":
         raise InputError("expected precision no or bf16 on a CPU, got fp16; choose another precision")
