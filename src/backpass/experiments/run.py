@@ -127,7 +127,7 @@ def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str,
     trainer.resume()
     # Counted for the record at the end; what cannot be counted has to fail before it is trained.
     count_macs(trainer.model, example=trainer.task.example(data))
-    where = environment(runtime)
+    where = environment(runtime, trainer.accelerator.device)
 
     def write_settings() -> None:
         files.write_settings("config.json", run)
