@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -83,3 +86,20 @@ def test_a_head_that_is_not_there():
 def test_parameters_have_no_head():
     with pytest.raises(InputError, match=r"a module, in which head='auto' is looked up, got list; .* head=None"):
         adaptive_clip_grad_(list(net().parameters()))
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="needs torch.distributed")
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning")
+@pytest.mark.parametrize("use_orig_params", [False, True])
+def test_flattened_parameters_are_refused(tmp_path: Path, use_orig_params: bool):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        sharded = FullyShardedDataParallel(net(), device_id=torch.device("cpu"), use_orig_params=use_orig_params)
+        for model in (sharded, nn.Sequential(sharded)):
+            for call in (adaptive_clip_grad_, AdaptiveGradientClipping):
+                with pytest.raises(InputError, match=r"\(FSDP1\) flattens parameters, so the norms of .*fully_shard"):
+                    call(model)
+    finally:
+        dist.destroy_process_group()

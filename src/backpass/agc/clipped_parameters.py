@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from backpass._internal.wrappers import refuse_fsdp1
 from backpass.errors import InputError
 
 __all__ = ["ClippedParameter", "Parameters", "clipped_parameters"]
@@ -33,9 +34,10 @@ def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None
     """Return every parameter but the weights of the head, each once, in order.
 
     Raises:
-        InputError: ``head`` is no module of the model, or is given with bare parameters.
+        InputError: ``head`` is no module of the model, or is given with bare parameters; or the model is under FSDP1.
     """
     if isinstance(model_or_params, nn.Module):
+        refuse_fsdp1(model_or_params, "parameters, so the norms of their units are unknown")
         excluded = _head_weights(model_or_params, head)
         groups = _transposed_groups(model_or_params)
         return [

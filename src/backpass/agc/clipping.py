@@ -54,7 +54,8 @@ def adaptive_clip_grad_(
         its units that was clipped, a float32 scalar tensor on the parameter's device.
 
     Raises:
-        InputError: an option is out of its range, the head is not found, or a gradient is sparse.
+        InputError: an option is out of its range, the head is not found, the model is under flat-parameter FSDP1, or
+            a gradient is sparse.
         StateError: a gradient is not finite; the message names the first such parameter.
 
     Source: Brock et al., arXiv 2102.06171, section 4; gains count as one unit, as in its published code.
@@ -110,7 +111,7 @@ class AdaptiveGradientClipping:
         error_if_nonfinite: as in the function.
 
     Raises:
-        InputError: an option is out of its range, or the head is not found.
+        InputError: an option is out of its range, the head is not found, or the model is under flat-parameter FSDP1.
 
     Warns:
         NoEffectWarning: the model has no parameter outside its head.
