@@ -147,3 +147,9 @@ def test_only_square_odd_zero_padded_kernels_are_eligible() -> None:
     })  # fmt: skip
     model["again"] = model["stem"]
     assert list(eligible_convs(model)) == ["stem", "acb.branches.kxk.conv"]
+
+
+def test_frozen_convolutions_are_not_eligible() -> None:
+    model = Residual()
+    model.conv1.requires_grad_(False)
+    assert list(eligible_convs(model)) == ["conv2"]

@@ -72,10 +72,10 @@ def plan_conversion(
     converted, skipped = {}, {}
     for conv_name, conv in convs.items():
         reason = None if conv_name in wanted else "it is not included"
-        reason = reason or _unsuitable(kind, conv) or fixed.get(conv) or unpaired.get(conv_name)
+        reason = reason or _unsuitable(kind, conv) or fixed.get(conv) or _frozen(conv) or unpaired.get(conv_name)
         if not reason:
             norm = model.get_submodule(pairs[conv_name])
-            flaw = unsuitable_norm(normalisation(norm)) or fixed.get(norm)
+            flaw = unsuitable_norm(normalisation(norm)) or fixed.get(norm) or _frozen(norm) or _other_mode(norm, conv)
             reason = flaw and f"its normalisation does not fit: {flaw}"
         if reason:
             skipped[conv_name] = reason
@@ -99,3 +99,14 @@ def _unsuitable(kind: BlockKind, conv: nn.Conv2d) -> str | None:
         return kind.unsuitable(ConvGeometry.of(conv))
     except InputError as error:
         return str(error)
+
+
+def _frozen(layer: nn.Module) -> str | None:
+    return None if layer.weight.requires_grad else "it is frozen (requires_grad=False)"
+
+
+def _other_mode(norm: nn.Module, conv: nn.Conv2d) -> str | None:
+    if norm.training == conv.training:
+        return None
+    modes = {True: "train", False: "eval"}
+    return f"it is in {modes[norm.training]} mode and its convolution in {modes[conv.training]} mode"

@@ -37,9 +37,10 @@ def reparameterize(
 
     Layers that a block could not replace without a loss stay plain: those with hooks, with a replaced ``forward``,
     with parameters or buffers that another module shares, held outside the registered modules, or whose tensors the
-    forward pass reads (``self.conv.weight``), as far as tracing or the probe shows. A layer that is used several times
-    becomes one block that is used several times. :func:`~backpass.reparam.plan_conversion` returns what is converted,
-    and the reason for each layer that is not.
+    forward pass reads (``self.conv.weight``), as far as tracing or the probe shows. So do frozen layers, since new
+    branches would train: those with ``requires_grad=False``, and normalisations kept in eval mode inside a model in
+    train mode. A layer that is used several times becomes one block that is used several times.
+    :func:`~backpass.reparam.plan_conversion` returns what is converted, and the reason for each layer that is not.
 
     Args:
         model: any module.

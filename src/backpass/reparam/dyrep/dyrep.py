@@ -66,8 +66,8 @@ class DyRep:
     kernels, such as a :class:`~backpass.SpatialGradientScaling`, again. All processes draw the same branches from one
     seed and average scores and statistics, so they stay equal.
 
-    Convolutions that something else is attached to do not grow: those with hooks or shared parameters, and those whose
-    weight the forward pass reads (:func:`~backpass.reparam.reparameterize` lists the cases).
+    Frozen convolutions do not grow, nor those that something else is attached to: with hooks or shared parameters, or
+    with a weight that the forward pass reads (:func:`~backpass.reparam.reparameterize` lists the cases).
 
     Args:
         model: the plain network, not a wrapper around it.
@@ -120,8 +120,9 @@ class DyRep:
         self._restart_records()
         if not self._convs:
             raise InputError(
-                "expected an nn.Conv2d that can grow, with a square odd kernel above 1, zero padding, no hooks, no "
-                f"shared parameters and a weight that no other code reads, got {type(model).__name__} without one"
+                "expected an nn.Conv2d that can grow, trained, with a square odd kernel above 1, zero padding, no "
+                "hooks, no shared parameters and a weight that no other code reads, got "
+                f"{type(model).__name__} without one; check requires_grad and what is attached to the convolutions"
             )
         self.every = every
         self.until = until

@@ -28,8 +28,8 @@ def eligible_convs(model: nn.Module) -> dict[str, nn.Conv2d]:
     """Return the convolutions that may grow, by qualified name.
 
     Plain ``nn.Conv2d`` with a square odd kernel above 1 and zero padding, inside at most one block: the 7x7 stem,
-    depthwise convolutions and the k x k convolutions of a block among them. Convolutions with hooks or with shared
-    parameters may not (:func:`~backpass.reparam.conversion.obstacles.obstacles`).
+    depthwise convolutions and the k x k convolutions of a block among them. Frozen convolutions may not, nor those
+    with hooks or with shared parameters (:func:`~backpass.reparam.conversion.obstacles.obstacles`).
     """
     convs: dict[str, nn.Conv2d] = {}
     fixed = obstacles(model)
@@ -117,7 +117,7 @@ def untouched_rng(device: torch.device) -> Iterator[None]:
 
 def _can_grow(conv: nn.Conv2d) -> bool:
     try:
-        return DyRepBlock.unsuitable(ConvGeometry.of(conv)) is None
+        return conv.weight.requires_grad and DyRepBlock.unsuitable(ConvGeometry.of(conv)) is None
     except InputError:
         return False
 
