@@ -77,6 +77,14 @@ def test_a_parametrized_head_is_left_alone():
     assert list(adaptive_clip_grad_(model)) == ["0.weight", "0.bias", "1.bias"]
 
 
+def test_biases_and_gains_of_a_head_of_several_layers_are_clipped():
+    head = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), parametrizations.weight_norm(nn.Linear(4, 2)))
+    model = nn.Sequential(nn.Linear(3, 4), head)
+    model(torch.randn(2, 3)).sum().backward()
+    body = ["0.weight", "0.bias"]
+    assert list(adaptive_clip_grad_(model, head="1")) == [*body, "1.0.weight", "1.0.bias", "1.1.bias", "1.2.bias"]
+
+
 def test_a_head_that_is_not_there():
     with pytest.raises(InputError) as error:
         AdaptiveGradientClipping(net(), head="fc")

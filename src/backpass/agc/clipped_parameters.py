@@ -31,7 +31,7 @@ class ClippedParameter:
 
 
 def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None) -> list[ClippedParameter]:
-    """Return every parameter but the weights of the head, each once, in order.
+    """Return every parameter but the weights of the head, those with more than one axis, each once, in order.
 
     Raises:
         InputError: ``head`` is no module of the model, or is given with bare parameters; or the model is under FSDP1.
@@ -74,7 +74,7 @@ def _head_weights(model: nn.Module, head: str | None) -> set[int]:
             f"{', '.join(map(repr, linears)) or 'none'}, got {head!r}; name a module as model.named_modules() does, or "
             "pass None"
         )
-    return {id(tensor) for name, tensor in modules[head].named_parameters() if name != "bias"}
+    return {id(tensor) for tensor in modules[head].parameters() if tensor.ndim > 1}
 
 
 def _transposed_groups(model: nn.Module) -> dict[int, int]:

@@ -33,7 +33,8 @@ def adaptive_clip_grad_(
         G_i <- G_i * min(1, clip_factor * max(|W_i|, eps) / max(|G_i|, 1e-6))
 
     Call it on averaged and unscaled gradients, after ``backward`` and before ``step``, so before weight decay and
-    momentum. Parameters without a gradient are skipped. The weights of the head, but not its bias, stay unclipped.
+    momentum. Parameters without a gradient are skipped. The weights of the head, but not its biases and gains, stay
+    unclipped.
     Parameters sharded as DTensors (FSDP2) are clipped by the norms of whole units, so every rank has to call it.
 
     Args:
@@ -44,8 +45,9 @@ def adaptive_clip_grad_(
             batches need a larger one).
         eps: the floor of ``|W_i|``, above 0, without which a unit that starts at zero never moves; default 1e-3
             (paper).
-        head: qualified name of the module whose weights stay unclipped; ``"auto"`` (default) is the last
-            ``nn.Linear`` in module order, if there is one; ``None`` clips every parameter.
+        head: qualified name of the module whose weights stay unclipped, a layer or several: all of its parameters with
+            more than one axis. ``"auto"`` (default) is the last ``nn.Linear`` in module order, if there is one;
+            ``None`` clips every parameter.
         error_if_nonfinite: raise on a gradient that is not finite (default), before any gradient is changed. This
             waits for the device. With ``False`` such a unit stays non-finite, for a ``GradScaler`` to see.
 
