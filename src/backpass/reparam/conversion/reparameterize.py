@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import nn
 
 from backpass._internal.selection import Include
-from backpass.errors import InputError, NoEffectWarning
+from backpass.errors import BackpassWarning, InputError, NoEffectWarning
 from backpass.reparam.blocks.batch_norm import BatchNorm
 from backpass.reparam.blocks.registry import block_kind
 from backpass.reparam.conversion.batch_norm_act import normalisation
@@ -56,11 +56,16 @@ def reparameterize(
             :class:`~backpass.reparam.DiverseBranchBlock`, ``branches`` of :class:`~backpass.reparam.DyRepBlock`.
 
     Returns:
-        The model in training form. A model in which nothing can be converted is returned unchanged, with a
-        :class:`~backpass.errors.NoEffectWarning` that holds the reasons.
+        The model in training form. A model in which nothing can be converted is returned unchanged, with a warning
+        that holds the reasons.
 
     Raises:
         InputError: ``name`` or an option is unknown, or a pattern matches no convolution.
+
+    Warns:
+        BackpassWarning: the forward pass can be traced in parts alone, so that what happens between a convolution and
+            its normalisation is not certain, and there is no ``probe``.
+        NoEffectWarning: nothing can be converted.
     """
     kind = block_kind(name)
     allowed = sorted(inspect.signature(kind).parameters.keys() - {"conv", "norm"})
@@ -70,6 +75,8 @@ def reparameterize(
     if not plan.converted:
         reasons = f":\n{plan}" if plan.skipped else "; it has no nn.Conv2d outside of blocks"
         warnings.warn(f"{name} converts no layer of {type(model).__name__}{reasons}", NoEffectWarning, stacklevel=2)
+    if plan.doubt is not None:
+        warnings.warn(f"{name} converts layers of which it is not certain: {plan.doubt}", BackpassWarning, stacklevel=2)
     model = model if inplace else copied(model)
     for conv_name, norm_name in plan.converted.items():
         conv, place = model.get_submodule(conv_name), model.get_submodule(norm_name)

@@ -115,7 +115,7 @@ class DyRep:
                 f"{type(model).__name__}; create DyRep first, wrap afterwards, and wrap again after each adjustment"
             )
         self.model = model
-        self._followed, _, self._read = find_pairs(model, probe)
+        self._followed, _, self._read, _ = find_pairs(model, probe)
         self._records: dict[str, Tensor]
         self._restart_records()
         if not self._convs:
