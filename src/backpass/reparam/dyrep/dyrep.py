@@ -189,16 +189,20 @@ class DyRep:
         return Adjustment(scores, grown, cut)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the structure, the scores so far and the generator; loads with ``weights_only=True``."""
+        """Return the structure, each parameter's group, the scores so far and the generator, as plain data and tensors.
+
+        It loads with ``weights_only=True``.
+        """
         return {
             "blocks": block_map(self.model),
+            "groups": self._groups.placement(),
             "records": dict(self._records),
             "metric": self.metric,
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Rebuild the structure in the plain model and load the scores and the generator.
+        """Rebuild the structure in the plain model and the optimizer's groups, and load the scores and the generator.
 
         Load it before the state dicts of model and optimizer, which need the structure.
 
@@ -215,7 +219,7 @@ class DyRep:
             )
         with untouched_rng(self._device):
             restore_blocks(self.model, state["blocks"], inplace=True)
-        self._groups.update()
+        self._groups.update(state["groups"])
         self._restart_records()
         device = torch.device("cpu") if self.metric == "random" else self._device
         self._records = {name: record.to(device, copy=True) for name, record in state["records"].items()}
