@@ -19,9 +19,7 @@ def grown(model: nn.Module, name: str, seed: int = 0) -> DyRepBlock:
         model,
         name,
         generator=torch.Generator().manual_seed(seed),
-        recalibrate=lambda block: recalibrate(
-            model, [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)], [X]
-        ),
+        prepare=lambda block: recalibrate(model, [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)], [X]),
     )
 
 

@@ -173,7 +173,8 @@ class DyRep:
 
         Raises:
             StateError: nothing was recorded since the last adjustment.
-            InputError: no batch, or one that cannot be run; the convolution is then restored.
+            InputError: no batch, or one that cannot be run, or a group that ``group_of`` names and that is not there.
+                After any error, also one of ``group_of`` or ``forward``, the convolution is restored.
         """
         scores = self._mean_scores()
         if self._convs and not scores:
@@ -251,12 +252,13 @@ class DyRep:
                 stacklevel=3,
             )
 
-        def measure(block: ReparamBlock) -> None:
+        def prepare(block: ReparamBlock) -> None:
             norms = [cast(BatchNorm, m) for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
             recalibrate(self.model, norms, batches, limit=self.recalibration_batches, forward=forward)
+            self._groups.update()  # here, since group_of may fail: nothing of the convolution has changed yet
 
         try:
-            grow(self.model, name, generator=self._generator, recalibrate=measure)
+            grow(self.model, name, generator=self._generator, prepare=prepare)
         except Exception:
             replace(self.model, self.model.get_submodule(name), conv)
             raise

@@ -56,6 +56,10 @@ class ParameterGroups:
             placement: the group of each parameter, from :meth:`placement` of the run that is resumed: ``group_of`` may
                 go by names, and a parameter's name changes when the convolution that has it grows. Default: parameters
                 keep their group, and ``group_of`` places new ones.
+
+        Raises:
+            InputError: ``group_of`` returned no index of a group. The groups are then left unchanged, as after an error
+                inside ``group_of``.
         """
         groups = self.optimizer.param_groups
         index = self._index()
@@ -68,6 +72,11 @@ class ParameterGroups:
                 chosen = index.get(id(parameter))
             else:
                 chosen = self._group_of(name, parameter)
+                if chosen not in range(len(groups)):
+                    raise InputError(
+                        f"expected group_of to return the index of one of {len(groups)} parameter groups, got "
+                        f"{chosen!r} for {name}; correct the function, or give the optimizer that group"
+                    )
             if chosen is not None:
                 members[chosen].append((name, parameter))
         kept = {id(parameter) for parameter in present.values()}
@@ -101,6 +110,6 @@ class ParameterGroups:
 
         def group_of(name: str, parameter: nn.Parameter) -> int:
             flat = parameter.ndim <= 1
-            return single.get(flat, single[not flat])
+            return single[flat if flat in single else not flat]
 
         return group_of
