@@ -145,7 +145,7 @@ class DyRep:
         count, nor does a convolution without a gradient.
         """
         if self.metric == "random":
-            drawn = torch.rand(len(self._convs), generator=self._generator, dtype=torch.float64)
+            drawn = torch.rand(len(self._convs), generator=self._generator, dtype=torch.float64, device="cpu")
             scores = dict(zip(self._convs, drawn, strict=True))
         else:
             scores = {
@@ -234,7 +234,7 @@ class DyRep:
         """Return the scores averaged over steps and processes, largest first; ties in module order."""
         if not self._convs:
             return {}
-        empty = torch.zeros(2, dtype=self._dtype)
+        empty = torch.zeros(2, dtype=self._dtype, device="cpu")
         table = torch.stack([self._records.get(name, empty).to(self._device) for name in self._convs])
         if dist.is_initialized():
             dist.all_reduce(table)

@@ -38,7 +38,7 @@ def weak_branches(weights: dict[str, float]) -> list[str]:
     >>> weak_branches({"1x1": 0.01, "1xk": 0.03})
     []
     """
-    values = torch.tensor(list(weights.values()), dtype=torch.float64)
+    values = torch.tensor(list(weights.values()), dtype=torch.float64, device="cpu")
     if len(values) < 2 or not values.std().item() > _CUT_SPREAD:
         return []
     mean = values.mean().item()
