@@ -1,8 +1,12 @@
 import copy
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from backpass.errors import InputError
 from backpass.reparam import DyRep, block_map
 from reference.reparam_cases import Residual, images
 
@@ -50,3 +54,33 @@ def test_a_resumed_run_with_a_group_for_branches_equals_one_that_never_stopped()
     assert again == sizes
     expected = model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed[0].state_dict().items())
+
+
+def drop(key: str) -> Callable[[dict[str, Any]], None]:
+    return lambda state: state.pop(key)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda state: state["blocks"].update(nowhere=state["blocks"]["conv2"]), r"an nn.Conv2d at 'nowhere'"),
+        (lambda state: state["groups"].update({"fc.bias": 3}), r"one of 3 groups for .* got group 3; build network"),
+        (lambda state: state["groups"].pop("fc.bias"), r"got none for fc.bias; build network"),
+        (lambda state: state["groups"].update(head=0), r"got head; build network"),
+        *((drop(key), f"got one without {key}; pass what") for key in ("blocks", "groups", "metric", "records")),
+        (dict.clear, "got one without blocks, groups, records, metric, generator; pass what"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(spoil: Callable[[dict[str, Any]], None], message: str) -> None:
+    run = make()
+    train(*run, "conv2")
+    state = copy.deepcopy(run[2].state_dict())
+    spoil(state)
+    model, optimizer, dyrep = make()
+    held = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(InputError, match=message):
+        dyrep.load_state_dict(state)
+    assert block_map(model) == {}
+    assert optimizer.state_dict() == held
+    dyrep.load_state_dict(run[2].state_dict())
+    assert list(block_map(model)) == ["conv2"]

@@ -29,6 +29,8 @@ from backpass.reparam.dyrep.scores import METRICS, conv_score
 
 __all__ = ["Adjustment", "DyRep"]
 
+_STATE_KEYS = ("blocks", "groups", "records", "metric", "generator")
+
 
 @dataclass(frozen=True)
 class Adjustment:
@@ -209,22 +211,32 @@ class DyRep:
 
         Raises:
             StateError: the model has blocks already.
-            InputError: the state is of another network or another metric.
+            InputError: the state is not DyRep's, or is of another network, other parameter groups or another metric.
+                Model and optimizer are left unchanged.
         """
         if block_map(self.model):
             raise StateError("expected a plain model, got one with blocks; load DyRep's state into the plain model")
+        if missing := [key for key in _STATE_KEYS if key not in state]:
+            raise InputError(
+                f"expected a state with {', '.join(_STATE_KEYS)}, got one without {', '.join(missing)}; pass what "
+                "DyRep.state_dict() returned"
+            )
         if state["metric"] != self.metric:
             raise InputError(
                 f"expected a state recorded with metric={self.metric!r}, got one with {state['metric']!r}; make DyRep "
                 "with the metric of the state"
             )
+        generator = torch.Generator()
+        generator.set_state(state["generator"].cpu())
         with untouched_rng(self._device):
+            restored = restore_blocks(self.model, state["blocks"])  # a copy, since the state may not fit
+            self._groups.check(restored, state["groups"])
             restore_blocks(self.model, state["blocks"], inplace=True)
         self._groups.update(state["groups"])
         self._restart_records()
         device = torch.device("cpu") if self.metric == "random" else self._device
         self._records = {name: record.to(device, copy=True) for name, record in state["records"].items()}
-        self._generator.set_state(state["generator"].cpu())
+        self._generator = generator
 
     def _restart_records(self) -> None:
         self._convs = {name: conv for name, conv in eligible_convs(self.model).items() if name not in self._read}
