@@ -277,8 +277,12 @@ class DyRep:
 
     def _prune(self) -> dict[str, list[str]]:
         cut: dict[str, list[str]] = {}
+        gone: list[str] = []
         for name, block in [(n, m) for n, m in self.model.named_modules() if isinstance(m, DyRepBlock)]:
+            if name.startswith(tuple(gone)):  # a block inside a branch that was cut just now
+                continue
             if weak := weak_branches(branch_weights(block)):
                 cut[name] = weak
                 prune(self.model, block, weak)
+                gone += [f"{name}.branches.{branch}." for branch in weak]
         return cut
