@@ -169,8 +169,9 @@ class DyRep:
         ``zero_grad``. All processes must call it together.
 
         Args:
-            batches: training batches, augmented as in training: input tensors, or tuples that start with one.
-                ``recalibration_batches`` of them set the statistics of the new block's normalisations.
+            batches: training batches, augmented as in training: input tensors, or tuples that start with one, in a
+                list or a loader. ``recalibration_batches`` of them set the statistics of the new block's
+                normalisations; no more are read, and random states are restored.
             forward: runs the model on a batch of any other form. Default: ``model(input)``, on its device.
 
         Raises:
