@@ -284,6 +284,6 @@ class DyRep:
                 continue
             if weak := weak_branches(branch_weights(block)):
                 cut[name] = weak
-                prune(self.model, block, weak)
+                prune(block, weak)
                 gone += [f"{name}.branches.{branch}." for branch in weak]
         return cut
