@@ -96,6 +96,27 @@ def test_parameters_have_no_head():
         adaptive_clip_grad_(list(net().parameters()))
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda model: torch.compile(model, backend="eager"),
+        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+        lambda model: nn.Sequential(*(torch.compile(layer, backend="eager") for layer in model)),
+    ],
+)
+def test_names_are_those_of_the_model_without_wrappers(wrap):
+    model = net()
+    wrapped = wrap(model)
+    backward(model)
+    want = [name for name, _ in model.named_parameters() if name != "4.weight"]
+    agc = AdaptiveGradientClipping(wrapped, head="4")
+    agc.clip_gradients()
+    assert list(agc.clipped_share) == want
+    with pytest.raises(InputError, match=r"to be a module of Sequential, .* '4', '5', got 'module.4'; .* without wrap"):
+        adaptive_clip_grad_(wrapped, head="module.4")
+
+
 @pytest.mark.skipif(not dist.is_available(), reason="needs torch.distributed")
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning")
 @pytest.mark.parametrize("use_orig_params", [False, True])

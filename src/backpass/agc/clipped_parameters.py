@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from backpass._internal.wrappers import refuse_fsdp1
+from backpass._internal.wrappers import refuse_fsdp1, unwrap, unwrapped_name
 from backpass.errors import InputError
 
 __all__ = ["ClippedParameter", "Parameters", "clipped_parameters"]
@@ -20,7 +20,7 @@ class ClippedParameter:
     """A parameter, and what its units depend on.
 
     Attributes:
-        name: qualified name, or its position where parameters came without names.
+        name: qualified name without the parts that wrappers add, or its position where parameters came without names.
         tensor: the parameter.
         transposed_groups: the groups of the transposed convolution that it belongs to; ``None``: to no such layer.
     """
@@ -38,11 +38,12 @@ def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None
     """
     if isinstance(model_or_params, nn.Module):
         refuse_fsdp1(model_or_params, "parameters, so the norms of their units are unknown")
-        excluded = _head_weights(model_or_params, head)
-        groups = _transposed_groups(model_or_params)
+        model = unwrap(model_or_params)
+        excluded = _head_weights(model, head)
+        groups = _transposed_groups(model)
         return [
-            ClippedParameter(name, tensor, groups.get(id(tensor)))
-            for name, tensor in model_or_params.named_parameters()
+            ClippedParameter(unwrapped_name(name), tensor, groups.get(id(tensor)))
+            for name, tensor in model.named_parameters()
             if id(tensor) not in excluded
         ]
     if head is not None:
@@ -62,7 +63,7 @@ def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None
 def _head_weights(model: nn.Module, head: str | None) -> set[int]:
     if head is None:
         return set()
-    modules = dict(model.named_modules())
+    modules = {unwrapped_name(name): module for name, module in model.named_modules()}
     linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     if head == "auto":
         if not linears:
@@ -71,8 +72,8 @@ def _head_weights(model: nn.Module, head: str | None) -> set[int]:
     if head not in modules:
         raise InputError(
             f"expected head to be a module of {type(model).__name__}, whose linear layers are "
-            f"{', '.join(map(repr, linears)) or 'none'}, got {head!r}; name a module as model.named_modules() does, or "
-            "pass None"
+            f"{', '.join(map(repr, linears)) or 'none'}, got {head!r}; name a module as named_modules() of the model "
+            "without wrappers does, or pass None"
         )
     return {id(tensor) for tensor in modules[head].parameters() if tensor.ndim > 1}
 

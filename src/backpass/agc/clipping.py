@@ -47,7 +47,8 @@ def adaptive_clip_grad_(
             (paper).
         head: qualified name of the module whose weights stay unclipped, a layer or several: all of its parameters with
             more than one axis. ``"auto"`` (default) is the last ``nn.Linear`` in module order, if there is one;
-            ``None`` clips every parameter.
+            ``None`` clips every parameter. Names here and in the result are those of the model inside
+            ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``.
         error_if_nonfinite: raise on a gradient that is not finite (default), before any gradient is changed. This
             waits for the device. With ``False`` such a unit stays non-finite, for a ``GradScaler`` to see.
 
