@@ -221,7 +221,7 @@ def _pointwise(layers: LayerFactory, out_channels: int) -> nn.Conv2d:
 
 
 def _layer_kernel_bias(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Return kernel and bias, in float64, of a convolution or of a block that has taken its place."""
+    """Return kernel and bias, in float64, of a convolution or of a block that replaced it."""
     if isinstance(layer, ReparamBlock):
         return layer.fused_kernel_bias(dtype=torch.float64)
     conv = cast(nn.Conv2d, layer)
