@@ -3,10 +3,12 @@
 python claims/page.py
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from backpass.experiments import Record, Study
+from backpass.experiments.power import power_of
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.reporting.tables import difference_table, markdown_table
@@ -24,6 +26,10 @@ Made by `claims/page.py` from the files in [claims](../claims), which were commi
 records in [claims/results](../claims/results). Differences are paired over seeds, in points; p-values have Holm's
 correction over all differences of a claim; *detectable* is the smallest true difference that the seeds tell at p < 0.05
 with power 0.9. A claim that is not complete has no verdict.
+
+*Seeds* is the text that was committed before the runs; that of the claims on digits calculates with three differences,
+also where a claim has more. *Power* is computed here, with the claim's own number of differences: that of the t-test of
+one difference at the claim's level divided by their number, the strictest that Holm's correction asks of a p-value.
 
 The verdicts: **gain** or **loss**, where the corrected p-value is below the claim's level; **no difference of
 interest**, where the 95 % confidence interval lies within the smallest difference of interest; otherwise **cannot be
@@ -75,6 +81,21 @@ def summaries(name: str, claim: Claim, records: Sequence[Record]) -> tuple[Study
     return study, summarize(study.entries, records) if complete else []
 
 
+def power(claim: Claim) -> str:
+    """Return what power the seeds of a claim have, at the standard deviation that it was planned with."""
+    found = re.search(r"standard deviation of ([\d.]+) points", claim.seeds_from)
+    if found is None:
+        raise ValueError(
+            f"expected seeds_from to name a standard deviation in points, got {claim.seeds_from!r}; add it"
+        )
+    number = sum(entry.baseline is not None for entry in claim.study.entries)
+    value = power_of(claim.smallest, float(found[1]), len(claim.study.seeds), claim.level / number)
+    return (
+        f"{value:.2f} for a difference of {claim.smallest:g} points at that standard deviation, with "
+        f"{len(claim.study.seeds)} seeds and at p < {claim.level:g} / {number}."
+    )
+
+
 def overview(name: str, claim: Claim, records: Sequence[Record], found: Sequence[Summary]) -> list[tuple[str, ...]]:
     """Return the lines of a claim in the table of all."""
     link = f"[{name}](#{name.replace('_', '-')})"
@@ -100,7 +121,8 @@ def section(name: str, claim: Claim, records: Sequence[Record], study: Study, fo
         f"## {name.replace('_', '-')}",
         claim.question,
         f"- Budget: {budget}.\n- Smallest difference of interest: {claim.smallest:g} points. Level: {claim.level:g}.\n"
-        f"- Seeds: {claim.seeds_from}\n- Stopping: {claim.stopping}\n- File: [{name}.py](../claims/{name}.py).",
+        f"- Seeds: {claim.seeds_from}\n- Power: {power(claim)}\n- Stopping: {claim.stopping}\n"
+        f"- File: [{name}.py](../claims/{name}.py).",
     ]
     if not found:
         return "\n\n".join([*lines, f"{len(records)} runs so far." if records else "Not yet run."])

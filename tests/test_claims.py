@@ -104,6 +104,22 @@ def test_differences_on_the_page_follow_from_the_raw_records(name):
             assert ("<0.001" if p < 0.001 else f"{p:.3f}") in shown
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_power_on_the_page_is_that_of_the_claims_own_number_of_differences(name):
+    claim = claim_of(name)
+    section = SHOWN.partition(f"\n## {name.replace('_', '-')}\n")[2].partition("\n## ")[0]
+    stated = re.search(
+        r"- Power: (\S+) for a difference of (\S+) points .* (\d+) seeds and at p < (\S+) / (\d+)\.\n", section
+    )
+    power, difference, seeds, level, number = map(float, stated.groups())
+    assert (difference, seeds, level) == (claim.smallest, len(claim.study.seeds), claim.level)
+    assert number == len([entry for entry in claim.study.entries if entry.baseline])
+    std = 0.7 if "digits" in name else 0.6
+    assert f"standard deviation of {std} points" in claim.seeds_from
+    bound = scipy.stats.t.isf(level / number / 2, seeds - 1)
+    assert power == round(float(scipy.stats.nct.sf(bound, seeds - 1, seeds**0.5 * difference / std)), 2)
+
+
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from backpass.__main__ import main
 from backpass.errors import InputError
 from backpass.experiments.power import power_of, seeds_needed, smallest_difference, spread_of_differences
 
@@ -48,6 +49,8 @@ def test_spread_of_differences():
         lambda: seeds_needed(1e-9, 1),
         lambda: seeds_needed(1, 1, power=1),
         lambda: smallest_difference(math.nan, 5),
+        lambda: smallest_difference(1, 5, level=math.nan),
+        lambda: smallest_difference(1, 5, level=-1),
         lambda: spread_of_differences(1, 1),
         lambda: spread_of_differences(0),
     ],
@@ -55,3 +58,27 @@ def test_spread_of_differences():
 def test_numbers_out_of_range_are_refused(call):
     with pytest.raises(InputError, match="expected"):
         call()
+
+
+@pytest.mark.parametrize("power", [0.04, 0.05])
+def test_a_power_that_needs_no_difference_is_refused(power):
+    text = rf"expected a power above the level, 0\.05, and below 1, got {power}"
+    with pytest.raises(InputError, match=text):
+        smallest_difference(0.2, 5, power=power)
+    with pytest.raises(InputError, match=text):
+        seeds_needed(0.2, 0.2, power=power)
+
+
+def test_a_power_that_scipy_does_not_find_is_no_number():
+    for call in (
+        lambda: smallest_difference(0.2, 2, level=1e-9, power=0.999),
+        lambda: seeds_needed(1e12, 1.0),
+    ):
+        with pytest.raises(InputError, match="expected numbers at which SciPy finds the power, got a difference of"):
+            call()
+
+
+@pytest.mark.parametrize("options", [("--power", "0.04", "--seeds", "5"), ("--level", "1e-9", "--seeds", "2")])
+def test_the_command_has_no_traceback(options, capsys):
+    assert main(["power", "--spread", "0.15", *options]) == 2
+    assert capsys.readouterr().err.startswith("backpass: expected ")

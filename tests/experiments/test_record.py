@@ -1,10 +1,11 @@
+import gzip
 import json
 from dataclasses import replace
 
 import pytest
 
 from backpass.errors import InputError
-from backpass.experiments import read_record, read_records
+from backpass.experiments import read_record, read_records, records_at
 from backpass.experiments.environment import environment
 from backpass.experiments.serialization import to_json
 from backpass.training.recipe import Recipe, Runtime
@@ -49,6 +50,13 @@ def test_a_folder_without_records(tmp_path):
         read_records(tmp_path)
     with pytest.raises(InputError, match=r"expected a readable record at .*No such file"):
         read_record(tmp_path / "result.json")
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_file_without_records(name, tmp_path):
+    (tmp_path / name).write_bytes(gzip.compress(b"") if name.endswith("gz") else b"")
+    with pytest.raises(InputError, match=rf"expected a record in each line of .*{name}, got an empty file; check"):
+        records_at(tmp_path / name)
 
 
 @pytest.mark.parametrize(

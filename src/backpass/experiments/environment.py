@@ -28,7 +28,7 @@ class Environment:
         cpu: name of the processor.
         cpu_count: number of logical processors.
         threads: that torch uses.
-        accelerator: name of the GPU; ``None`` without one.
+        accelerator: name of the GPU; ``None`` where the computation is on the CPU.
         runtime: settings of the computation.
     """
 
@@ -43,8 +43,14 @@ class Environment:
     runtime: Runtime
 
 
-def environment(runtime: Runtime) -> Environment:
-    """Return commit, package versions and hardware of this process."""
+def environment(runtime: Runtime, device: torch.device | None = None) -> Environment:
+    """Return commit, package versions and hardware of this process.
+
+    Args:
+        runtime: settings of the computation.
+        device: that it is on; default: as the settings say, a GPU if there is one.
+    """
+    on_gpu = torch.cuda.is_available() and runtime.device != "cpu" if device is None else device.type == "cuda"
     return Environment(
         commit=_commit(),
         python=platform.python_version(),
@@ -53,7 +59,7 @@ def environment(runtime: Runtime) -> Environment:
         cpu=_cpu_name(),
         cpu_count=os.cpu_count(),
         threads=torch.get_num_threads(),
-        accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        accelerator=torch.cuda.get_device_name(device) if on_gpu else None,
         runtime=runtime,
     )
 
@@ -67,8 +73,11 @@ def _version(package: str) -> str | None:
 
 def _commit() -> str | None:
     """Return the commit of the source tree, with ``+`` where it was altered; ``None`` for an installed package."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    file = Path(__file__)
+    git = ["git", "-C", str(file.parent)]
     try:
+        # An installed package may lie in a repository of the user's own, such as below its .venv.
+        subprocess.run([*git, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
         commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -1,6 +1,7 @@
 """Power of the paired t-test: how many seeds tell a difference, and which difference a number of seeds can tell."""
 
 import math
+import warnings
 
 from backpass.errors import InputError
 
@@ -40,7 +41,8 @@ def power_of(difference: float, std: float, seeds: int, level: float = LEVEL) ->
         level: largest p-value that counts.
 
     Raises:
-        InputError: a number out of its range.
+        InputError: a number out of its range, or numbers at which SciPy finds no power, such as a level of 1e-9 with 2
+            seeds.
     """
     if not std > 0 or seeds < 2 or not 0 < level < 1:
         raise InputError(
@@ -51,11 +53,20 @@ def power_of(difference: float, std: float, seeds: int, level: float = LEVEL) ->
 
     bound = t.ppf(1 - level / 2, seeds - 1)
     shift = math.sqrt(seeds) * abs(difference) / std
-    # The lower tail is nothing once the shift is large, where SciPy returns NaN for it.
-    with np.errstate(divide="ignore"):  # of which SciPy 1.13 warns, with the right value
-        lower = float(nct.cdf(-bound, seeds - 1, shift)) if shift < 5 else 0.0
-        upper = float(nct.sf(bound, seeds - 1, shift))
-    return upper + lower
+    try:
+        with np.errstate(divide="ignore"), warnings.catch_warnings():  # of SciPy 1.13, with the right value
+            warnings.simplefilter("error", RuntimeWarning)  # a series that did not converge, whose value is wrong
+            # The lower tail is nothing once the shift is large, where SciPy returns NaN for it.
+            lower = float(nct.cdf(-bound, seeds - 1, shift)) if shift < 5 else 0.0
+            found = lower + float(nct.sf(bound, seeds - 1, shift))
+    except RuntimeWarning:
+        found = math.nan
+    if not math.isfinite(found):
+        raise InputError(
+            f"expected numbers at which SciPy finds the power, got a difference of {difference:g} at std {std:g} with "
+            f"{seeds} seeds and level {level:g}; use more seeds or a larger level"
+        )
+    return found
 
 
 def seeds_needed(difference: float, std: float, level: float = LEVEL, power: float = POWER) -> int:
@@ -65,9 +76,10 @@ def seeds_needed(difference: float, std: float, level: float = LEVEL, power: flo
     21
 
     Raises:
-        InputError: a number out of its range, no difference, or one that takes more than a million seeds.
+        InputError: a number out of its range, a power that is no larger than the level, no difference, or one that
+            takes more than a million seeds.
     """
-    _check_power(power)
+    _check_power(power, level)
     if difference == 0:
         raise InputError("expected a difference to tell, got 0, which no number of seeds tells")
     high = 2
@@ -89,9 +101,9 @@ def smallest_difference(std: float, seeds: int, level: float = LEVEL, power: flo
     0.69
 
     Raises:
-        InputError: a number out of its range.
+        InputError: a number out of its range, or a power that is no larger than the level.
     """
-    _check_power(power)
+    _check_power(power, level)
     power_of(1.0, std, seeds, level)  # checks the others
     from scipy.optimize import brentq
 
@@ -102,6 +114,10 @@ def smallest_difference(std: float, seeds: int, level: float = LEVEL, power: flo
     return found
 
 
-def _check_power(power: float) -> None:
-    if not 0 < power < 1:
-        raise InputError(f"expected a power between 0 and 1, got {power}")
+def _check_power(power: float, level: float) -> None:
+    """Raise InputError for a power that the test has without any difference, or cannot reach."""
+    if not max(level, 0) < power < 1:
+        raise InputError(
+            f"expected a power above the level, {level:g}, and below 1, got {power:g}; choose one such as {POWER}: "
+            "without any difference, the power is the level"
+        )

@@ -145,6 +145,12 @@ class Record:
         return self.cost.train_seconds + self.cost.measure_seconds
 
     @property
+    def training_gpu_hours(self) -> float | None:
+        """GPU hours of training and measuring, without evaluation; ``None`` on a CPU."""
+        total, hours = self.seconds + self.cost.evaluate_seconds, self.cost.gpu_hours
+        return hours * self.seconds / total if hours and total else hours
+
+    @property
     def hardware(self) -> tuple[str, str | None]:
         """Names of the CPU and the GPU."""
         return self.environment.cpu, self.environment.accelerator
@@ -238,4 +244,7 @@ def _records_in_lines(path: Path) -> list[Record]:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"expected readable records at {path}, got {error}; check the file") from error
-    return [_record(line, f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]
+    records = [_record(line, f"{path}, line {number}") for number, line in enumerate(content.splitlines(), 1)]
+    if not records:
+        raise InputError(f"expected a record in each line of {path}, got an empty file; check the file")
+    return records

@@ -125,7 +125,7 @@ def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str,
         on_save=files.check_write,
     )
     trainer.resume()
-    where = environment(runtime)
+    where = environment(runtime, trainer.accelerator.device)
 
     def write_settings() -> None:
         files.write_settings("config.json", run)

@@ -11,7 +11,7 @@ from backpass.experiments.tuning import Tuning
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import STUDY, Recipe, Run
 
-__all__ = ["Study", "StudyRun", "make_key", "read_study", "write_study"]
+__all__ = ["Study", "StudyRun", "make_key", "read_study", "run_folder", "write_study"]
 
 _FILE = "study.json"
 _FOLDER = re.compile(r"[A-Za-z0-9.+_=-]+")
@@ -42,7 +42,7 @@ class StudyRun:
     @property
     def folder(self) -> str:
         """Name of the run's folder below the study's; it identifies the run within its study."""
-        return _folder(self.entry, self.run.seed)
+        return run_folder(self.entry, self.run.seed)
 
     @property
     def needs(self) -> str | None:
@@ -99,10 +99,11 @@ class Study:
         if entry.starts_from is None:
             return recipe
         (first,) = (other.run_key for other in self.entries if other.key == entry.starts_from)
-        return replace(recipe, weights=replace(recipe.weights, source=STUDY + _folder(first, seed)))
+        return replace(recipe, weights=replace(recipe.weights, source=STUDY + run_folder(first, seed)))
 
 
-def _folder(entry: str, seed: int) -> str:
+def run_folder(entry: str, seed: int) -> str:
+    """Return the name of a run's folder below its study's."""
     return f"{entry}-seed{seed}"
 
 

@@ -130,6 +130,16 @@ def test_kernel_magnitudes_have_mean_one(make):
     assert {"plain\nmean |W|", "sgs\nmean |W|", "sgs\nscaling G"} <= set(texts)
 
 
+def test_a_layer_without_a_scaling_leaves_its_place_empty(make):
+    record = make("sgs", 0)
+    fixed = {0: {name: value for name, value in record.traces.scalings[1].items() if name != LAYERS[0]}}
+    groups = group_records([replace(record, traces=replace(record.traces, scalings=fixed))])
+    panels = draw_kernel_magnitude(groups).axes[:6]
+    assert [axes.get_title() for axes in panels] == ["conv1", "conv2", "conv3", "", "conv2", "conv3"]
+    assert [axes.get_ylabel() for axes in panels if axes.axison] == ["sgs\nmean |W|", "", "", "sgs\nscaling G", ""]
+    assert "scaling G" not in "".join(written(draw_kernel_magnitude(groups, ["conv1"])))
+
+
 def test_the_k_curve_is_normalised_by_the_gain_at_five(records):
     figure = draw_k_curve(group_records(records))
     left, right = figure.axes
@@ -138,6 +148,17 @@ def test_the_k_curve_is_normalised_by_the_gain_at_five(records):
     assert list(line.get_ydata()) == pytest.approx([0.055 / 0.105, 1.0])
     points = next(iter(left.containers))[0]
     assert list(points.get_ydata()) == pytest.approx([5.5, 10.5])
+
+
+def test_k_curves_of_two_recipes_have_two_names(make, records):
+    longer = replace(RECIPE, epochs=80)
+    k2 = replace(longer, sgs=replace(longer.sgs, k=2.0))
+    runs = [make("plain", 0, recipe=longer), make("sgs", 0, 0.6, longer), make("sgs", 0, 0.55, k2)]
+    (legend,) = draw_k_curve(group_records([*records, *runs])).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "digits_net on digits, epochs = 2",
+        "digits_net on digits, epochs = 80",
+    ]
 
 
 def test_without_a_gain_at_five_the_k_curve_is_not_normalised(make):
@@ -159,6 +180,20 @@ def test_curves_are_means_in_percent(records):
     lines = {line.get_label(): line for line in right.lines}
     assert list(lines["sgs, k = 5.0"].get_ydata()) == pytest.approx([30.25, 60.5])
     assert left.get_ylabel() == "training accuracy, %"
+
+
+def test_every_evaluated_split_and_metric_has_a_panel(make, make_record):
+    validated = make_record(RECIPE, "sgs", 0, [0.2, 0.4], split="validation")
+    other = make_record(RECIPE, "pgt", 0, [0.1, 0.3])
+    other = replace(other, metric="mean_iou", history=[epoch | {"test_mean_iou": 0.125} for epoch in other.history])
+    figure = draw_curves(group_records([make("plain", 0), validated, other]))
+    shown = {a.get_ylabel(): {line.get_label(): list(line.get_ydata()) for line in a.lines} for a in figure.axes}
+    assert shown == {
+        "training accuracy, %": {"plain": pytest.approx([50.0, 50.0])},
+        "test accuracy, %": {"plain": pytest.approx([25.0, 50.0]), "pgt": pytest.approx([10.0, 30.0])},
+        "validation accuracy, %": {"sgs": pytest.approx([20.0, 40.0])},
+        "test mIoU, %": {"pgt": pytest.approx([12.5, 12.5])},
+    }
 
 
 def test_the_family_shows_accuracies_where_there_are_runs(make):

@@ -6,8 +6,8 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
-from backpass.experiments import Entry, Study, compare_study, write_report
-from backpass.experiments.reporting.charts import difference_chart
+from backpass.experiments import Entry, Study, compare_study, finetuning_study, write_report
+from backpass.experiments.reporting.charts import cost_chart, difference_chart
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.report import study_of
 from backpass.experiments.reporting.tuning_charts import tuning_chart
@@ -107,6 +107,17 @@ def test_the_page_shows_every_entry_layer_setting_and_command(study_folder):
     ]
 
 
+def test_the_page_says_what_the_command_of_a_run_needs_that_starts_from_another(study_folder, make_record, tmp_path):
+    text = "next to its own folder: give the command of that run first"
+    assert text not in (study_folder / "report.html").read_text()
+    study = finetuning_study("x", RECIPE, RECIPE, [0])
+    records = [make_record(run.run.recipe, run.run.method, 0, [0.5], entry=run.entry) for run in study.runs()]
+    write_report(study, records, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert text in page
+    assert "--out runs/x-plain-then-sgs-seed0" in page
+
+
 def test_the_page_is_small_and_loads_nothing(study_folder):
     page = page_of(study_folder)
     assert page.addresses == []
@@ -127,6 +138,18 @@ def test_the_charts_have_a_point_for_each_epoch_and_compile(study_folder):
     ]
     assert [value["entry"] for value in differences["data"]["values"]] == ["sgs"]
     assert all(map(compiles, (differences, curves, cost)))
+
+
+def test_the_cost_on_gpus_leaves_evaluation_out(make_record):
+    run = make_record(RECIPE, "plain", 0, [0.5])
+    cost = replace(run.cost, train_seconds=700.0, measure_seconds=200.0, evaluate_seconds=2700.0, gpu_hours=8.0)
+    record = replace(run, cost=cost)  # an hour on eight GPUs, of which a quarter is training and measuring
+    spec = cost_chart({"plain": [record]})
+    assert [value["cost"] for value in spec["data"]["values"]] == [2.0, 2.0]
+    assert spec["encoding"]["x"]["title"] == "GPU hours of training and measuring of a run"
+    assert record.training_gpu_hours == 2.0
+    assert run.training_gpu_hours is None
+    assert replace(run, cost=replace(cost, gpu_hours=0.0)).training_gpu_hours == 0.0
 
 
 @pytest.mark.parametrize("label", HOSTILE)
@@ -157,6 +180,15 @@ def test_settings_that_differ_between_runs_are_not_shown_as_one(make_record, tmp
     assert "<td>batch_size</td><td>32</td><td>64</td>" in page
     assert "<dt>batch_size</dt>" not in page
     assert "<dt>epochs</dt><dd>2</dd>" in page
+
+
+def test_the_page_names_the_runs_that_diverged(make_record, tmp_path):
+    study = compare_study(RECIPE, ["plain", "sgs"], [0, 1])
+    records = [make_record(RECIPE, run.run.method, run.run.seed, [0.5], entry=run.entry) for run in study.runs()[:3]]
+    (tmp_path / "sgs-seed1").mkdir()
+    (tmp_path / "sgs-seed1" / "error.txt").write_text("Traceback:\nbackpass.errors.DivergedError: expected a loss")
+    write_report(study, records, tmp_path)
+    assert "missing from means and tests: sgs, seed 1 (diverged)" in page_of(tmp_path).texts
 
 
 def test_a_study_between_its_stages_has_a_page_of_what_was_tried(make_record, tmp_path):

@@ -1,13 +1,16 @@
 import csv
 import io
 import json
+import traceback
 from dataclasses import replace
 
 import pytest
 
-from backpass.experiments import Entry, Published, Study, result_table
+from backpass.errors import DivergedError
+from backpass.experiments import Entry, Published, Study, compare_study, result_table
 from backpass.experiments.reporting.statistics import summarize
 from backpass.experiments.reporting.tables import calibration_table, write_tables
+from backpass.experiments.tuning import Tuning, parse_space
 from backpass.training.recipe import Recipe
 
 RECIPE = Recipe(epochs=2)
@@ -107,6 +110,57 @@ def test_the_terminal_shows_the_same_cells(table):
     rich = table.rich()
     assert tuple(column.header for column in rich.columns) == table.header
     assert [list(column.cells) for column in rich.columns] == [list(texts) for texts in zip(*table.rows, strict=True)]
+
+
+SEEDS = (0, 1, 2, 3, 4, 7)
+
+
+def survivors(make_record, missing):
+    """Returns a comparison of plain, sgs and pgt, and its records, without the seeds of ``missing``."""
+    study = compare_study(RECIPE, ["plain", "sgs", "pgt"], SEEDS)
+    kept = [(entry.key, seed) for entry in study.entries for seed in SEEDS if seed not in missing.get(entry.key, ())]
+    return study, [make_record(RECIPE, key, seed, [0.5 + seed / 100], entry=key) for key, seed in kept]
+
+
+@pytest.mark.parametrize(
+    ("missing", "note"),
+    [
+        ({"sgs": (1,)}, "sgs, seed 1"),
+        ({"sgs": (1, 3)}, "sgs, seeds 1 and 3"),
+        ({"plain": (0, 1, 2, 7), "sgs": (1, 2, 3)}, "plain, seeds 0 to 2 and 7; sgs, seeds 1 to 3"),
+        ({"plain": (1, 3, 7)}, "plain, seeds 1, 3 and 7"),
+    ],
+)
+def test_seeds_without_a_record_are_named(missing, note, make_record):
+    table = result_table(*survivors(make_record, missing))
+    assert table.notes == (f"missing from means and tests: {note}",)
+    assert f"- {table.notes[0]}\n" in table.markdown()
+    assert table.notes[0] in table.latex()
+
+
+def test_whether_a_missing_run_diverged_or_failed_is_said(make_record, tmp_path):
+    study, records = survivors(make_record, {"plain": (7,), "sgs": (1, 2, 3), "pgt": SEEDS})
+    for name, error in [("sgs-seed1", DivergedError("a\nb")), ("sgs-seed2", OSError()), ("sgs-seed3", DivergedError())]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "error.txt").write_text("".join(traceback.format_exception(error)))
+    assert result_table(study, records, tmp_path).notes == (
+        "missing from means and tests: plain, seed 7; sgs, seeds 1 and 3 (diverged); sgs, seed 2 (failed)",
+    )  # pgt reads "not run"
+    (tmp_path / "sgs-seed1").rename(tmp_path / "pgt-seed1")
+    assert "pgt, seeds 0, 2 to 4 and 7; pgt, seed 1 (diverged)" in result_table(study, records, tmp_path).notes[0]
+
+
+def test_nothing_is_missing_where_nothing_was_to_run(make_record):
+    study, records = survivors(make_record, {})
+    assert result_table(study, records).notes == ()
+    assert result_table(study, []).notes == ()  # "not run"
+    shared = replace(study.entries[0], key="twin", runs_of="plain")
+    shown = replace(study.entries[1], key="shown", recipe=None)
+    study = replace(study, entries=(*study.entries, shared, shown))
+    assert result_table(study, records).notes == ()
+    assert "; plain, seed 0" in result_table(study, [r for r in records if (r.entry, r.seed) != ("plain", 0)]).notes[0]
+    tuned = compare_study(RECIPE, ["plain"], SEEDS, space=parse_space(["lr=0.1,0.2"]), tuning=Tuning(seeds=(9,)))
+    assert result_table(tuned, records[:3]).notes == ()
 
 
 def test_sizes_are_shown_where_training_and_deployment_differ(make_record):

@@ -104,16 +104,17 @@ def learning_curves(by_name: Mapping[str, Sequence[Record]]) -> Chart:
 def cost_chart(by_name: Mapping[str, Sequence[Record]]) -> Chart:
     """Return the headline metric against cost: each run as a small point, the mean of each group as a large one.
 
-    Cost is GPU hours where every run has them, and else seconds of training and measuring.
+    Cost is that of training and measuring: GPU hours where every run has them, and else seconds.
     """
     runs = [run for group in by_name.values() for run in group]
     on_gpus = all(run.cost.gpu_hours is not None for run in runs)
     label = label_of(runs[0].metric)
-    title = "GPU hours of a run" if on_gpus else "seconds of training and measuring of a run"
+    title = f"{'GPU hours' if on_gpus else 'seconds'} of training and measuring of a run"
     values: list[dict[str, Any]] = []
     for name, group in by_name.items():
         points = [
-            {"cost": (run.cost.gpu_hours or 0.0) if on_gpus else run.seconds, "score": 100 * run.score} for run in group
+            {"cost": (run.training_gpu_hours or 0.0) if on_gpus else run.seconds, "score": 100 * run.score}
+            for run in group
         ]
         values += [
             {"entry": name, "of": f"seed {run.seed}", **_rounded(p)} for run, p in zip(group, points, strict=True)

@@ -1,21 +1,42 @@
-"""The command that trains a run again."""
+"""The commands that train runs again."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from backpass.experiments.recipes import RECIPES
+from backpass.experiments.record import Record
+from backpass.experiments.study import run_folder
 from backpass.training.recipe import Run, Runtime
 
-__all__ = ["train_command"]
+__all__ = ["train_command", "train_commands"]
 
 
-def train_command(run: Run, runtime: Runtime | None = None) -> str:
+def train_commands(records: Sequence[Record]) -> list[str]:
+    """Return the command of each record's run (:func:`train_command`).
+
+    Those of runs that start from the weights of another, and of these, name their folders below ``runs``: given in that
+    order, they train both again.
+    """
+    needed = {record.run.recipe.weights.study_run for record in records} - {None}
+    commands: list[str] = []
+    for record in records:
+        folder = run_folder(record.entry, record.seed)
+        linked = record.run.recipe.weights.study_run is not None or folder in needed
+        out = Path("runs") / folder if linked else None
+        commands.append(train_command(record.run, record.environment.runtime, out))
+    return commands
+
+
+def train_command(run: Run, runtime: Runtime | None = None, out: Path | None = None) -> str:
     """Return the ``backpass train`` command of a run, on top of the recipe that is nearest to its own.
 
     Args:
         run: to train.
         runtime: how it is computed; default: as this machine can.
+        out: folder of the run; default: a new one.
 
     >>> from dataclasses import replace
     >>> print(train_command(Run(replace(RECIPES["digits"], epochs=2), "sgs+pgt", seed=3)))
@@ -28,6 +49,7 @@ def train_command(run: Run, runtime: Runtime | None = None) -> str:
     if runtime is not None:
         options |= _other(_options(runtime, "runtime."), _options(Runtime(), "runtime."))
     words = ["backpass", "train", "--recipe", name, "--method", run.method, "--seed", str(run.seed)]
+    words += [] if out is None else ["--out", out.as_posix()]
     for key, value in options.items():
         words += _words(key, value)
     return shlex.join(words)

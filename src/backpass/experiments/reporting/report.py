@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from backpass.experiments.entry import Entry
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.charts import Chart, cost_chart, difference_chart, learning_curves
-from backpass.experiments.reporting.commands import train_command
+from backpass.experiments.reporting.commands import train_commands
 from backpass.experiments.reporting.metrics import label_of
 from backpass.experiments.reporting.run_settings import environments, recipes, shared_and_other
 from backpass.experiments.reporting.scalings import scalings_by_epoch, scalings_view
@@ -44,16 +44,18 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
         study: that the records are of: with tuning, its second stage; or the study itself while its tuning stage has
             not ended, of which the page then shows what was tried.
         records: of the study; others are left out.
-        folder: of the files.
+        folder: of the files, and of the run folders, which tell why a record is missing.
         choices: what the first stage has chosen.
     """
     keys = {entry.run_key for entry in study.entries}
     own = [record for record in records if record.entry in keys]  # not those of a tuning stage
-    table = result_table(study, own)
+    table = result_table(study, own, folder)
     write_tables(table, folder)
     runs = {entry: found for entry in study.entries if (found := list(records_of(entry, own).values()))}
     subjects = _by_subject(runs)
     groups = {_name(entry): found for entry, found in runs.items()} or _by_key(records)
+    named = [(name, record) for name, found in groups.items() for record in found]
+    commands = train_commands([record for _, record in named])
     page = (
         _templates()
         .get_template("report.html.j2")
@@ -73,11 +75,8 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
             metric=label_of(records[0].metric) if records else "",
             recipes=shared_and_other(recipes(groups)),
             environments=shared_and_other(environments(groups)),
-            runs=[
-                (name, record, train_command(record.run, record.environment.runtime))
-                for name, found in groups.items()
-                for record in found
-            ],
+            runs=[(name, record, command) for (name, record), command in zip(named, commands, strict=True)],
+            linked=any(record.run.recipe.weights.study_run for _, record in named),
             vega=vega_bundle(),
         )
     )

@@ -67,6 +67,11 @@ class Summary:
     further: dict[str, float] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """The label, with the method where that is another word."""
+        return self.label if self.label == self.method else f"{self.label} ({self.method})"
+
+    @property
     def relative_time(self) -> float | None:
         """Median of the relative times; ``None`` without any."""
         return statistics.median(self.relative_times.values()) if self.relative_times else None

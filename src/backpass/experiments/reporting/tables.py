@@ -19,6 +19,7 @@ from tabulate import tabulate
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.metrics import LABELS, label_of
+from backpass.experiments.reporting.missing import missing_note
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.study import Study
 from backpass.training.checkpoint import atomic_write
@@ -60,7 +61,7 @@ class ResultTable:
     def markdown(self) -> str:
         """Return the table as Markdown; entries that were not run share one line below it."""
         run = [row for row, summary in zip(self.rows, self.summaries, strict=True) if summary.n]
-        names = dict.fromkeys(_name(summary) for summary in self.summaries if not summary.n)
+        names = dict.fromkeys(summary.name for summary in self.summaries if not summary.n)
         notes = [*self.notes, *([f"{NOT_RUN}: {'; '.join(names)}"] if names else [])]
         table = markdown_table(self.header, run) if run else ""
         return "\n".join([f"**{self.title}**", "", table, *(f"- {_escaped(note)}" for note in notes)]).rstrip() + "\n"
@@ -108,12 +109,13 @@ class ResultTable:
         return table
 
 
-def result_table(study: Study, records: Sequence[Record]) -> ResultTable:
+def result_table(study: Study, records: Sequence[Record], folder: Path | None = None) -> ResultTable:
     """Return the table of a study.
 
     An entry without records reads "not run"; a column without any value is left out, and so is the method where each
     entry is called after its method. Sizes are shown where some method trains another form than the one deployed. The
-    headline metric gives its column its name; where entries have different ones, each is named in its line.
+    headline metric gives its column its name; where entries have different ones, each is named in its line. A note
+    names the seeds without a record; ``folder``, that of the run folders, tells which of them diverged or failed.
     """
     summaries = summarize(study.entries, records)
     columns = [(name, [text(summary) for summary in summaries]) for name, text in _columns(summaries).items()]
@@ -126,7 +128,7 @@ def result_table(study: Study, records: Sequence[Record]) -> ResultTable:
         header=tuple(name for name, _ in kept),
         rows=tuple(zip(*(texts for _, texts in kept), strict=True)),
         summaries=tuple(summaries),
-        notes=study.notes,
+        notes=(*study.notes, *([note] if (note := missing_note(study, summaries, folder)) else [])),
     )
 
 
@@ -134,7 +136,7 @@ def difference_table(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], lis
     """Return header and rows of a table of the differences to the baselines, in points, and of their tests."""
     rows: list[tuple[str, ...]] = [
         (
-            _name(summary),
+            summary.name,
             str(found.n),
             _number(found.mean, "+.2f", 100),
             _interval(found),
@@ -163,7 +165,7 @@ def calibration_table(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], li
                 [_number(found.get(f"{name}{suffix}"), ".3f", factor) for suffix in ("", "_at_alpha")]
                 for name, factor in (("loss", 1), ("calibration_error", 100))
             )
-            rows.append((_name(summary), loss[0], error[0], loss[1], error[1]))
+            rows.append((summary.name, loss[0], error[0], loss[1], error[1]))
     return ("entry", "loss", "ECE, %", "loss at alpha z", "ECE at alpha z, %"), rows
 
 
@@ -197,10 +199,6 @@ def _sides(header: Sequence[str]) -> tuple[str, ...]:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
-
-
-def _name(summary: Summary) -> str:
-    return summary.label if summary.label == summary.method else f"{summary.label} ({summary.method})"
 
 
 def _number(value: float | None, form: str, factor: float = 1.0) -> str:

@@ -16,12 +16,15 @@ __all__ = ["draw_curves", "draw_logit_norms"]
 def draw_curves(groups: Sequence[Group]) -> Any:
     """Return training accuracy (left) and test or validation accuracy (right) by epoch.
 
-    For another task, its headline metric. Lines are means over seeds, bands the range over seeds. Training accuracy is
-    over the augmented batches of the epoch, each as the model was before its step. Runs without one are on the right
-    alone.
+    For another task, its headline metric; runs of several metrics have a panel for each, and so have runs that were
+    evaluated on several splits. Lines are means over seeds, bands the range over seeds. Training accuracy is over the
+    augmented batches of the epoch, each as the model was before its step. Runs without one are on the right alone.
     """
-    split, metric, label = groups[0].records[0].data.split, groups[0].records[0].metric, groups[0].metric
-    panels = ((f"train_{metric}", f"training {label}, %"), (f"{split}_{metric}", f"{split} {label}, %"))
+    metrics = {group.records[0].metric: group.metric for group in groups}
+    evaluated = {(group.records[0].data.split, group.records[0].metric): group.metric for group in groups}
+    training = {f"train_{metric}": f"training {label}, %" for metric, label in metrics.items()}
+    panels = [(key, label) for key, label in training.items() if any(_by_epoch(g, key) is not None for g in groups)]
+    panels += [(f"{split}_{metric}", f"{split} {label}, %") for (split, metric), label in evaluated.items()]
     figure = _panels(groups, panels, 100.0)
     for axes in figure.axes[1:]:
         axes.sharey(figure.axes[0])
@@ -49,7 +52,7 @@ def draw_logit_norms(groups: Sequence[Group]) -> Any:
 
 def _panels(groups: Sequence[Group], panels: Sequence[tuple[str, str]], factor: float) -> Any:
     figure = new_figure(3.9 * len(panels), 3.4)
-    for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (name, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, group in enumerate(groups):
             values = _by_epoch(group, name)
             if values is not None:

@@ -1,6 +1,6 @@
 """Records in groups: the runs of one training that differ in the seed alone, with a label that tells them apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from backpass.errors import InputError
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.metrics import label_of
 
-__all__ = ["Group", "group_records", "layers_shown", "mean_of"]
+__all__ = ["Group", "group_records", "layers_shown", "mean_of", "settings_apart"]
 
 # Groups of settings that only some methods have, by the parts of a method's name.
 _OWN = {
@@ -90,12 +90,16 @@ def _label(group: Group, groups: Sequence[Group]) -> str:
     if len({other.subject for other in groups}) > 1:
         words.append(group.subject)
     alike = [other for other in groups if (other.subject, other.method) == (group.subject, group.method)]
-    words += [
+    return ", ".join([*words, *settings_apart(group.settings, [other.settings for other in alike])])
+
+
+def settings_apart(settings: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the settings that are not the same in all others, such as ``k = 2.0``."""
+    return [
         f"{name.removeprefix('sgs.').removeprefix('pgt.')} = {value}"
-        for name, value in group.settings.items()
-        if any(other.settings.get(name) != value for other in alike)
+        for name, value in settings.items()
+        if any(other.get(name) != value for other in others)
     ]
-    return ", ".join(words)
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

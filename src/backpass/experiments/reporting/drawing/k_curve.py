@@ -7,7 +7,7 @@ from typing import Any
 from backpass.errors import InputError
 from backpass.experiments.reporting.differences import Difference, paired_difference
 from backpass.experiments.reporting.drawing.canvas import legend, new_figure, plain_text, style
-from backpass.experiments.reporting.drawing.groups import Group
+from backpass.experiments.reporting.drawing.groups import Group, settings_apart
 
 __all__ = ["draw_k_curve"]
 
@@ -29,9 +29,10 @@ class _Curve:
 def draw_k_curve(groups: Sequence[Group]) -> Any:
     """Return differences to the baseline in points (left) and the normalised accuracy (right) over k.
 
-    One curve for each model and data set: the mean of the paired differences over common seeds to the same training
-    without SGS, on the left with their 95 % confidence interval. On the right they are divided by the difference at
-    k = 5, so a curve is there only if it has k = 5 and a gain at it; elsewhere that division would mean nothing.
+    One curve for each model, data set and recipe, named by the settings in which recipes differ: the mean of the paired
+    differences over common seeds to the same training without SGS, on the left with their 95 % confidence interval. On
+    the right they are divided by the difference at k = 5, so a curve is there only if it has k = 5 and a gain at it;
+    elsewhere that division would mean nothing.
 
     Raises:
         InputError: no runs of SGS that differ in k, with runs of their baseline.
@@ -71,7 +72,7 @@ def draw_k_curve(groups: Sequence[Group]) -> Any:
 
 def _curves(groups: Sequence[Group]) -> list[_Curve]:
     baselines = {(g.subject, g.method, _without(g, "sgs.")): g for g in groups if "sgs" not in g.parts}
-    curves: dict[tuple[Any, ...], _Curve] = {}
+    curves: dict[tuple[str, str, tuple[tuple[str, Any], ...]], dict[float, Difference]] = {}
     for group in groups:
         if "sgs" not in group.parts or group.settings["sgs.alpha"] is not None or group.settings["sgs.branches"]:
             continue
@@ -80,9 +81,14 @@ def _curves(groups: Sequence[Group]) -> list[_Curve]:
         difference = None if baseline is None else _difference(group, baseline)
         if difference is not None:
             key = (group.subject, group.method, _without(group, "sgs.k"))
-            label = group.subject if group.method == "sgs" else f"{group.subject}, {group.method}"
-            curves.setdefault(key, _Curve(label, {})).points[group.settings["sgs.k"]] = difference
-    return [curve for curve in curves.values() if len(curve.points) > 1]
+            curves.setdefault(key, {})[group.settings["sgs.k"]] = difference
+    shown = {key: points for key, points in curves.items() if len(points) > 1}
+    named: list[_Curve] = []
+    for (subject, method, settings), points in shown.items():
+        alike = [dict(other) for *names, other in shown if names == [subject, method]]
+        words = [subject, *([] if method == "sgs" else [method]), *settings_apart(dict(settings), alike)]
+        named.append(_Curve(", ".join(words), points))
+    return named
 
 
 def _without(group: Group, prefix: str) -> tuple[tuple[str, Any], ...]:

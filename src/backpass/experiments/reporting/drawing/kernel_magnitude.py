@@ -21,8 +21,9 @@ def draw_kernel_magnitude(groups: Sequence[Group], layers: Sequence[str] = ()) -
     """Return the figure: a column for each layer, a row for the kernels of each group, and one for its scaling.
 
     The magnitude is the mean absolute weight over input and output channels after training, divided by its mean over
-    taps (SGS paper, Appendix A.7), averaged over seeds. The scaling is the last one. Magnitudes have one range of
-    colours, from the smallest to the largest, and scalings another, from 0.
+    taps (SGS paper, Appendix A.7), averaged over seeds. The scaling is the last one; the column of a layer that has
+    none, such as one of another kernel size than fixed scalings, is empty there. Magnitudes have one range of colours,
+    from the smallest to the largest, and scalings another, from 0.
 
     Raises:
         InputError: no run has traces of its kernels, or an unknown layer.
@@ -30,15 +31,17 @@ def draw_kernel_magnitude(groups: Sequence[Group], layers: Sequence[str] = ()) -
     shown = [group for group in groups if all(record.traces.kernels for record in group.records)]
     if not shown:
         raise InputError("expected runs with traces of their kernels, got none; train them with runtime.traces")
-    rows: list[tuple[str, str, dict[str, Tensor]]] = []
+    rows: list[tuple[str, str, list[tuple[str, Tensor | None]]]] = []
     for group in shown:
         ends = [record.traces.kernels[max(record.traces.kernels)] for record in group.records]
         chosen = layers_shown(list(ends[0]), layers)
         magnitudes = {name: mean_of([end[name] for end in ends]) for name in chosen}
-        rows.append((group.label, _MAGNITUDE, {name: m / m.mean() for name, m in magnitudes.items()}))
+        rows.append((group.label, _MAGNITUDE, [(name, m / m.mean()) for name, m in magnitudes.items()]))
         if all(measured_epochs(record) for record in group.records):
             last = [record.traces.scalings[measured_epochs(record)[-1]] for record in group.records]
-            rows.append((group.label, _SCALING, {name: mean_of([s[name] for s in last]) for name in chosen}))
+            scaled = [(n, mean_of([s[n] for s in last]) if all(n in s for s in last) else None) for n in chosen]
+            if any(scaling is not None for _, scaling in scaled):
+                rows.append((group.label, _SCALING, scaled))
     columns = max(len(values) for *_, values in rows)
     figure = new_figure(2.1 * columns + 1.6, 2.0 * len(rows) + 0.5)
     panels = figure.subplots(len(rows), columns, squeeze=False)
@@ -48,16 +51,19 @@ def draw_kernel_magnitude(groups: Sequence[Group], layers: Sequence[str] = ()) -
         own = [
             (line, label, values) for line, (label, other, values) in zip(panels, rows, strict=True) if other == kind
         ]
-        taps = torch.cat([value.flatten() for *_, values in own for value in values.values()]) if own else None
-        if taps is None:
+        if not own:
             continue
+        taps = torch.cat([value.flatten() for *_, values in own for _, value in values if value is not None])
         low, high = (float(taps.min()) if kind == _MAGNITUDE else 0.0), float(taps.max())
         for line, label, values in own:
-            for axes, (name, value) in zip(line, values.items(), strict=False):
+            for axes, (name, value) in zip(line, values, strict=False):
+                if value is None:
+                    continue
                 axes.axis("on")
                 image = heat_map(axes, value, high, low=low)
                 axes.set_title(plain_text(name.removesuffix(".weight")), fontsize=9)
-            line[0].set_ylabel(plain_text(f"{label}\n{kind}"), fontsize=9)
+            first = next(axes for axes in line if axes.axison)
+            first.set_ylabel(plain_text(f"{label}\n{kind}"), fontsize=9)
         figure.colorbar(image, ax=[axes for line, *_ in own for axes in line], label=f"{kind} (mean 1)", shrink=0.8)
     figure.suptitle(plain_text(", ".join(dict.fromkeys(group.subject for group in shown))), fontsize=10)
     return figure
