@@ -93,6 +93,13 @@ def test_models_that_cannot_be_traced_need_a_probe_unless_their_parts_can() -> N
     assert find_pairs(Untraceable(), images(2, 3, 8, 8)) == (RESIDUAL, {}, set(), None)
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrappers_around_the_model_are_looked_through(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    pairs, reasons, read, untraced = find_pairs(wrap(Residual()))
+    assert [norm.rpartition("module.")[2].removeprefix("_orig_mod.") for norm in pairs.values()] == [*RESIDUAL.values()]
+    assert (reasons, read, untraced) == ({}, set(), None)
+
+
 def test_neighbours_in_a_sequential_with_an_untraceable_part_are_pairs() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3), nn.ReLU(), nn.BatchNorm2d(3), Untraceable()

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import nn
 
 from backpass._internal.modes import set_mode
+from backpass._internal.wrappers import unwrap
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.conversion.data_flow import DataFlow
 from backpass.reparam.conversion.probe import Probe
@@ -57,7 +58,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     else:
         for training in (True, False):
             with set_mode(model, training=training):
-                trace(model, names, flow)
+                trace(unwrap(model), names, flow)
     pairs, reasons = {}, {}
     for module, name in names.items():
         if isinstance(module, nn.Conv2d):
