@@ -3,6 +3,8 @@
 import copy
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from backpass.errors import InputError, StateError
-from backpass.sgs import SpatialGradientScaling, measure_scalings
+from backpass.sgs import SpatialGradientScaling, alpha_beta_scaling, measure_scalings
 from backpass.sgs.distributed import local_part
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs_near_equal.npz")
@@ -93,6 +95,7 @@ def two(tmp_path_factory) -> Results:
         rank_without_batches,
         nan_on_one_rank,
         cut_kernel,
+        zero_of_adamw,
     ]
     return run(checks, 2, tmp_path_factory.mktemp("two"))
 
@@ -163,6 +166,38 @@ def train_a_step(
         model(whole[part]).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def step_adamw(make: Callable[..., torch.optim.Optimizer], attach: bool) -> torch.Tensor:
+    """Return the first kernel after steps with decay whose update is scaled."""
+    model = make_model()
+    sgs = SpatialGradientScaling(model, apply="update", scaling=alpha_beta_scaling(10, 10))
+    optimizer = make(model.parameters())
+    if attach:
+        sgs.attach(optimizer)
+    for batch in batches_of(1, 2):
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        with nullcontext() if attach else sgs.scaled_update():
+            optimizer.step()
+    return model[0].weight.detach()
+
+
+adamw = partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1)
+
+
+def zero_of_adamw(rank: int, world_size: int) -> dict:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    zero = partial(ZeroRedundancyOptimizer, optimizer_class=torch.optim.AdamW, lr=0.1, weight_decay=0.1)
+    return {"context": step_adamw(zero, attach=False), "attached": step_adamw(zero, attach=True)}
+
+
+def test_zero_redundancy_decays_once_on_every_process(two):
+    assert not torch.equal(step_adamw(adamw, attach=True), step_adamw(partial(adamw, weight_decay=0), attach=True))
+    for result in two["zero_of_adamw"]:
+        for kernel in result.values():
+            torch.testing.assert_close(kernel, step_adamw(adamw, attach=False), rtol=0, atol=0)
 
 
 def images() -> torch.Tensor:

@@ -57,7 +57,7 @@ def warn_if_undone(optimizer: Optimizer, apply: str, stacklevel: int) -> bool:
     Warns:
         NoEffectWarning: it does.
     """
-    name = type(inner_optimizer(optimizer)).__name__
+    name = type(_stepping(optimizer)).__name__
     if undoes_updates(optimizer):
         message = (
             f"{name} undoes a scaling, of the gradient and of the update alike, since it steps from points of its own; "
@@ -97,5 +97,11 @@ def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tens
 
 
 def _is_called(optimizer: Optimizer, name: re.Pattern[str]) -> bool:
+    return any(name.search(kind.__name__) for kind in type(_stepping(optimizer)).__mro__)
+
+
+def _stepping(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer whose class says how the kernels are stepped."""
     optimizer = inner_optimizer(optimizer)
-    return any(name.search(kind.__name__) for kind in type(optimizer).__mro__)
+    local = vars(optimizer).get("optim")  # ZeroRedundancyOptimizer: it has the groups, and this the arithmetic
+    return local if isinstance(local, Optimizer) else optimizer

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from backpass._internal.attachment import held_by
 from backpass._internal.inner_optimizer import inner_optimizer
@@ -44,17 +44,21 @@ class UpdateScaler:
         _in_context.update(kernels)
         stepped: list[Optimizer] = []
 
+        def before_step(optimizer: Optimizer, *_: object) -> None:
+            update.begin_step(optimizer)
+
         def after_step(optimizer: Optimizer, *_: object) -> None:
             update.decay(optimizer)
             if not kernels.isdisjoint(held_by(optimizer)):
                 stepped.append(optimizer)
 
-        hook = register_optimizer_step_post_hook(after_step)
+        hooks = [register_optimizer_step_pre_hook(before_step), register_optimizer_step_post_hook(after_step)]
         try:
             yield stepped
         finally:
             _in_context.difference_update(kernels)
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         update.scale(scalings)
 
     def begin(self, layers: Mapping[str, ConvLayer]) -> None:
@@ -88,6 +92,11 @@ class _Update:
     def __init__(self, layers: Mapping[str, ConvLayer]) -> None:
         self._layers = {name: layer for name, layer in layers.items() if layer.parameter.requires_grad}
         self._start = {name: _kernel(layer).clone() for name, layer in self._layers.items()}
+        self._inside: dict[Optimizer, set[str]] = {}  # kernels decayed inside a step, by the optimizer that makes it
+
+    def begin_step(self, optimizer: Optimizer) -> None:
+        """Note that a step begins, inside which the optimizer may step others on the same kernels, as ZeRO's does."""
+        self._inside[optimizer] = set()
 
     def decay(self, optimizer: Optimizer) -> None:
         """Decay the kernels before the step as the optimizer, which has just made it, has decayed them in it."""
@@ -99,10 +108,13 @@ class _Update:
             for parameter in group["params"]
             if parameter.grad is not None  # the others are not decayed either
         }
+        counted = self._inside.pop(optimizer, set())
         for name, layer in self._layers.items():
             factor = factors.get(id(layer.parameter), 1.0)
-            if isinstance(factor, Tensor) or factor != 1:
+            if name not in counted and (isinstance(factor, Tensor) or factor != 1):
                 self._start[name].mul_(factor)
+                for around in self._inside.values():
+                    around.add(name)
 
     @torch.no_grad()
     def scale(self, scalings: Mapping[str, Tensor]) -> None:
