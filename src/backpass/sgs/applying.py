@@ -82,13 +82,15 @@ class AppliedScalings:
         """Scale what optimizers add to the kernels in the code inside.
 
         For ``apply="update"``: ``with sgs.scaled_update(): optimizer.step()``. A kernel becomes
-        ``W_old + G * (W_stepped - W_old)``. Decoupled weight decay (AdamW, Adafactor, ``decoupled_weight_decay=True``
-        of Adam, NAdam and RAdam) is not scaled: the kernel becomes ``W - lr * weight_decay * W - G * rest``, with
-        ``rest`` the rest of the update. A decay that the optimizer adds to the gradient (L2, as in SGD and Adam) is
-        part of the update and is scaled with it. Holds one copy of the kernels meanwhile.
+        ``W_old + G * (W_stepped - W_old)``. Decoupled weight decay (of AdamW, Adafactor, Lion, Muon and others, and of
+        groups with ``decoupled_weight_decay=True`` or such a key: :func:`backpass.sgs.weight_decay.decay_factor`) is
+        not scaled: the kernel becomes ``W - lr * weight_decay * W - G * rest``, with ``rest`` the rest of the update. A
+        decay that the optimizer adds to the gradient (L2, as in SGD and Adam) is part of the update and is scaled with
+        it. Holds one copy of the kernels meanwhile.
 
         Raises:
             StateError: ``apply="gradient"``, or inside another ``scaled_update()``.
+            InputError: weight decay in an Adafactor that finds its learning rate itself.
 
         Warns:
             NoEffectWarning: an optimizer that stepped the kernels undoes the scaling (:meth:`check_optimizer`).

@@ -13,8 +13,8 @@ from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import StateError
 from backpass.sgs.distributed import local_part
 from backpass.sgs.layers import ConvLayer
-from backpass.sgs.optimizers import decay_factor
 from backpass.sgs.scaling import laid_out
+from backpass.sgs.weight_decay import decay_factor
 
 __all__ = ["UpdateScaler"]
 
@@ -85,7 +85,7 @@ class _Update:
     """One update of some kernels, from before the optimizer's step until it is scaled.
 
     With ``w`` a kernel before the step, ``d`` what decoupled weight decay multiplies it with
-    (:func:`backpass.sgs.optimizers.decay_factor`, 1 without) and ``v`` the kernel after the step, the kernel becomes
+    (:func:`backpass.sgs.weight_decay.decay_factor`, 1 without) and ``v`` the kernel after the step, the kernel becomes
     ``d * w + G * (v - d * w)``. Holds one copy of the kernels.
     """
 
@@ -112,7 +112,9 @@ class _Update:
         for name, layer in self._layers.items():
             factor = factors.get(id(layer.parameter), 1.0)
             if name not in counted and (isinstance(factor, Tensor) or factor != 1):
-                self._start[name].mul_(factor)
+                start = self._start[name]
+                # Unmoved: ADOPT and SOAP leave out their first step, a fused optimizer one whose gradients overflow.
+                self._start[name] = torch.where((_kernel(layer) != start).any(), start * factor, start)
                 for around in self._inside.values():
                     around.add(name)
 
