@@ -105,6 +105,28 @@ def test_an_epoch_starts_with_one_line() -> None:
     assert [resumed.start_epoch(epoch, loader) for epoch in (4, 5, 6)] == [False, False, True]
 
 
+def test_a_second_training_measures_like_the_first() -> None:
+    loader = DataLoader(Augmented(), batch_size=4)
+    sgs = SpatialGradientScaling(net(), warmup=1, every=2)
+    first = [sgs.start_epoch(epoch, loader) for epoch in (0, 1)]
+    assert first == [sgs.start_epoch(epoch, loader) for epoch in (0, 1)] == [False, True]
+    assert not sgs.start_epoch(1, loader)
+
+    sgs.set_model(net())  # the same kernels, whose scalings are kept
+    assert [sgs.start_epoch(epoch, loader) for epoch in (0, 1)] == [False, True]
+
+    sgs.set_model(nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.ReLU(), nn.Conv2d(4, 4, 5)))
+    assert all(bool((scaling == 1).all()) for scaling in sgs.scalings.values())
+    assert [sgs.start_epoch(epoch, loader) for epoch in (2, 3)] == [True, False]
+    assert not any(bool((scaling == 1).all()) for scaling in sgs.scalings.values())
+
+
+def test_a_fixed_scaling_stays_fixed_in_another_model() -> None:
+    sgs = SpatialGradientScaling(net(), scaling=torch.full((3, 3), 2.0))
+    sgs.set_model(nn.Sequential(nn.Conv2d(1, 4, 3)))
+    assert not any(sgs.due(epoch) for epoch in range(20))
+
+
 def nothing() -> Iterator[Tensor]:
     yield from ()
 

@@ -96,7 +96,7 @@ class SpatialGradientScaling(AppliedScalings):
         self._given = scaling
         self._epoch: int | None = None  # that start_epoch() measured last
         self.scalings = {}
-        self.fixed = self._measured = scaling is not None
+        self.fixed = scaling is not None
         self.set_model(model)
 
     def __repr__(self) -> str:
@@ -109,8 +109,8 @@ class SpatialGradientScaling(AppliedScalings):
     def set_model(self, model: nn.Module) -> None:
         """Find the convolutions again, after layers were replaced, parametrised or added, or in another model.
 
-        A kernel keeps its scaling where one of its name and shape had one before; the others start at one, until the
-        next :meth:`update`.
+        A kernel keeps its scaling where one of its name and shape had one before; the others start at one, and
+        :meth:`due` is true at the next epoch after ``warmup``.
 
         Raises:
             InputError: as at construction.
@@ -125,6 +125,8 @@ class SpatialGradientScaling(AppliedScalings):
         self._model, self._layers = unwrap(model), layers
         self.scalings = {name: scalings[name] for name in layers}
         self._set(given)
+        self._epoch = None
+        self._measured = self.fixed or (self._measured and given.keys() == layers.keys())
         self._calls.started()
 
     def due(self, epoch: int) -> bool:
@@ -150,8 +152,11 @@ class SpatialGradientScaling(AppliedScalings):
         """Measure on the first ``batches`` of ``loader`` if :meth:`update` is :meth:`due`; return whether it did.
 
         One line at the start of each epoch instead of two. The published recipes measure on 2 batches, or on 20 where
-        ``every=30``. An epoch that is resumed in its middle is not measured again.
+        ``every=30``. An epoch that is resumed in its middle is not measured again; after a call with an earlier epoch,
+        which starts another training, every epoch is.
         """
+        if self._epoch is not None and epoch < self._epoch:
+            self._epoch = None
         if epoch == self._epoch or not self.due(epoch):
             return False
         self.update(loader, forward, batches=batches)
