@@ -11,7 +11,7 @@ pytest.importorskip("numpy")
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from backpass.errors import InputError
 from backpass.sgs import SpatialGradientScaling, scalable_convs
@@ -80,6 +80,58 @@ def test_an_accelerate_loader_is_left_as_if_it_had_not_been_read() -> None:
     loader = accelerator.prepare(DataLoader(torch.randn(8, 1, 6, 6), batch_size=2))
     scalings(loader, batches=1)
     assert not accelerator.gradient_state.in_dataloader
+
+
+@pytest.mark.parametrize("batches", [1, None])
+def test_an_accelerate_loader_with_seeded_epochs_is_left_at_its_epoch(batches: int | None) -> None:
+    accelerate = pytest.importorskip("accelerate")
+
+    def epochs(update: bool) -> list[list[list[int]]]:
+        accelerator = accelerate.Accelerator(
+            cpu=True, dataloader_config=accelerate.DataLoaderConfiguration(use_seedable_sampler=True)
+        )
+        torch.manual_seed(0)
+        data = TensorDataset(torch.randn(16, 1, 6, 6), torch.arange(16))
+        loader = accelerator.prepare(DataLoader(data, batch_size=4, shuffle=True))
+        order = []
+        for _ in range(2):
+            if update:
+                scalings(loader, batches=batches)
+            order.append([labels.tolist() for _, labels in loader])
+        return order
+
+    plain = epochs(False)
+    assert plain[0] != plain[1]
+    assert epochs(True) == plain
+
+
+class EpochSampler(Sampler[int]):
+    """Counts the epochs that are begun, and seeds each with its number."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter(torch.randperm(16, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+    def __len__(self) -> int:
+        return 16
+
+
+def test_a_sampler_that_counts_its_epochs_is_left_at_its_epoch() -> None:
+    sampler = EpochSampler()
+    loader = DataLoader(torch.randn(16, 1, 6, 6), batch_size=4, sampler=sampler)
+    scalings(loader, batches=2)
+    assert sampler.epoch == 0
+
+
+def test_a_loader_with_an_end_of_its_own_is_not_ended() -> None:
+    class Batches(list[Tensor]):
+        def end(self) -> None:
+            raise AssertionError("this may close a file")
+
+    scalings(Batches([torch.randn(4, 1, 6, 6)]), batches=1)
 
 
 def test_mappings_by_the_name_of_the_input() -> None:

@@ -34,7 +34,7 @@ def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[A
     else:
         with keeping_random_state(loader):
             batches = list(islice(loader, count))
-        if callable(end := getattr(loader, "end", None)):
+        if hasattr(loader, "gradient_state") and callable(end := getattr(loader, "end", None)):
             end()  # Accelerate's loaders count as being read, which decides when gradients are synchronised
     if len(batches) == 0:
         raise InputError("expected at least one measuring batch, got none; pass a loader that is not exhausted")
