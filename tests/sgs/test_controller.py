@@ -538,6 +538,7 @@ def test_the_state_is_a_copy() -> None:
         (lambda s: s.update(dilation="ignored"), "with dilation='measured', got one with 'ignored'"),
         (lambda s: s.update(drop_near_equal=True), "with drop_near_equal=False, got one with True"),
         (lambda s: s.update(apply="update"), "with apply='gradient', got one with 'update'"),
+        (lambda s: s.update(scaling="fixed"), "with scaling='measured', got one with 'fixed'"),
         (lambda s: s["scalings"].pop("0.weight"), r"missing \['0.weight'\], unknown \[\]"),
         (lambda s: s["scalings"].update(other=torch.ones(3, 3)), r"missing \[\], unknown \['other'\]"),
         (
@@ -570,6 +571,15 @@ def test_a_state_that_does_not_fit_changes_nothing(change: Callable[[dict[str, A
     with pytest.raises(InputError, match=message):
         sgs.load_state_dict(state)
     assert all(torch.equal(sgs.scalings[name], before[name]) for name in before)
+
+
+def test_a_measured_state_does_not_replace_a_fixed_scaling() -> None:
+    measured, fixed = (SpatialGradientScaling(net(), scaling=given) for given in (None, torch.full((3, 3), 2.0)))
+    fixed.load_state_dict(fixed.state_dict())
+    state = measured.state_dict()
+    state["scalings"] = {name: state["scalings"][name] for name in fixed.scalings}
+    with pytest.raises(InputError, match="with scaling='fixed', got one with 'measured'; construct the controller"):
+        fixed.load_state_dict(state)
 
 
 ACB = [[0.6, 1.2, 0.6], [1.2, 1.8, 1.2], [0.6, 1.2, 0.6]]

@@ -228,7 +228,7 @@ class SpatialGradientScaling(AppliedScalings):
     def _settings(self) -> dict[str, Any]:
         """Return the settings that the scalings depend on."""
         names = ("k", "measure", "drop_near_equal", "dilation", "apply")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"scaling": "fixed" if self.fixed else "measured"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the scalings of :meth:`state_dict`, made with the same settings on the same layers.
