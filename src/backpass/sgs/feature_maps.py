@@ -78,10 +78,13 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 
 
 def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None:
-    """Return what the call sees; None if it belongs to another kernel or will fail on its input."""
+    """Return what the call sees; None if it belongs to another kernel, holds nothing, or will fail on its input.
+
+    An empty map is that of a detection head to which no region is proposed.
+    """
     axes = len(layer.kernel_size)
     values, kernel = call["input"].detach().float(), call["weight"]
-    if tuple(kernel.shape[2:]) != layer.kernel_size or values.ndim not in (axes + 1, axes + 2):
+    if tuple(kernel.shape[2:]) != layer.kernel_size or values.ndim not in (axes + 1, axes + 2) or not values.numel():
         return None
     if values.ndim == axes + 1:
         values = values.unsqueeze(0)
