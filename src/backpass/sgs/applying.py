@@ -47,8 +47,8 @@ class AppliedScalings:
         """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
 
         Once per optimizer step, on accumulated gradients; before or after AMP's unscaling, since it is linear; before
-        clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped. Where a CUDA graph
-        computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
+        clipping, so that a clipped norm stays a bound. Kernels that are frozen or have no gradient are skipped. Where a
+        CUDA graph computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
 
         Args:
             optimizer: scale only the kernels that it holds, where several optimizers step in turn; default: all.
