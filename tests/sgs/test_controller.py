@@ -505,6 +505,28 @@ def test_the_two_ways_of_applying_do_not_mix() -> None:
         pass
 
 
+@pytest.mark.parametrize("given", [None, torch.full((3, 3), 2.0)])
+def test_a_model_on_the_meta_device_gets_its_scalings_before_its_weights(given: Tensor | None) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())
+        sgs = SpatialGradientScaling(model, scaling=given)
+    model(torch.ones(1, 2, 8, 8, device="meta")).sum().backward()
+    sgs.scale_gradients()  # of a dry run
+    assert torch.equal(sgs.scalings["0.weight"], torch.ones(3, 3) if given is None else given)
+    model.zero_grad()
+    model.to_empty(device="cpu")
+    model[0].reset_parameters()
+    if given is None:
+        sgs.update([images()])
+        plain = SpatialGradientScaling(model)
+        plain.update([images()])
+        assert torch.equal(sgs.scalings["0.weight"], plain.scalings["0.weight"])
+    backward(model)
+    gradient = model[0].weight.grad.clone()
+    sgs.scale_gradients()
+    assert torch.equal(model[0].weight.grad, gradient * sgs.scalings["0.weight"])
+
+
 # State
 
 

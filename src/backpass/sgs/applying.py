@@ -167,9 +167,10 @@ class AppliedScalings:
         self._attachments.remove()
 
     def _placed_scalings(self) -> dict[str, Tensor]:
-        """Return the scalings, on the devices where the kernels are now."""
+        """Return the scalings, on the devices where the kernels are now; on the CPU as long as these are on meta."""
         for name, layer in self._layers.items():
-            self.scalings[name] = self.scalings[name].to(layer.parameter.device)
+            if (device := layer.parameter.device).type != "meta":
+                self.scalings[name] = self.scalings[name].to(device)
         return self.scalings
 
     def _kernels_in(self, optimizer: Optimizer) -> set[int]:

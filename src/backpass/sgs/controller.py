@@ -116,7 +116,7 @@ class SpatialGradientScaling(AppliedScalings):
             InputError: as at construction.
         """
         layers = scalable_convs(model, self._include)
-        scalings = {name: torch.ones(c.kernel_size, device=c.parameter.device) for name, c in layers.items()}
+        scalings = {name: torch.ones(layer.kernel_size, device="cpu") for name, layer in layers.items()}
         if self._given is not None:
             given = fixed_scalings(self._given, scalings)
             layers = {name: layer for name, layer in layers.items() if name in given}
@@ -124,6 +124,7 @@ class SpatialGradientScaling(AppliedScalings):
             given = {n: g for n, g in self.scalings.items() if n in scalings and g.shape == scalings[n].shape}
         self._model, self._layers = unwrap(model), layers
         self.scalings = {name: scalings[name] for name in layers}
+        self._placed_scalings()
         self._set(given)
         self._epoch = None
         self._measured = self.fixed or (self._measured and given.keys() == layers.keys())
