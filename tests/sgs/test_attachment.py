@@ -145,6 +145,15 @@ def schedule_free(optimizer: Optimizer) -> Any:
     return wrapper
 
 
+def post_local_sgd(optimizer: Optimizer) -> Any:
+    class KeepsParameters:
+        def average_parameters(self, params: Any) -> None:
+            """Stands for an average over processes."""
+
+    module = pytest.importorskip("torch.distributed.optim")
+    return module.PostLocalSGDOptimizer(optimizer, KeepsParameters())
+
+
 class Sam(Optimizer):
     """As the common implementations of sharpness-aware minimisation: two steps, the second one by another optimizer."""
 
@@ -166,7 +175,7 @@ class Sam(Optimizer):
         self.base_optimizer.step()
 
 
-@pytest.mark.parametrize("wrap", [accelerated, lightning, lookahead, schedule_free, Sam])
+@pytest.mark.parametrize("wrap", [accelerated, lightning, lookahead, schedule_free, post_local_sgd, Sam])
 def test_wrapped_optimizers(wrap: Any) -> None:
     model = net()
     inner = SGD(model.parameters(), lr=0.1)
