@@ -414,6 +414,25 @@ def test_an_empty_feature_map_counts_as_none(options: dict[str, Any]) -> None:
     assert torch.equal(sgs.scalings["head.weight"], head.scalings["weight"])
 
 
+class Slimmable(nn.Conv2d):
+    """Uses as much of its kernel as its input has channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.conv2d(input, self.weight[:, : input.shape[1]], self.bias, padding=1)
+
+
+def test_a_layer_that_sees_a_part_of_its_channels_is_measured_where_it_sees_all() -> None:
+    torch.manual_seed(0)
+    sgs = SpatialGradientScaling(Slimmable(4, 2, 3))
+    part, whole = noise(2, 2, 6, 6), noise(2, 4, 6, 6)
+    with pytest.warns(UserWarning, match=r"^no measuring batch reached weight, which keeps its scaling$"):
+        sgs.update([part])
+    assert torch.equal(sgs.scalings["weight"], torch.ones(3, 3))
+    sgs.update([part, whole])
+    expected = scalings(nn.Conv2d(4, 2, 3, padding=1), [whole])
+    assert torch.equal(sgs.scalings["weight"], expected["weight"])
+
+
 # The model
 
 

@@ -170,8 +170,10 @@ class SpatialGradientScaling(AppliedScalings):
         """Measure the scalings on the batches of ``loader``; all layers change together or, after an error, none.
 
         The model runs twice over the batches and is left unchanged (:func:`backpass.sgs.measure_scalings`, which also
-        states the forms of a batch). A layer that no batch reaches, or whose input is not finite, keeps its scaling; a
-        warning names it, once. No more batches are read than needed, and the random states of torch, Python, NumPy and
+        states the forms of a batch). A layer that no batch reaches, or none with all input channels of its kernel
+        (slimmable networks), or whose input is not finite, keeps its scaling; a warning names it, once.
+
+        No more batches are read than needed, and the random states of torch, Python, NumPy and
         the loader are restored, so that training sees the same batches as without this call. Do not call it while the
         same loader, with persistent workers, is being read.
 

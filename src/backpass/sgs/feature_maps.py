@@ -80,7 +80,9 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None:
     """Return what the call sees; None if it belongs to another kernel, holds nothing, or will fail on its input.
 
-    An empty map is that of a detection head to which no region is proposed.
+    An empty map is that of a detection head to which no region is proposed. One with other channels than the layer's is
+    that of a slimmed layer, which uses a part of its kernel: channels that are seen more often than others would need
+    ranges and numbers of pairs of their own.
     """
     axes = len(layer.kernel_size)
     values, kernel = call["input"].detach().float(), call["weight"]
@@ -88,7 +90,7 @@ def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None
         return None
     if values.ndim == axes + 1:
         values = values.unsqueeze(0)
-    if values.shape[1] != kernel.shape[1] * call.get("groups", 1):
+    if not values.shape[1] == kernel.shape[1] * call.get("groups", 1) == layer.channels:
         return None
     dilation = _per_axis(call.get("dilation", 1), axes)
     padding = call.get("padding", 0)

@@ -32,7 +32,7 @@ class Measurement:
 
     Attributes:
         scalings: float32 scaling of the kernel's spatial shape, by qualified parameter name.
-        unreached: layers that no batch ran through.
+        unreached: layers that no batch ran through, or none with all input channels of the kernel.
         not_finite: layers with NaN or infinity in their input.
     """
 
