@@ -157,6 +157,12 @@ def test_an_epoch_starts_with_one_line() -> None:
     assert [resumed.start_epoch(epoch, loader) for epoch in (4, 5, 6)] == [False, False, True]
 
 
+def test_a_training_of_one_epoch_measures_without_a_warmup() -> None:
+    loader = DataLoader(Augmented(), batch_size=4)
+    assert SpatialGradientScaling(net(), warmup=0).start_epoch(0, loader)
+    assert not SpatialGradientScaling(net()).start_epoch(0, loader)
+
+
 def test_a_second_training_measures_like_the_first() -> None:
     loader = DataLoader(Augmented(), batch_size=4)
     sgs = SpatialGradientScaling(net(), warmup=1, every=2)

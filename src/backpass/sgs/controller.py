@@ -35,7 +35,8 @@ class SpatialGradientScaling(AppliedScalings):
         model: any module with a convolution to scale (:func:`backpass.sgs.scalable_convs`), also wrapped or compiled.
         k: strength, above 0; smaller is stronger. 5 in the SGS paper.
         measure: ``"mutual_information"`` (the paper's) or ``"autocorrelation"``.
-        warmup: first epoch that measures, counted from 0. 1 in the paper.
+        warmup: first epoch that measures, counted from 0. 1 in the paper. Earlier epochs are plain training, without a
+            warning: pass 0 for a training of one epoch, or by steps.
         every: epochs between later measurements: 5 for CIFAR-100 and ImageNet in the paper, 30 for its 600-epoch runs.
         include: restrict the convolutions: glob patterns on module names, or ``(name, module) -> bool``.
         drop_near_equal: remove pairs that hold a zero or share a bin (the paper's ImageNet recipes).
@@ -154,7 +155,8 @@ class SpatialGradientScaling(AppliedScalings):
 
         One line at the start of each epoch instead of two. The published recipes measure on 2 batches, or on 20 where
         ``every=30``. An epoch that is resumed in its middle is not measured again; after a call with an earlier epoch,
-        which starts another training, every epoch is.
+        which starts another training, every epoch is. In a training of one epoch, or by steps on a stream of data,
+        nothing is measured unless ``warmup=0``.
         """
         if self._epoch is not None and epoch < self._epoch:
             self._epoch = None
