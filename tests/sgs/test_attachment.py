@@ -220,6 +220,13 @@ def test_gradients_that_were_clipped_before_the_hook_are_warned_of_once() -> Non
     attached_after_clipping(1e6)
 
 
+def test_norms_are_not_read_while_a_cuda_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("is_available", "is_current_stream_capturing"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    monkeypatch.setattr(Tensor, "cpu", lambda self: pytest.fail("a copy to the CPU ends the capture"))
+    attached_after_clipping(0.01)
+
+
 def test_gradients_that_stay_the_same_are_not_taken_for_clipped() -> None:
     model = net()
     optimizer = SGD(model.parameters(), lr=0.0)

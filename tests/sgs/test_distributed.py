@@ -2,10 +2,12 @@
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,8 +20,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from backpass.errors import InputError, StateError
-from backpass.sgs import SpatialGradientScaling, alpha_beta_scaling, measure_scalings
-from backpass.sgs.distributed import local_part
+from backpass.sgs import SpatialGradientScaling, alpha_beta_scaling, measure_scalings, scalable_convs
+from backpass.sgs.dependence import Autocorrelation
+from backpass.sgs.distributed import computing_device, local_part
+from backpass.sgs.measuring import scalings_of_maps
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs_near_equal.npz")
 
@@ -325,6 +329,33 @@ def test_a_layout_that_cuts_the_kernel_is_refused(two):
         assert texts["0"] == "(2, 2, 4, 3)"
         assert "expected conv.weight to be replicated or sharded on dim 0, got (Shard(dim=2),)" in texts["2"]
         assert "Shard(dim=1)" in texts["1"]
+
+
+def test_shards_on_the_cpu_are_computed_with_on_the_device_of_their_mesh(monkeypatch):
+    """As under FSDP2 with ``CPUOffloadPolicy``; a real one needs a GPU."""
+    mesh = SimpleNamespace(device_type="meta")
+
+    class Offloaded(nn.Parameter):
+        device_mesh = mesh
+
+    layer = next(iter(scalable_convs(nn.Conv2d(1, 1, 3)).values()))
+    layer.owner._parameters["weight"] = Offloaded(torch.ones(1, 1, 3, 3))
+    assert computing_device(layer.parameter) == torch.device("cpu")
+    monkeypatch.setitem(sys.modules, "torch.distributed.tensor", SimpleNamespace(DTensor=Offloaded))
+    assert computing_device(layer.parameter) == torch.device("meta")
+    mesh.device_type = "cpu"
+    assert computing_device(layer.parameter) == torch.device("cpu")
+    mesh.device_type = "meta"
+
+    devices = []
+
+    class Statistics(Autocorrelation):
+        def __init__(self, kernel_size, channels, *, device):
+            devices.append(device)
+            super().__init__(kernel_size, channels)
+
+    scalings_of_maps(lambda visit: None, {"weight": layer}, Statistics, k=5.0)
+    assert devices == [torch.device("meta")]
 
 
 def test_flat_parameter_fsdp_is_refused_by_name():

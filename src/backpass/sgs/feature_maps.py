@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from backpass._internal.eager import eagerly
 from backpass._internal.modes import eval_mode
 from backpass._internal.padding import same_padding
+from backpass.sgs.distributed import computing_device
 from backpass.sgs.layers import ConvLayer
 
 __all__ = ["FeatureMap", "FeatureMapVisitor", "capture_feature_maps", "evaluating"]
@@ -133,7 +134,7 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     values = [
         (buffer, buffer.detach().clone()) for _, held in buffers for buffer in held.values() if buffer is not None
     ]
-    devices = list({p.device for p in model.parameters() if p.device.type == "cuda"})
+    devices = [device for device in {computing_device(p) for p in model.parameters()} if device.type == "cuda"]
     random_state = _random_state(devices)
 
     def untouched() -> bool:
