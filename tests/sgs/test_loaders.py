@@ -11,7 +11,7 @@ pytest.importorskip("numpy")
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from backpass.errors import InputError
 from backpass.sgs import SpatialGradientScaling, scalable_convs
@@ -82,6 +82,58 @@ def test_an_accelerate_loader_is_left_as_if_it_had_not_been_read() -> None:
     assert not accelerator.gradient_state.in_dataloader
 
 
+@pytest.mark.parametrize("batches", [1, None])
+def test_an_accelerate_loader_with_seeded_epochs_is_left_at_its_epoch(batches: int | None) -> None:
+    accelerate = pytest.importorskip("accelerate")
+
+    def epochs(update: bool) -> list[list[list[int]]]:
+        accelerator = accelerate.Accelerator(
+            cpu=True, dataloader_config=accelerate.DataLoaderConfiguration(use_seedable_sampler=True)
+        )
+        torch.manual_seed(0)
+        data = TensorDataset(torch.randn(16, 1, 6, 6), torch.arange(16))
+        loader = accelerator.prepare(DataLoader(data, batch_size=4, shuffle=True))
+        order = []
+        for _ in range(2):
+            if update:
+                scalings(loader, batches=batches)
+            order.append([labels.tolist() for _, labels in loader])
+        return order
+
+    plain = epochs(False)
+    assert plain[0] != plain[1]
+    assert epochs(True) == plain
+
+
+class EpochSampler(Sampler[int]):
+    """Counts the epochs that are begun, and seeds each with its number."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter(torch.randperm(16, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+    def __len__(self) -> int:
+        return 16
+
+
+def test_a_sampler_that_counts_its_epochs_is_left_at_its_epoch() -> None:
+    sampler = EpochSampler()
+    loader = DataLoader(torch.randn(16, 1, 6, 6), batch_size=4, sampler=sampler)
+    scalings(loader, batches=2)
+    assert sampler.epoch == 0
+
+
+def test_a_loader_with_an_end_of_its_own_is_not_ended() -> None:
+    class Batches(list[Tensor]):
+        def end(self) -> None:
+            raise AssertionError("this may close a file")
+
+    scalings(Batches([torch.randn(4, 1, 6, 6)]), batches=1)
+
+
 def test_mappings_by_the_name_of_the_input() -> None:
     x = torch.randn(4, 1, 6, 6)
     for batch in ({"pixel_values": x, "labels": 0}, UserDict(pixel_values=x)):
@@ -103,6 +155,34 @@ def test_an_epoch_starts_with_one_line() -> None:
     resumed = SpatialGradientScaling(net(), warmup=1, every=2)
     resumed.load_state_dict(sgs.state_dict())
     assert [resumed.start_epoch(epoch, loader) for epoch in (4, 5, 6)] == [False, False, True]
+
+
+def test_a_training_of_one_epoch_measures_without_a_warmup() -> None:
+    loader = DataLoader(Augmented(), batch_size=4)
+    assert SpatialGradientScaling(net(), warmup=0).start_epoch(0, loader)
+    assert not SpatialGradientScaling(net()).start_epoch(0, loader)
+
+
+def test_a_second_training_measures_like_the_first() -> None:
+    loader = DataLoader(Augmented(), batch_size=4)
+    sgs = SpatialGradientScaling(net(), warmup=1, every=2)
+    first = [sgs.start_epoch(epoch, loader) for epoch in (0, 1)]
+    assert first == [sgs.start_epoch(epoch, loader) for epoch in (0, 1)] == [False, True]
+    assert not sgs.start_epoch(1, loader)
+
+    sgs.set_model(net())  # the same kernels, whose scalings are kept
+    assert [sgs.start_epoch(epoch, loader) for epoch in (0, 1)] == [False, True]
+
+    sgs.set_model(nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.ReLU(), nn.Conv2d(4, 4, 5)))
+    assert all(bool((scaling == 1).all()) for scaling in sgs.scalings.values())
+    assert [sgs.start_epoch(epoch, loader) for epoch in (2, 3)] == [True, False]
+    assert not any(bool((scaling == 1).all()) for scaling in sgs.scalings.values())
+
+
+def test_a_fixed_scaling_stays_fixed_in_another_model() -> None:
+    sgs = SpatialGradientScaling(net(), scaling=torch.full((3, 3), 2.0))
+    sgs.set_model(nn.Sequential(nn.Conv2d(1, 4, 3)))
+    assert not any(sgs.due(epoch) for epoch in range(20))
 
 
 def nothing() -> Iterator[Tensor]:

@@ -27,7 +27,7 @@ def reading(loader: Iterable[Any]) -> Iterator[None]:
         with keeping_random_state(loader):
             yield
     finally:
-        if callable(end := getattr(loader, "end", None)):
+        if hasattr(loader, "gradient_state") and callable(end := getattr(loader, "end", None)):
             end()  # Accelerate's loaders count as being read, which decides when gradients are synchronised
 
 

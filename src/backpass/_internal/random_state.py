@@ -12,9 +12,10 @@ __all__ = ["keeping_random_state", "seeded"]
 
 @contextmanager
 def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
-    """Restore the random states of torch, Python and NumPy, and of the loader's own generators, at the end.
+    """Restore the random states of torch, Python and NumPy, and of the loader's own generators and epochs, at the end.
 
-    Reading a few batches inside changes neither the order nor the augmentation of what the caller reads later. The
+    Accelerate's loaders and samplers count epochs as they are read, and seed each with its number. So reading batches
+    inside, also all, changes neither the order nor the augmentation of what the caller reads later. The
     states inside a loader's persistent worker processes are out of reach.
 
     >>> generator = torch.Generator().manual_seed(0)
@@ -26,12 +27,15 @@ def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
     """
     generators = {id(g): g for g in _generators(loader)}.values()
     kept = [(generator, generator.get_state()) for generator in generators]
+    epochs = list(_epochs(loader))
     with _keeping_global_states():
         try:
             yield
         finally:
             for generator, state in kept:
                 generator.set_state(state)
+            for holder, name, number in epochs:
+                setattr(holder, name, number)
 
 
 @contextmanager
@@ -67,11 +71,25 @@ def _keeping_global_states() -> Iterator[None]:
 
 
 def _generators(loader: object) -> Iterator[torch.Generator]:
-    """Yield the generators of a loader, its samplers and its data set."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    sampler = getattr(loader, "sampler", None)
-    inner_sampler, dataset = getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None)
-    for holder in (loader, sampler, batch_sampler, inner_sampler, dataset):
+    """Yield the generators of a loader and of what it draws with."""
+    for holder in _holders(loader):
         generator = getattr(holder, "generator", None)
         if isinstance(generator, torch.Generator):
             yield generator
+
+
+def _epochs(loader: object) -> Iterator[tuple[object, str, int]]:
+    """Yield each counter of epochs of a loader and of what it draws with: its holder, its name and its number."""
+    for holder in _holders(loader):
+        for name in ("epoch", "iteration"):
+            number = getattr(holder, "__dict__", {}).get(name)
+            if isinstance(number, int):
+                yield holder, name, number
+
+
+def _holders(loader: object) -> Iterator[object]:
+    """Yield a loader, its samplers and its data set."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    whole = getattr(batch_sampler, "batch_sampler", None)  # of all processes, in Accelerate's of one
+    yield from (loader, getattr(loader, "sampler", None), getattr(loader, "dataset", None), batch_sampler, whole)
+    yield from (getattr(batch_sampler, "sampler", None), getattr(whole, "sampler", None))
