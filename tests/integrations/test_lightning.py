@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import backpass
 from backpass.errors import InputError
 from integrations.plain_loop import (
     ALPHA,
+    BATCH,
     EPOCHS,
     OPTIONS,
     RESUMED,
@@ -103,6 +105,18 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", sgs=RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_persistent_workers_lose_no_batch(tmp_path: Path, epochs: int) -> None:
+    sgs = {"warmup": 0}  # measured at epoch 0, and where a run of one epoch resumes
+    batches = DataLoader(loader().dataset, batch_size=BATCH, num_workers=1, persistent_workers=True)
+    first, resume = [], None
+    if epochs:
+        first, trainer = trained(tmp_path, epochs=epochs, sgs=sgs)
+        trainer.save_checkpoint(resume := tmp_path / "last.ckpt")
+    rest, _ = trained(tmp_path, resume=resume, sgs=sgs, batches=batches)
+    assert_same(first + rest, plain(**sgs))
 
 
 def test_batches_of_another_form(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections import UserDict
 from collections.abc import Iterator
+from multiprocessing import active_children
 from typing import Any
 
 import pytest
@@ -49,21 +50,44 @@ def test_no_more_is_read_than_needed() -> None:
 
 
 @pytest.mark.parametrize("own_generator", [False, True])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_training_reads_the_same_batches_with_and_without_an_update(own_generator: bool, workers: int) -> None:
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
+def test_training_reads_the_same_batches_with_and_without_an_update(
+    own_generator: bool, workers: dict[str, Any]
+) -> None:
     def epoch(update: bool) -> list[Tensor]:
         torch.manual_seed(0)
         random.seed(0)
         np.random.seed(0)
         model = net()
         generator = torch.Generator().manual_seed(1) if own_generator else None
-        loader = DataLoader(Augmented(), batch_size=4, shuffle=True, generator=generator, num_workers=workers)
+        loader = DataLoader(Augmented(), batch_size=4, shuffle=True, generator=generator, **workers)
         if update:
             SpatialGradientScaling(model).update(loader, batches=2)
         return [x for _, x in zip(range(3), loader, strict=False)]
 
     for plain, measured in zip(epoch(False), epoch(True), strict=True):
         assert torch.equal(plain, measured)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_an_update_while_persistent_workers_are_read(prepared: bool) -> None:
+    def epochs(update: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        sgs = SpatialGradientScaling(net())
+        loader = DataLoader(Augmented(), batch_size=8, num_workers=1, persistent_workers=True)
+        if prepared:
+            loader = pytest.importorskip("accelerate").Accelerator(cpu=True).prepare(loader)
+        batches, workers = iter(loader), 0
+        read = [next(batches)]
+        if update:
+            workers = len(active_children())
+            sgs.update(loader, batches=2)
+            assert len(active_children()) == workers
+        return [*read, *batches, *loader]
+
+    plain, measured = epochs(False), epochs(True)
+    assert len(plain) == len(measured) == 8
+    assert all(map(torch.equal, plain, measured))
 
 
 def test_a_loader_is_measured_like_its_first_batches() -> None:

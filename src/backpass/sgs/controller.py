@@ -166,8 +166,8 @@ class SpatialGradientScaling(AppliedScalings):
         The model runs twice over the batches and is left unchanged (:func:`backpass.sgs.measure_scalings`, which also
         states the forms of a batch). A layer that no batch reaches, or whose input is not finite, keeps its scaling; a
         warning names it, once. No more batches are read than needed, and the random states of torch, Python, NumPy and
-        the loader are restored, so that training sees the same batches as without this call. Do not call it while the
-        same loader, with persistent workers, is being read.
+        the loader are restored, so that training sees the same batches as without this call, also while it reads the
+        same ``DataLoader``.
 
         Args:
             loader: a ``DataLoader`` or any iterable of batches: input tensors, or tuples that start with one, such as
