@@ -26,6 +26,7 @@ from integrations.plain_loop import (
 
 pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from backpass.integrations.lightning import SpatialGradientScalingCallback
 
@@ -67,10 +68,11 @@ def trained(
     forward: Any = None,
     sgs: dict[str, Any] | None = None,
     batches: Any = None,
+    callback: SpatialGradientScalingCallback | None = None,
     **options: Any,
 ) -> Any:
     module = Module(manual)
-    callback = SpatialGradientScalingCallback(forward=forward, **(OPTIONS | (sgs or {})))
+    callback = callback or SpatialGradientScalingCallback(forward=forward, **(OPTIONS | (sgs or {})))
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=[callback], **quiet, **options
@@ -105,6 +107,30 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", sgs=RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+class RestoredLate(SingleDeviceStrategy):
+    """Restores a checkpoint after ``on_fit_start``, as the strategies of FSDP2 and DeepSpeed do."""
+
+    restore_checkpoint_after_setup = True
+
+
+def test_strategies_that_restore_after_setup(tmp_path: Path) -> None:
+    first, trainer = trained(tmp_path, epochs=2, sgs=RESUMED)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", sgs=RESUMED, strategy=RestoredLate("cpu"))
+    assert_same(first + rest, plain(**RESUMED))
+
+
+def test_a_fit_takes_no_state_of_an_earlier_fit(tmp_path: Path) -> None:
+    first, trainer = trained(tmp_path, epochs=2, sgs=RESUMED)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    callback = SpatialGradientScalingCallback(**(OPTIONS | RESUMED))
+    for _ in range(2):
+        rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", callback=callback)
+        assert_same(first + rest, plain(**RESUMED))
+        steps, _ = trained(tmp_path, callback=callback)
+        assert_same(steps, plain(**RESUMED))
 
 
 @pytest.mark.parametrize("epochs", [0, 1])

@@ -62,11 +62,18 @@ class SpatialGradientScalingCallback(Callback):
         self.options = options
         self._loaded: dict[str, Any] | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the controller of an earlier fit."""
+        if stage == "fit" and "sgs" in vars(self):
+            self.sgs.remove()
+            del self.sgs
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the convolutions; load the state of a resumed checkpoint."""
         self.sgs = SpatialGradientScaling(pl_module, **self.options)
         if self._loaded is not None:
             self.sgs.load_state_dict(self._loaded)
+            self._loaded = None
         for optimizer in trainer.optimizers:
             if self.sgs.apply == "update":
                 self.sgs.attach(optimizer)
@@ -102,5 +109,8 @@ class SpatialGradientScalingCallback(Callback):
         return self.sgs.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state of a checkpoint until the controller exists."""
-        self._loaded = state_dict
+        """Load the state of a checkpoint, or keep it until the controller exists."""
+        if "sgs" in vars(self):  # FSDP2 and DeepSpeed restore after ``on_fit_start``
+            self.sgs.load_state_dict(state_dict)
+        else:
+            self._loaded = state_dict
