@@ -34,12 +34,16 @@ pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.fil
 
 
 class Images(Dataset[dict[str, Tensor]]):
+    def __init__(self, one_hot: bool = False) -> None:
+        self.one_hot = one_hot
+
     def __len__(self) -> int:
         return len(data()[0])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         x, y = data()
-        return {"pixel_values": x[index], "labels": y[index]}
+        labels = nn.functional.one_hot(y, 3).float() if self.one_hot else y
+        return {"pixel_values": x[index], "labels": labels[index]}
 
 
 class Model(nn.Module):
@@ -66,6 +70,7 @@ def trained(
     autocast: bool = False,
     resume: bool = False,
     batch: int = BATCH,
+    dataset: Any = None,
     **options: Any,
 ) -> Gradients:
     arguments = TrainingArguments(
@@ -90,7 +95,7 @@ def trained(
     trainer = InOrder(
         model,
         arguments,
-        train_dataset=Images(),
+        train_dataset=dataset or Images(),
         optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)),
         compute_loss_func=PowerGradLoss(alpha=ALPHA),
     )
@@ -117,6 +122,26 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     first = trained(tmp_path, epochs=epochs, **RESUMED)
     rest = trained(tmp_path, resume=True, **RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_probabilities_as_labels(tmp_path: Path, accumulate: int) -> None:
+    steps = trained(tmp_path, accumulate=accumulate, dataset=Images(one_hot=True))
+    assert_same(steps, plain(accumulate=accumulate))
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (8, 3), (8, 3, 2, 2)])
+def test_the_loss_of_probabilities_is_that_of_labels(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(shape), torch.randint(shape[1], (8, *shape[2:]))
+    one_hot = nn.functional.one_hot(labels, shape[1]).movedim(-1, 1).float()
+    loss = PowerGradLoss(alpha=ALPHA)
+    for counted in (False, True):
+        expected, ours = (
+            loss({"logits": logits}, y, num_items_in_batch=y.ne(-100).sum() if counted else None)
+            for y in (labels, one_hot)
+        )
+        torch.testing.assert_close(ours, expected)
 
 
 def test_a_plain_mean_is_too_large_under_accumulation_and_this_loss_is_not() -> None:

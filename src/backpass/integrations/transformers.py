@@ -103,8 +103,9 @@ class PowerGradLoss:
     """Cross-entropy with the gradient of PGT: ``Trainer(compute_loss_func=PowerGradLoss(alpha=0.3))``.
 
     The ``Trainer`` does not divide the loss of a ``compute_loss_func`` by the number of accumulated batches, and passes
-    the number of labels in all of them instead: the loss is the sum over labels divided by that number, so that
-    accumulation changes nothing.
+    the number of elements of ``labels`` in all of them instead: the loss is the sum over labels divided by their
+    number, so that accumulation changes nothing. Floating-point labels are probabilities, with an element for each
+    class (mixup, distillation).
 
     Args:
         alpha: exponent, above 0.
@@ -123,4 +124,5 @@ class PowerGradLoss:
         total = power_grad_cross_entropy(logits, labels, alpha=self.alpha, reduction="sum", **self.options)
         if isinstance(num_items_in_batch, Tensor):
             num_items_in_batch = num_items_in_batch.to(total.device)
-        return total / num_items_in_batch
+        elements = logits.shape[1] if labels.is_floating_point() else 1
+        return total * elements / num_items_in_batch
