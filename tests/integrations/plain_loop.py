@@ -63,6 +63,7 @@ def plain(
     steps = recorded(optimizer, model)
     criterion = backpass.PowerGradCrossEntropyLoss(alpha=ALPHA) if pgt else nn.CrossEntropyLoss()
     method = backpass.SpatialGradientScaling(model, **(OPTIONS | options))
+    update = sgs and method.apply == "update"
     for epoch in range(EPOCHS):
         if sgs:
             method.start_epoch(epoch, batches)
@@ -72,11 +73,12 @@ def plain(
             loss.backward()
             if (number + 1) % accumulate:
                 continue
-            if sgs:
+            if sgs and not update:
                 method.scale_gradients()
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimizer.step()
+            with method.scaled_update() if update else nullcontext():
+                optimizer.step()
             optimizer.zero_grad()
     return steps
 

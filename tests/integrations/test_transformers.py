@@ -1,5 +1,6 @@
 """The callback and the loss for the Hugging Face Trainer: the gradients of the plain loop, step by step."""
 
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from integrations.plain_loop import (
 )
 
 pytest.importorskip("transformers")
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from backpass.integrations.transformers import PowerGradLoss, SpatialGradientScalingCallback
 
@@ -61,18 +62,23 @@ class InOrder(Trainer):
         return torch.utils.data.SequentialSampler(Images())
 
 
-def trained(
+def trained(folder: Path, *, resume: bool = False, **options: Any) -> Gradients:
+    trainer, steps = made(folder, **options)
+    trainer.train(resume_from_checkpoint=resume)
+    return steps
+
+
+def made(
     folder: Path,
     *,
     epochs: int = EPOCHS,
     accumulate: int = 1,
     clip: float | None = None,
     autocast: bool = False,
-    resume: bool = False,
     batch: int = BATCH,
     dataset: Any = None,
     **options: Any,
-) -> Gradients:
+) -> tuple[Trainer, Gradients]:
     arguments = TrainingArguments(
         folder,
         num_train_epochs=epochs,
@@ -100,8 +106,7 @@ def trained(
         compute_loss_func=PowerGradLoss(alpha=ALPHA),
     )
     trainer.add_callback(SpatialGradientScalingCallback(trainer, **(OPTIONS | options)))
-    trainer.train(resume_from_checkpoint=resume)
-    return steps
+    return trainer, steps
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -122,6 +127,54 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     first = trained(tmp_path, epochs=epochs, **RESUMED)
     rest = trained(tmp_path, resume=True, **RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+class Interrupted(TrainerCallback):
+    """Interrupts the first training, in its second epoch."""
+
+    interrupted = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.epoch > 1 and not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("apply", "wrapped"),
+    [("gradient", None), ("gradient", "before"), ("gradient", "while training"), ("update", None)],
+)
+def test_training_again_after_an_interrupt(tmp_path: Path, apply: str, wrapped: str | None) -> None:
+    trainer, steps = made(tmp_path, apply=apply)
+    calls, own = [], trainer.training_step
+
+    def wrap() -> None:
+        step = trainer.training_step
+
+        def wrapper(*args: Any, **kwargs: Any) -> Tensor:
+            calls.append(step)
+            return step(*args, **kwargs)
+
+        trainer.training_step = wrapper
+
+    if wrapped == "before":
+        wrap()
+        own = trainer.training_step
+    weights = copy.deepcopy(trainer.model.state_dict())
+    trainer.add_callback(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    if wrapped == "while training":
+        wrap()
+        own = trainer.training_step
+    trainer.model.load_state_dict(weights)
+    trainer.optimizer.state.clear()
+    steps.clear()
+    calls.clear()
+    trainer.train()
+    assert_same(steps, plain(apply=apply))
+    assert trainer.training_step == own
+    assert len(calls) == (len(steps) if wrapped else 0)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

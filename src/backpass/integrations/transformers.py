@@ -51,11 +51,14 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
         self.batches = batches
         self.forward = forward
         self.options = options
+        self._step: Callable[..., Tensor] | None = None  # that scales, while it does
+        self._replaced: Callable[..., Tensor] | None = None  # what the trainer itself held instead
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Find the convolutions, load the state of a resumed run, and scale after each training step."""
+        self._restore()  # a train() that was interrupted had no on_train_end
         self.sgs = SpatialGradientScaling(self.trainer.model, **self.options)
         saved = state.stateful_callbacks.get(type(self).__name__)
         if state.global_step > 0 and saved:
@@ -68,11 +71,12 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
 
         def training_step_and_scaling(*args: Any, **kwargs: Any) -> Tensor:
             loss: Tensor = training_step(*args, **kwargs)
-            if self.trainer.accelerator.sync_gradients:
+            if self._step is training_step_and_scaling and self.trainer.accelerator.sync_gradients:
                 self.sgs.scale_gradients()
             return loss
 
-        self.trainer.training_step = training_step_and_scaling
+        self._replaced = vars(self.trainer).get("training_step")
+        self.trainer.training_step = self._step = training_step_and_scaling
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -85,8 +89,17 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the trainer and its optimizer as they were."""
-        self.sgs.remove()
-        vars(self.trainer).pop("training_step", None)
+        self._restore()
+
+    def _restore(self) -> None:
+        if "sgs" in vars(self):
+            self.sgs.remove()
+        if self._step is not None and vars(self.trainer).get("training_step") is self._step:
+            if self._replaced is None:
+                del self.trainer.training_step
+            else:
+                self.trainer.training_step = self._replaced
+        self._step = self._replaced = None  # inside a wrapper of someone else, it no longer scales
 
     def state(self) -> dict[str, Any]:
         """Return the state of the controller as numbers, for ``trainer_state.json``."""
