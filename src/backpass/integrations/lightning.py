@@ -105,8 +105,8 @@ class SpatialGradientScalingCallback(Callback):
         self.sgs.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the controller, for Lightning's checkpoint."""
-        return self.sgs.state_dict()
+        """Return the state of the controller, for Lightning's checkpoint; before ``on_fit_start``, what was loaded."""
+        return self.sgs.state_dict() if "sgs" in vars(self) else self._loaded or {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state of a checkpoint, or keep it until the controller exists."""
