@@ -53,13 +53,14 @@ def plain(
     accumulate: int = 1,
     clip: float | None = None,
     autocast: bool = False,
+    dtype: torch.dtype = torch.float32,
     sgs: bool = True,
     pgt: bool = True,
     **options: Any,
 ) -> Gradients:
     """Return the gradients of each step of the plain loop; ``options`` are of SGS."""
-    model = net()
-    optimizer, batches = optimizer_of(model), loader()
+    model = net().to(dtype)
+    optimizer, batches = optimizer_of(model), [(x.to(dtype), y) for x, y in loader()]
     steps = recorded(optimizer, model)
     criterion = backpass.PowerGradCrossEntropyLoss(alpha=ALPHA) if pgt else nn.CrossEntropyLoss()
     method = backpass.SpatialGradientScaling(model, **(OPTIONS | options))

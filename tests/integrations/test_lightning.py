@@ -172,6 +172,15 @@ def test_batches_of_another_form(tmp_path: Path) -> None:
     assert_same(steps, plain())
 
 
+@pytest.mark.parametrize("forward", [None, lambda module, batch: module.model(batch[0] + torch.zeros(1))])
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_models_in_another_precision(tmp_path: Path, precision: str, dtype: torch.dtype, forward: Any) -> None:
+    steps, _ = trained(tmp_path, precision=precision, forward=forward)
+    assert_same(steps, plain(dtype=dtype))
+    with pytest.raises(AssertionError, match="step"):
+        assert_same(steps, plain(dtype=dtype, sgs=False))
+
+
 def test_several_loaders_are_refused(tmp_path: Path) -> None:
     callback = SpatialGradientScalingCallback(**OPTIONS)
     trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)

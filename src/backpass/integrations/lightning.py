@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from backpass._internal.batches import Forward, forward_on
 from backpass.errors import InputError, missing_extra
 from backpass.sgs import SpatialGradientScaling
 
@@ -32,7 +33,8 @@ class SpatialGradientScalingCallback(Callback):
     Args:
         batches: the number of batches to measure on.
         forward: runs the module on a batch, as ``forward(module, batch)``; or the name of the input in batches that are
-            mappings. Default: ``module(input)``, with the input the batch or its first item.
+            mappings. Default: ``module(input)``, with the input the batch or its first item. In the trainer's precision
+            in each case.
         loader: the loader to measure on; default: the training loader.
         scale: ``False`` leaves calling ``sgs.scale_gradients()`` to the module.
         options: of :class:`backpass.SpatialGradientScaling`.
@@ -82,14 +84,27 @@ class SpatialGradientScalingCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is due."""
-        forward = self.forward if isinstance(self.forward, str | None) else partial(self._run, pl_module, self.forward)
         loader = trainer.train_dataloader if self.loader is None else self.loader
         if isinstance(loader, dict | list | tuple) and self.loader is None:
             raise InputError(
                 f"expected one training loader, got {type(loader).__name__} of {len(loader)}; pass the one to measure "
                 "on as loader=..."
             )
+        forward = self._forward_in_precision(trainer, pl_module)
         self.sgs.start_epoch(trainer.current_epoch, loader, batches=self.batches, forward=forward)
+
+    def _forward_in_precision(self, trainer: Trainer, module: LightningModule) -> Forward:
+        """Return a function that runs the module on a batch in the trainer's precision, as ``training_step`` runs."""
+        if isinstance(self.forward, str | None):
+            run = forward_on(module, next(module.parameters()).device, self.forward)
+        else:
+            run = partial(self._run, module, self.forward)
+
+        def forward(batch: Any) -> Any:
+            with trainer.precision_plugin.forward_context():
+                return run(trainer.precision_plugin.convert_input(batch))
+
+        return forward
 
     @staticmethod
     def _run(module: LightningModule, forward: Callable[[LightningModule, Any], Any], batch: Any) -> Any:
