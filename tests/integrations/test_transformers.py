@@ -1,6 +1,7 @@
 """The callback and the loss for the Hugging Face Trainer: the gradients of the plain loop, step by step."""
 
 import copy
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,7 @@ def made(
     autocast: bool = False,
     batch: int = BATCH,
     dataset: Any = None,
+    restore_callback_states_from_checkpoint: bool = False,
     **options: Any,
 ) -> tuple[Trainer, Gradients]:
     arguments = TrainingArguments(
@@ -93,6 +95,7 @@ def made(
         disable_tqdm=True,
         lr_scheduler_type="constant",
         remove_unused_columns=False,
+        restore_callback_states_from_checkpoint=restore_callback_states_from_checkpoint,
         seed=0,
     )
     model = Model()
@@ -195,6 +198,25 @@ def test_the_loss_of_probabilities_is_that_of_labels(shape: tuple[int, ...]) -> 
             for y in (labels, one_hot)
         )
         torch.testing.assert_close(ours, expected)
+
+
+def test_callback_states_are_restored_from_the_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = trained(tmp_path, epochs=2, **RESUMED)
+    trainer, rest = made(tmp_path, restore_callback_states_from_checkpoint=True, **RESUMED)
+    logging.getLogger("transformers.trainer").addHandler(caplog.handler)
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    finally:
+        logging.getLogger("transformers.trainer").removeHandler(caplog.handler)
+    assert_same(first + rest, plain(**RESUMED))
+    assert "callbacks not included" not in caplog.text
+
+
+def test_a_checkpoint_of_training_without_the_callback(tmp_path: Path) -> None:
+    trainer, first = made(tmp_path, epochs=1)
+    trainer.remove_callback(SpatialGradientScalingCallback)
+    trainer.train()
+    assert_same(first + trained(tmp_path, resume=True), plain())  # the first epoch is not scaled
 
 
 def test_a_plain_mean_is_too_large_under_accumulation_and_this_loss_is_not() -> None:

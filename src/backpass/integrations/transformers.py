@@ -12,14 +12,21 @@ from backpass.sgs import SpatialGradientScaling
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-    from transformers.trainer_callback import ExportableState
 except ImportError as error:
     raise missing_extra("transformers", "transformers", "the callbacks for the Hugging Face Trainer") from error
 
 __all__ = ["PowerGradLoss", "SpatialGradientScalingCallback"]
 
 
-class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
+class SpatialGradientScalingState(TrainerCallback):
+    """Has the name under which the scalings are saved, and no argument, so that the ``Trainer`` can restore it.
+
+    With ``restore_callback_states_from_checkpoint`` it makes the callbacks of all saved states again, from arguments
+    that are saved as JSON, which a callback that holds the trainer has not; and it warns of a state without a callback.
+    """
+
+
+class SpatialGradientScalingCallback(TrainerCallback):
     """Train with SGS: ``trainer.add_callback(SpatialGradientScalingCallback(trainer, k=5.0))``.
 
     Measures at the start of the epochs where it is due, on the first batches of the training loader. The ``Trainer``
@@ -48,6 +55,8 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
         **options: Any,
     ) -> None:
         self.trainer = trainer
+        if SpatialGradientScalingState not in map(type, trainer.callback_handler.callbacks):
+            trainer.add_callback(SpatialGradientScalingState())
         self.batches = batches
         self.forward = forward
         self.options = options
@@ -60,9 +69,9 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
         """Find the convolutions, load the state of a resumed run, and scale after each training step."""
         self._restore()  # a train() that was interrupted had no on_train_end
         self.sgs = SpatialGradientScaling(self.trainer.model, **self.options)
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        if state.global_step > 0 and saved:
-            self.sgs.load_state_dict(_with_tensors(saved["attributes"]["saved"]))
+        saved = state.stateful_callbacks.get(SpatialGradientScalingState.__name__)
+        if saved is not None:
+            self.sgs.load_state_dict(_with_tensors(saved["saved"]))
         if self.sgs.apply == "update":
             self.sgs.attach(kwargs["optimizer"])
             return
@@ -81,9 +90,11 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure, if it is due."""
+        """Measure, if it is due, and pass the scalings to the next checkpoints."""
         loader = kwargs["train_dataloader"]
         self.sgs.start_epoch(int(state.epoch or 0), loader, batches=self.batches, forward=self.forward)
+        saved = {"args": {}, "attributes": {}, "saved": _with_numbers(self.sgs.state_dict())}
+        state.stateful_callbacks[SpatialGradientScalingState.__name__] = saved
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -101,11 +112,9 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
                 self.trainer.training_step = self._replaced
         self._step = self._replaced = None  # inside a wrapper of someone else, it no longer scales
 
-    def state(self) -> dict[str, Any]:
-        """Return the state of the controller as numbers, for ``trainer_state.json``."""
-        saved = self.sgs.state_dict() if "sgs" in vars(self) else {}
-        saved["scalings"] = {name: scaling.tolist() for name, scaling in saved.get("scalings", {}).items()}
-        return {"args": {}, "attributes": {"saved": saved}}
+
+def _with_numbers(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {**state, "scalings": {name: scaling.tolist() for name, scaling in state["scalings"].items()}}
 
 
 def _with_tensors(saved: Mapping[str, Any]) -> dict[str, Any]:
