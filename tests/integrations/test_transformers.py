@@ -3,13 +3,14 @@
 import copy
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 import backpass
 from integrations.plain_loop import (
@@ -78,6 +79,7 @@ def made(
     autocast: bool = False,
     batch: int = BATCH,
     dataset: Any = None,
+    max_steps: int = -1,
     restore_callback_states_from_checkpoint: bool = False,
     **options: Any,
 ) -> tuple[Trainer, Gradients]:
@@ -95,6 +97,7 @@ def made(
         disable_tqdm=True,
         lr_scheduler_type="constant",
         remove_unused_columns=False,
+        max_steps=max_steps,
         restore_callback_states_from_checkpoint=restore_callback_states_from_checkpoint,
         seed=0,
     )
@@ -217,6 +220,19 @@ def test_a_checkpoint_of_training_without_the_callback(tmp_path: Path) -> None:
     trainer.remove_callback(SpatialGradientScalingCallback)
     trainer.train()
     assert_same(first + trained(tmp_path, resume=True), plain())  # the first epoch is not scaled
+
+
+class Stream(IterableDataset[dict[str, Tensor]]):
+    """The images without a length."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        images = Images()
+        return (images[index] for index in range(len(images)))
+
+
+def test_epochs_of_data_without_a_length(tmp_path: Path) -> None:
+    steps = trained(tmp_path, dataset=Stream(), max_steps=EPOCHS * 8, **RESUMED)
+    assert_same(steps, plain(**RESUMED))
 
 
 def test_a_plain_mean_is_too_large_under_accumulation_and_this_loss_is_not() -> None:

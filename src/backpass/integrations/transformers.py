@@ -69,6 +69,7 @@ class SpatialGradientScalingCallback(TrainerCallback):
         """Find the convolutions, load the state of a resumed run, and scale after each training step."""
         self._restore()  # a train() that was interrupted had no on_train_end
         self.sgs = SpatialGradientScaling(self.trainer.model, **self.options)
+        self._epoch = int(state.epoch or 0)  # counted from here on: it is late for data without a length
         saved = state.stateful_callbacks.get(SpatialGradientScalingState.__name__)
         if saved is not None:
             self.sgs.load_state_dict(_with_tensors(saved["saved"]))
@@ -92,7 +93,8 @@ class SpatialGradientScalingCallback(TrainerCallback):
     ) -> None:
         """Measure, if it is due, and pass the scalings to the next checkpoints."""
         loader = kwargs["train_dataloader"]
-        self.sgs.start_epoch(int(state.epoch or 0), loader, batches=self.batches, forward=self.forward)
+        self.sgs.start_epoch(self._epoch, loader, batches=self.batches, forward=self.forward)
+        self._epoch += 1
         saved = {"args": {}, "attributes": {}, "saved": _with_numbers(self.sgs.state_dict())}
         state.stateful_callbacks[SpatialGradientScalingState.__name__] = saved
 
