@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from backpass._internal.batches import Forward, forward_on
@@ -95,20 +96,23 @@ class SpatialGradientScalingCallback(Callback):
 
     def _forward_in_precision(self, trainer: Trainer, module: LightningModule) -> Forward:
         """Return a function that runs the module on a batch in the trainer's precision, as ``training_step`` runs."""
+        device, precision = trainer.strategy.root_device, trainer.precision_plugin
         if isinstance(self.forward, str | None):
-            run = forward_on(module, next(module.parameters()).device, self.forward)
+            run = forward_on(module, device, self.forward)
         else:
-            run = partial(self._run, module, self.forward)
+            run = partial(self._run, module, device, self.forward)
 
         def forward(batch: Any) -> Any:
-            with trainer.precision_plugin.forward_context():
-                return run(trainer.precision_plugin.convert_input(batch))
+            with precision.forward_context():
+                return run(precision.convert_input(batch))
 
         return forward
 
     @staticmethod
-    def _run(module: LightningModule, forward: Callable[[LightningModule, Any], Any], batch: Any) -> Any:
-        return forward(module, module.transfer_batch_to_device(batch, module.device, 0))
+    def _run(
+        module: LightningModule, device: torch.device, forward: Callable[[LightningModule, Any], Any], batch: Any
+    ) -> Any:
+        return forward(module, module.transfer_batch_to_device(batch, device, 0))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Scale the gradients of the kernels that the optimizer holds."""
