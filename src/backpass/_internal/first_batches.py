@@ -6,6 +6,7 @@ from itertools import islice
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from backpass._internal.batches import describe
 from backpass._internal.random_state import keeping_random_state
@@ -24,7 +25,7 @@ def reading(loader: Iterable[Any]) -> Iterator[None]:
     if isinstance(loader, Tensor):
         raise InputError(f"expected an iterable of batches, got one {describe(loader)}; pass [batch]")
     try:
-        with keeping_random_state(loader):
+        with keeping_random_state(loader), _own_workers(loader):
             yield
     finally:
         if hasattr(loader, "gradient_state") and callable(end := getattr(loader, "end", None)):
@@ -53,3 +54,17 @@ def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[A
     if len(batches) == 0:
         raise InputError("expected at least one measuring batch, got none; pass a loader that is not exhausted")
     return batches
+
+
+@contextmanager
+def _own_workers(loader: Iterable[Any]) -> Iterator[None]:
+    """Read a ``DataLoader`` with workers of its own, where they persist: it has one iterator then, perhaps in use."""
+    loader = getattr(loader, "base_dataloader", loader)  # inside Accelerate's
+    if not (isinstance(loader, DataLoader) and loader.persistent_workers):
+        yield
+        return
+    in_use, loader._iterator = loader._iterator, None
+    try:
+        yield
+    finally:
+        loader._iterator = in_use  # the last reference to the other one, which ends its workers

@@ -175,16 +175,15 @@ class SpatialGradientScaling(AppliedScalings):
         states the forms of a batch). A layer that no batch reaches, or none with all input channels of its kernel
         (slimmable networks), or whose input is not finite, keeps its scaling; a warning names it, once.
 
-        No more batches are read than needed, and the random states of torch, Python, NumPy and
-        the loader are restored, so that training sees the same batches as without this call. Do not call it while the
-        same loader, with persistent workers, is being read.
+        No more batches are read than needed, and the random states of torch, Python, NumPy and the loader are restored,
+        so that training sees the same batches as without this call, also while it reads the same ``DataLoader``.
 
         Args:
             loader: a ``DataLoader`` or any iterable of batches: input tensors, or tuples that start with one, such as
                 ``(input, target)``.
             forward: runs the model on a batch of any other form, such as ``lambda batch: model(batch["image"])``; or
                 the name of the input in batches that are mappings, such as ``"pixel_values"``. Default:
-                ``model(input)`` on the model's device.
+                ``model(input)`` on the model's device, with floating point cast to the dtype of its first kernel.
             batches: the number of batches to read; default: all.
 
         Raises:
