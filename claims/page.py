@@ -13,6 +13,7 @@ from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.reporting.tables import difference_table, markdown_table
 from backpass.experiments.stages import count_runs, last_stage
+from backpass.experiments.study import own_records
 from claim import Claim
 from run import NAMES, RESULTS, load_claim, read_kept
 
@@ -76,9 +77,9 @@ def verdict(found: Difference, claim: Claim) -> str:
 def summaries(name: str, claim: Claim, records: Sequence[Record]) -> tuple[Study, list[Summary]]:
     """Return the study that the records are of, and its summaries; without any where runs are missing."""
     study, _ = last_stage(claim.study, RESULTS / name)
-    known = {(record.entry, record.run) for record in records}
-    complete = study.tuning is None and {(run.entry, run.run) for run in study.runs()} <= known
-    return study, summarize(study.entries, records) if complete else []
+    own = own_records(study, records)
+    complete = study.tuning is None and len(own) == len(study.runs())
+    return study, summarize(study.entries, own) if complete else []
 
 
 def power(claim: Claim) -> str:

@@ -2,7 +2,7 @@
 
     python claims/run.py                          # all claims, one after the other
     python claims/run.py fixed_vgg_100_classes    # one of them
-    python claims/run.py NAME --entries plain sgs # some of its entries first
+    python claims/run.py NAME --entries plain sgs # some of its entries first; what is chosen for them stays
 
 The images are expected in data/ (see claims/README.md). Records that are kept already are not run again, on whatever
 machine they were made.

@@ -8,14 +8,16 @@ import re
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import scipy.stats
 
-from backpass.experiments import Study
+from backpass.experiments import Study, Tuning, compare_study, parse_space
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.stages import tuning_study
+from reference.study_workers import TINY
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "claims"
@@ -170,6 +172,19 @@ def test_records_that_are_kept_are_not_run_again(tmp_path, monkeypatch):
     assert len(folders) == 3
     run.keep(name, tmp_path / "study")
     assert list(run.read_kept(name)) == sorted(folders)
+
+
+def test_some_entries_of_a_tuned_claim_first_and_then_all(tmp_path, monkeypatch):
+    run, claim = importlib.import_module("run"), claim_of("tuned_digits")
+    study = compare_study(TINY, ("plain", "pgt"), (0,), space=parse_space(["lr=0.05,0.1"]), tuning=Tuning(seeds=(7,)))
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "load_claim", lambda name: replace(claim, study=study))
+    run.run("tiny", tmp_path / "here", entries=["plain"], processes=1)
+    assert len(run.read_kept("tiny")) == 3
+    run.run("tiny", tmp_path / "elsewhere", entries=(), processes=1)
+    assert len(run.read_kept("tiny")) == 6
+    choices = json.loads((tmp_path / "results" / "tiny" / "tuning.json").read_text())["choices"]
+    assert [choice["entry"] for choice in choices] == ["plain", "pgt"]
 
 
 def test_the_command_names_the_claims():

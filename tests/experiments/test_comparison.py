@@ -1,7 +1,7 @@
 import pytest
 
 from backpass.errors import InputError
-from backpass.experiments import RECIPES, compare_study
+from backpass.experiments import RECIPES, Tuning, compare_study, parse_space
 
 RECIPE = RECIPES["digits"]
 
@@ -29,6 +29,25 @@ def test_a_method_given_twice_counts_once_and_the_baseline_stays_plain():
 
 def test_without_plain_nothing_is_compared():
     assert [entry.baseline for entry in compare_study(RECIPE, ["sgs", "pgt"], [0]).entries] == [None, None]
+
+
+def test_a_setting_that_no_method_has_is_refused():
+    both = parse_space(["lr=0.05,0.1", "k=3,5"])
+    for space in (both, both[1:]):
+        with pytest.raises(InputError, match=r"that one of plain, pgt has, got sgs\.k; leave it out, or add a method"):
+            compare_study(RECIPE, ["plain", "pgt"], [0], space=space)
+    with pytest.raises(InputError, match=r"got sgs\.alpha,sgs\.beta; leave"):
+        compare_study(RECIPE, ["plain"], [0], space=(("sgs.alpha,sgs.beta", ("1,2", "2,1")),))
+    gamma = parse_space(["reparam.acb_gamma=0.3,1"])
+    with pytest.raises(InputError, match=r"that one of plain, sgs has, got reparam\.acb_gamma"):
+        compare_study(RECIPE, ["plain", "sgs"], [0], space=gamma)
+    assert compare_study(RECIPE, ["plain", "acb"], [0], space=gamma).entries[1].space == gamma
+
+
+def test_options_of_a_tuning_that_tunes_nothing_are_refused():
+    with pytest.raises(InputError, match=r"expected settings to tune with tuning\.trials, got none; give them"):
+        compare_study(RECIPE, ["plain"], [0], tuning=Tuning(trials=6))
+    assert compare_study(RECIPE, ["plain"], [0], tuning=Tuning()).tuning is None
 
 
 def test_nothing_to_compare():

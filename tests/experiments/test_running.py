@@ -1,5 +1,6 @@
 import shutil
 import threading
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from backpass.experiments.comparison import compare_study
 from backpass.experiments.run import Progress
 from backpass.experiments.running import run_study
 from backpass.experiments.scheduling import worker as workers
+from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.study import read_study
 from reference.study_workers import CPU, TINY
 
@@ -84,6 +86,39 @@ def test_an_interrupted_study_resumes(compared, tmp_path):
     # The first is read, the second had its only epoch behind it and is last in the queue now.
     assert log.events == [4, ("plain", 0), "epoch", ("plain", 1), "epoch", ("sgs", 1), ("sgs", 0)]
     assert [r.history[0]["train_loss"] for r in again] == [r.history[0]["train_loss"] for r in records]
+
+
+def test_waiting_runs_of_an_earlier_study_are_left_until_a_study_has_them(tmp_path, monkeypatch, make_record):
+    with closing(Queue.create(str(tmp_path), "study", folder=tmp_path, runtime=CPU)) as queue:
+        queue.fill(STUDY.runs())  # and interrupted
+    trained = []
+
+    def execute(run, data, folder, *, entry, **options):
+        trained.append(folder.name)
+        record = make_record(run.recipe, run.method, run.seed, [0.5], entry=entry)
+        folder.mkdir()
+        record.write(folder / "result.json")
+        return record
+
+    monkeypatch.setattr(workers, "execute", execute)
+    run_study(compare_study(TINY, ["plain"], [0, 1]), tmp_path, runtime=CPU)
+    assert trained == ["plain-seed0", "plain-seed1"]
+    assert len(run_study(STUDY, tmp_path, runtime=CPU).records) == 4
+    assert trained[2:] == ["sgs-seed0", "sgs-seed1"]
+
+
+def test_runs_that_another_study_in_the_folder_has_dropped_are_named(tmp_path, monkeypatch):
+    def drop(queue, folder, **options):
+        queue.drop_others(STUDY.runs()[:3])
+
+    monkeypatch.setattr(running, "work", drop)
+    with pytest.raises(StateError, match=r"the 4 runs .*, got 1 that wait no more, such as sgs-seed1, since"):
+        run_study(STUDY, tmp_path, runtime=CPU)
+
+
+def test_a_study_moves_with_its_folder(compared, tmp_path):
+    folder = shutil.copytree(compared[0], tmp_path / "moved")
+    assert run_study(STUDY, folder, runtime=CPU).records == compared[1]
 
 
 def test_a_study_without_runs_is_refused(tmp_path):

@@ -1,9 +1,10 @@
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from backpass.errors import InputError
-from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study
+from backpass.errors import InputError, StateError
+from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study, running
 from backpass.experiments.sampling import wanted
 from backpass.experiments.stages import choose, count_runs, last_stage, next_runs, tuned_study, tuning_study
 from backpass.experiments.study import write_study
@@ -51,6 +52,13 @@ def test_seeds_that_tune_judge_nothing():
         study("lr=0.05,0.1", tuning=Tuning(seeds=(1, 2)))
 
 
+def test_images_that_choose_judge_nothing():
+    held_out = replace(RECIPE, data=replace(RECIPE.data, validation=0.1))
+    with pytest.raises(InputError, match=r"data\.validation = 0 for plain, which is tuned, got 0\.1, .*; leave it"):
+        compare_study(held_out, ("plain", "sgs"), (0, 1), space=parse_space(["lr=0.05,0.1"]), tuning=TUNING)
+    assert compare_study(held_out, ("plain", "sgs"), (0, 1)).runs()
+
+
 def results(found, accuracy):
     """Return what all runs of the first stage tell, by entry, point and seed."""
     return {
@@ -78,6 +86,16 @@ def test_each_entry_gets_its_own_best_point():
     )
 
 
+def test_entries_that_share_a_label_are_told_apart_by_their_methods():
+    space, fewer = parse_space(["lr=0.05,0.1"]), parse_space(["lr=0.05"])
+    entries = (Entry("a", "A", "plain", RECIPE, space=space), Entry("b", "A", "sgs", RECIPE, "a", space=space))
+    found = Study("both", entries, (0,), tuning=TUNING)
+    notes = tuned_study(found, choose(found, results(found, lambda key, lr, seed: lr))).notes
+    assert [note.partition(":")[0] for note in notes] == ["A (plain)", "A (sgs)"]
+    with pytest.raises(InputError, match=r"got A \(plain\): 1, A \(sgs\): 2; give"):
+        tuning_study(replace(found, entries=(replace(entries[0], space=fewer), entries[1])))
+
+
 def test_a_missing_record_is_named_and_a_run_that_diverged_is_not_missing():
     found = study("lr=0.05,0.1")
     known = results(found, lambda key, lr, seed: lr)
@@ -97,7 +115,7 @@ def test_what_is_not_tuned_is_named():
         (0,),
         tuning=TUNING,
     )
-    assert tuned_study(mixed, []).notes == ("not tuned: b",)
+    assert tuned_study(mixed, []).notes == ("not tuned: b (plain)",)
     with pytest.raises(InputError, match="got no entry with a search space"):
         tuning_study(replace(mixed, entries=mixed.entries[1:]))
 
@@ -122,6 +140,20 @@ def test_both_stages_in_one_study_and_the_choice_stays(tmp_path):
         run_study(study("lr=0.01,0.1"), tmp_path)
 
 
+def test_some_entries_first_and_then_all_choose_once_each(tmp_path):
+    whole = study("lr=0.001,0.1", tuning=Tuning(seeds=(7,)))
+    part = replace(whole, entries=whole.entries[:1])
+    first = run_study(part, tmp_path)
+    assert ([choice.entry for choice in first.choices], len(first.records)) == (["plain"], 2)
+    assert last_stage(whole, tmp_path) == (whole, [])
+    second = run_study(whole, tmp_path)
+    assert [choice.entry for choice in second.choices] == ["plain", "sgs"]
+    assert (second.choices[:1], second.records[::2], len(second.records)) == (first.choices, first.records, 4)
+    assert last_stage(part, tmp_path) == (first.study, first.choices)  # the other choice stays, for the whole
+    assert run_study(part, tmp_path).records == first.records
+    assert last_stage(whole, tmp_path) == (second.study, second.choices)
+
+
 def test_a_study_stopped_between_its_stages_has_the_second_one_next(tmp_path):
     found = study("lr=0.001,0.1")
     first = tuning_study(found)
@@ -144,6 +176,26 @@ def test_a_point_that_diverges_is_out_and_another_failure_ends_the_study_before_
 
     failed = run_study(study("lr=0.05,0.1", methods=("plain",)), tmp_path / "failed", load=broken)
     assert (len(failed.failures), failed.records, failed.choices) == (4, [], [])
+
+
+def test_a_failed_run_of_a_method_that_the_study_has_no_longer_does_not_end_it(tmp_path):
+    settings = {"space": parse_space(["lr=0.05,0.1"]), "tuning": Tuning(seeds=(7,))}
+    recipe = replace(RECIPE, agc=replace(RECIPE.agc, head="nope"))
+    first = run_study(compare_study(recipe, ("plain", "agc"), (0,), **settings), tmp_path)
+    assert (first.records, len(first.failures)) == ([], 2)
+    second = run_study(compare_study(recipe, ("plain",), (0,), **settings), tmp_path)
+    assert (len(second.records), second.failures, second.runs) == (1, {}, 3)
+
+
+def test_a_first_stage_that_ends_without_a_choice_is_an_error(tmp_path, monkeypatch):
+    def diverge(storage, name, folder, **options):
+        with closing(running.Queue.open(storage, name)) as queue:
+            while (claim := queue.claim()) is not None:
+                queue.fail(claim, "not finite", diverged=True)
+
+    monkeypatch.setattr(running, "work_in_processes", diverge)
+    with pytest.raises(StateError, match=r"expected the first stage of the study to end with a choice .*, got no"):
+        run_study(study("lr=0.05,0.1"), tmp_path, processes=2)
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,10 @@ def test_a_point_that_diverged_is_out():
 LARGE = parse_space([f"lr={','.join(f'{n / 100:g}' for n in range(1, 41))}", "weight_decay=1e-4,5e-4"])
 
 
-def answers(search, accuracy, space=SPACE):
+def answers(search, accuracy, space=SPACE, entry="plain"):
     """Run a search to its end; return what it ran, in rounds."""
     known, rounds = {}, []
-    while new := [run for run in wanted("plain", space, search, known) if run not in known]:
+    while new := [run for run in wanted(entry, space, search, known) if run not in known]:
         rounds.append(new)
         known |= {(point, seed): accuracy(float(dict(point)["optimizer.lr"]), seed) for point, seed in new}
     return known, rounds
@@ -135,6 +135,24 @@ def test_tpe_proposes_in_rounds_the_same_for_the_same_results_and_learns_from_th
     # The one search looks for rates near 0.2, the other for rates far from it.
     near, far = ([abs(lr - 0.2) for new in found[2:] for lr in rates(new)] for found in (rounds, other))
     assert sum(near) / len(near) < sum(far) / len(far)
+
+
+@pytest.mark.parametrize("entry", ["plain", "sgs", "pgt", "sgs+pgt"])
+@pytest.mark.parametrize(("trials", "number"), [(4, 4), (5, 5), (6, 6), (99, 6)])
+def test_tpe_tries_different_points_until_it_has_its_number_or_all(entry, trials, number):
+    search = Tuning(seeds=(1,), trials=trials, sampler="tpe")
+    assert planned_points(entry, SPACE, search) == number
+    for accuracy in (by_rate, lambda lr, _: 0.5 if lr == 0.1 else None):
+        known, _ = answers(search, accuracy, SPACE, entry)
+        assert len(known) == number
+        assert {point for point, _ in known} <= set(grid())
+
+
+def test_tpe_does_not_propose_the_same_point_for_ever_where_others_diverge():
+    space = parse_space(["lr=0.1,0.2,0.3,0.4,0.5,0.6", "weight_decay=1e-4,5e-4"])
+    search = Tuning(seeds=(1,), trials=12, sampler="tpe")
+    known, _ = answers(search, lambda lr, _: None if lr > 0.3 else 0.9 + lr / 10, space, "pgt")
+    assert len(known) == 12
 
 
 def test_tpe_goes_on_where_points_diverge():

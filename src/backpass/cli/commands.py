@@ -87,7 +87,7 @@ class Worker:
         out: folder of the runs, shared by all workers; default: the study's.
         processes: number of workers on this machine; default: one for each GPU.
         heartbeat: seconds between signs of life.
-        grace: seconds without one until another worker's run is taken over.
+        grace: seconds without one until another worker's run is taken over, at least two heartbeats.
         json: print the state of the study as JSON and nothing else.
     """
 

@@ -12,7 +12,13 @@ from backpass.training.recipe import Recipe
 
 __all__ = ["compare_study", "recipe_title"]
 
-_METHODS = ("sgs", "pgt", "agc", "dyrep")  # whose settings are a group of the recipe by the method's name
+_GROUPS = {  # groups of settings of the recipe, and the methods that have them
+    "sgs": ("sgs",),
+    "pgt": ("pgt",),
+    "agc": ("agc",),
+    "dyrep": ("dyrep",),
+    "reparam": ("acb", "repvgg", "dbb", "dbb_dyrep"),
+}
 
 
 def compare_study(
@@ -29,7 +35,8 @@ def compare_study(
         tuning: how; default: the defaults of :class:`~backpass.experiments.tuning.Tuning` where there is a space.
 
     Raises:
-        InputError: no method or seed, or an unknown method.
+        InputError: no method or seed, an unknown method, a setting to tune that no method has, or options of the tuning
+            without a setting to tune.
     """
     if not methods or not seeds:
         raise InputError(f"expected at least one method and one seed, got {list(methods)} and {list(seeds)}")
@@ -37,6 +44,18 @@ def compare_study(
         check_method(method)
     names = list(dict.fromkeys(methods))
     entries = [Entry(n, n, n, recipe, _baseline(n, names), space=_own_space(n, space)) for n in names]
+    for key, _ in space:
+        if all(key not in dict(entry.space) for entry in entries):
+            raise InputError(
+                f"expected settings to tune that one of {', '.join(names)} has, got {key}; leave it out, or add a "
+                "method that has it"
+            )
+    options = [f"tuning.{name}" for name, value in vars(tuning or Tuning()).items() if value != vars(Tuning())[name]]
+    if options and not space:
+        raise InputError(
+            f"expected settings to tune with {', '.join(options)}, got none; give them, such as --tune lr=0.05,0.1, or "
+            "leave the options of the tuning out"
+        )
     if space and tuning is None:
         tuning = Tuning()
     study = Study(recipe_title(recipe), tuple(entries), tuple(dict.fromkeys(seeds)), tuning=tuning if space else None)
@@ -55,11 +74,13 @@ def recipe_title(recipe: Recipe) -> str:
 
 
 def _own_space(method: str, space: Space) -> Space:
-    parts = method.split("+")
+    """Return what means something to a method: the settings of its own groups, and those of no method."""
+    parts = set(method.split("+"))
+    foreign = {group for group, methods in _GROUPS.items() if parts.isdisjoint(methods)}
     return tuple(
         (key, values)
         for key, values in space
-        if all(name.partition(".")[0] in parts or name.partition(".")[0] not in _METHODS for name in key.split(","))
+        if foreign.isdisjoint(name.strip().partition(".")[0] for name in key.split(","))
     )
 
 

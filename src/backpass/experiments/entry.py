@@ -7,7 +7,7 @@ from backpass.experiments.tuning import Space
 from backpass.training.methods import check_method
 from backpass.training.recipe import Recipe
 
-__all__ = ["Entry", "Published", "check_entries"]
+__all__ = ["Entry", "Published", "check_entries", "entry_name"]
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Entry:
     starts_from: str | None = None
 
     @property
+    def name(self) -> str:
+        """The label, with the method where entries of several methods may share it (:func:`entry_name`)."""
+        return entry_name(self.label, self.method)
+
+    @property
     def tuned(self) -> bool:
         """Whether a study with tuning searches settings for this entry."""
         return bool(self.space) and self.recipe is not None and self.runs_of is None
@@ -82,6 +87,15 @@ class Entry:
     def run_key(self) -> str:
         """The key that this entry's runs carry."""
         return self.runs_of or self.key
+
+
+def entry_name(label: str, method: str) -> str:
+    """Return what an entry is called where its method is not shown next to it.
+
+    >>> entry_name("VGG-11, SGD", "sgs"), entry_name("sgs", "sgs")
+    ('VGG-11, SGD (sgs)', 'sgs')
+    """
+    return label if label == method else f"{label} ({method})"
 
 
 def check_entries(entries: tuple[Entry, ...]) -> None:

@@ -68,15 +68,17 @@ def run_study(
     are then trained, with the study's own seeds. A point that diverges is out; another failure ends the study before
     its second stage.
 
-    An interrupted study resumes when it is started again on the same folder; runs that failed are tried again. Further
-    workers may be started on the study meanwhile, here or elsewhere; all of them share the folder.
+    An interrupted study resumes when it is started again on the same folder; runs that failed are tried again. Runs of
+    an earlier study in the folder that are not this one's wait no more; they come back with a study that has them.
+    Further workers may be started on the study meanwhile, here or elsewhere; all of them share the folder.
 
     Args:
         study: what to run; kept as ``study.json`` in the folder.
         folder: of the run folders.
         runtime: how every worker computes.
         storage: where the states of the runs are kept (:func:`backpass.experiments.scheduling.storage.open_storage`);
-            default: the folder. In a storage other than the folder, the study has the folder's name.
+            default: the folder. In a storage other than the folder, the study has the name that the folder's path
+            ends with.
         processes: workers to start on this machine; one works in this process.
         progress: receives the events of the runs that this process computes; of those that other processes compute,
             their ends.
@@ -85,9 +87,10 @@ def run_study(
         grace: seconds without one until a run is taken over.
 
     Raises:
-        InputError: several ranks call this together, the study has no run, a run folder belongs to another run, or the
-            storage cannot be opened.
-        StateError: a worker process ended with an error, and left runs that wait or run.
+        InputError: several ranks call this together, the study has no run, a run folder belongs to another run, the
+            storage cannot be opened, or its study of this name is that of another folder.
+        StateError: a worker process ended with an error and left runs that wait or run, or without a choice of settings
+            although no run of the tuning stage failed; or another study was started in the folder meanwhile.
     """
     if (ranks := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
         raise InputError(
@@ -104,6 +107,7 @@ def run_study(
     with closing(Queue.create(address, name, folder=folder, runtime=runtime or Runtime())) as queue:
         queue.fill(runs)
         write_study(study, folder)
+        queue.drop_others(next_runs(study, folder))  # After the file, by which workers let missing runs wait.
         progress.start_study(count_runs(study))
         shown: set[str] = set()
         _show_ended(queue, study, folder, progress, shown)
@@ -116,12 +120,23 @@ def run_study(
                     _show_ended(queue, study, folder, progress, shown)
 
             work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace, watch=watch)
-        states = _states(queue, next_runs(study, folder))
+        runs = next_runs(study, folder)
+        states = _states(queue, runs)
+    if missing := {run.folder for run in runs} - {state.run.folder for state in states}:
+        raise StateError(
+            f"expected the {len(runs)} runs of the study to have ended, got {len(missing)} that wait no more, such as "
+            f"{min(missing)}, since another study was started in {folder} meanwhile; start the same command again"
+        )
     final, choices = last_stage(study, folder)
     own = {run.folder for run in final.runs()}
     records = [_record(state, folder) for state in states if state.state == "complete" and state.run.folder in own]
     failed = [state for state in states if state.run.folder in own or not state.diverged]
     failures = {state.run.folder: state.error for state in failed if state.error is not None}
+    if study.tuning is not None and not choices and not failures:
+        raise StateError(
+            "expected the first stage of the study to end with a choice for every entry, got none, although no run of "
+            "it failed; see the errors of the workers above, and start the same command again to resume"
+        )
     return StudyResult(final, choices, records, failures, len(states))
 
 

@@ -1,6 +1,7 @@
 """Which points of its space an entry tries, and with which seeds, as far as the runs so far tell."""
 
 import itertools
+import math
 import random
 import statistics
 import zlib
@@ -15,6 +16,7 @@ Known = Mapping[tuple[Point, int], float | None]
 
 _ROUND = 4  # points that TPE proposes at a time, so that several workers have something to do
 _RANDOM = 8  # points before it learns from results
+_REPEATS = 20  # proposals in a row that were tried already, before a point is drawn at random
 
 
 def wanted(entry: str, space: Space, tuning: Tuning, known: Known) -> list[tuple[Point, int]]:
@@ -47,26 +49,31 @@ def points(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point
     """Return the points that an entry tries, as far as ``known`` tells.
 
     ``grid``: its whole grid, or ``tuning.trials`` points of it, drawn without replacement, in the order of the grid.
-    ``tpe``: ``tuning.trials`` proposals of Optuna's tree-structured Parzen estimator, four at a time, each with the
-    results of those before; a point that is proposed twice runs once.
+    ``tpe``: proposals of Optuna's tree-structured Parzen estimator, four at a time, each with the results of those
+    before, until ``tuning.trials`` different points, or all there are, have been proposed. A point that is proposed
+    again does not run again, the estimator is told its result; where it proposes nothing else, as among points that
+    diverge, an untried one is drawn at random with a fixed seed.
 
     >>> points("plain", (("optimizer.lr", ("0.1", "0.2")),), Tuning(), {})
     [(('optimizer.lr', '0.1'),), (('optimizer.lr', '0.2'),)]
     """
     if tuning.sampler == "tpe":
         return _proposals(entry, space, tuning, known)
-    names = [name for name, _ in space]
-    grid = [tuple(zip(names, values, strict=True)) for values in itertools.product(*(values for _, values in space))]
+    grid = _grid(space)
     if tuning.trials is None or tuning.trials >= len(grid):
         return grid
     return [grid[number] for number in sorted(random.Random(entry).sample(range(len(grid)), tuning.trials))]
 
 
 def planned_points(entry: str, space: Space, tuning: Tuning) -> int:
-    """Return the number of points that an entry tries in the end."""
-    if tuning.sampler == "tpe" and tuning.trials is not None:
-        return tuning.trials
-    return len(points(entry, space, tuning, {}))
+    """Return the number of points that an entry tries in the end: all of its grid, or ``tuning.trials`` if fewer."""
+    size = math.prod(len(values) for _, values in space)
+    return size if tuning.trials is None else min(tuning.trials, size)
+
+
+def _grid(space: Space) -> list[Point]:
+    names = [name for name, _ in space]
+    return [tuple(zip(names, values, strict=True)) for values in itertools.product(*(values for _, values in space))]
 
 
 def _proposals(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point]:
@@ -82,11 +89,14 @@ def _proposals(entry: str, space: Space, tuning: Tuning, known: Known) -> list[P
     distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(values) for name, values in space}
     judging = tuning.seeds[:1] if tuning.halving else tuning.seeds
     found: list[Point] = []
-    proposed = 0
-    while proposed < (tuning.trials or 0):
-        trials = [search.ask(distributions) for _ in range(min(_ROUND, (tuning.trials or 0) - proposed))]
-        proposed += len(trials)
+    repeats, number = 0, planned_points(entry, space, tuning)
+    while len(found) < number:
+        if repeats >= _REPEATS:
+            untried = sorted(set(_grid(space)) - set(found))
+            search.enqueue_trial(dict(random.Random(f"{entry} {len(found)}").choice(untried)))
+        trials = [search.ask(distributions) for _ in range(min(_ROUND, number - len(found)))]
         proposals: list[Point] = [tuple((name, str(trial.params[name])) for name, _ in space) for trial in trials]
+        repeats = 0 if set(proposals) - set(found) else repeats + len(trials)
         found = list(dict.fromkeys([*found, *proposals]))
         if any((point, seed) not in known for point in proposals for seed in judging):
             break

@@ -53,9 +53,9 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
     """
     tuning = tuning_of(study)
     tuned = [entry for entry in study.entries if entry.tuned]
-    counts = {entry.label: planned_points(entry.key, entry.space, tuning) for entry in tuned}
+    counts = {entry.name: planned_points(entry.key, entry.space, tuning) for entry in tuned}
     if not tuned or (len(set(counts.values())) > 1 and not tuning.unequal):
-        listed = ", ".join(f"{label}: {count}" for label, count in counts.items()) or "no entry with a search space"
+        listed = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "no entry with a search space"
         raise InputError(
             f"expected every entry to try the same number of points, got {listed}; give the smallest of these numbers "
             "as the number of trials, which are drawn at random, or allow unequal ones"
@@ -106,7 +106,7 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
             seeds.setdefault(point, []).append(seed)
             if (point, seed) not in found:
                 raise InputError(
-                    f"expected the records of all points of {entry.label}, got none of {describe_point(point)}, seed "
+                    f"expected the records of all points of {entry.name}, got none of {describe_point(point)}, seed "
                     f"{seed}; start the same command again to run it"
                 )
         trials = [
@@ -125,13 +125,17 @@ def last_stage(study: Study, folder: Path) -> tuple[Study, list[Choice]]:
     """Return the study whose records a report shows, and what tuning has chosen for it.
 
     Without tuning, that is the study itself. With it, its second stage: the chosen settings, on all training images,
-    with the study's seeds. Before anything is chosen, the study itself, whose runs are then not known yet.
+    with the study's seeds. Before there is a choice for each entry, the study itself, whose runs are then not known
+    yet.
 
     Raises:
         InputError: the file of the choices cannot be read.
     """
-    choices = _read_choices(folder) if study.tuning is not None else None
-    return (study, []) if choices is None else (tuned_study(study, choices), choices)
+    if study.tuning is None:
+        return study, []
+    stored = _read_choices(folder)
+    choices = [stored[entry.key] for entry in study.entries if entry.tuned and entry.key in stored]
+    return (tuned_study(study, choices), choices) if _is_chosen(study, stored) else (study, [])
 
 
 def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
@@ -145,8 +149,8 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
             continue
         entries.append(replace(entry, recipe=replace_settings(entry.recipe, choice.settings), space=()))
         edge = f"; at the edge of its values: {', '.join(choice.at_edge)}" if choice.at_edge else ""
-        notes.append(f"{entry.label}: {describe_point(choice.settings)}, the best of {len(choice.trials)} points{edge}")
-    if untuned := [e.label for e in study.entries if e.recipe is not None and e.runs_of is None and not e.tuned]:
+        notes.append(f"{entry.name}: {describe_point(choice.settings)}, the best of {len(choice.trials)} points{edge}")
+    if untuned := [e.name for e in study.entries if e.recipe is not None and e.runs_of is None and not e.tuned]:
         notes.append(f"not tuned: {', '.join(untuned)}")
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
 
@@ -156,28 +160,31 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
 
     Without tuning, these are all. With it, the first stage's as far as they follow from the records in the folder, and
     also the second's once settings are chosen. That happens in the first call that knows that the first stage has
-    ended; the choice is written to ``tuning.json`` of the folder and stays.
+    ended; the choices are written to ``tuning.json`` of the folder and stay. A study with further entries chooses for
+    these alone, and one with fewer leaves the choices of the others in the file.
 
     Args:
         study: with or without a tuning stage.
         folder: of the study.
         diverged: folders of the runs that diverged, where every run so far has ended; ``None``: not every one has.
+
+    Raises:
+        InputError: the file holds choices of another search, or all points of an entry diverged.
     """
     tuning = study.tuning
     if tuning is None:
         return study.runs()
-    choices = _read_choices(folder)
-    if choices is not None:
-        known = {choice.entry: _tried(choice) for choice in choices}
-        first = tuning_runs(study, known)
-        tried = {entry: set(results) for entry, results in known.items()}
-        own = {e.key: set(wanted(e.key, e.space, tuning, known.get(e.key, {}))) for e in study.entries if e.tuned}
-        if tried != own:
+    stored = _read_choices(folder)
+    tried = {entry.key: _tried(stored[entry.key]) for entry in study.entries if entry.tuned and entry.key in stored}
+    for entry in study.entries:
+        found = tried.get(entry.key)
+        if found is not None and set(found) != set(wanted(entry.key, entry.space, tuning, found)):
             raise InputError(
-                f"expected {folder / CHOICES_FILE} to hold the points of this study, got those of another search; "
-                "choose another folder"
+                f"expected {folder / CHOICES_FILE} to hold the points of this study for {entry.name}, got those of "
+                "another search; choose another folder"
             )
-        return first + tuned_study(study, choices).runs()
+    if _is_chosen(study, stored):
+        return tuning_runs(study, tried) + tuned_study(study, list(stored.values())).runs()
     if diverged is None and tuning.sampler == "grid" and not tuning.halving:
         return tuning_runs(study, {})
 
@@ -185,13 +192,20 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
         path = folder / name / RECORD_FILE
         return read_record(path).score if path.is_file() else None
 
-    known = known_results(study, read, diverged or ())
+    known = known_results(study, read, diverged or ()) | tried
     first = tuning_runs(study, known)
-    if diverged is None or any(run.folder not in diverged and not _record_path(folder, run).is_file() for run in first):
+    tuned = [(entry, known[entry.key]) for entry in study.entries if entry.tuned]
+    if diverged is None or any(set(wanted(e.key, e.space, tuning, found)) - set(found) for e, found in tuned):
         return first
-    choices = choose(study, known)
-    atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(choices))).encode())
-    return first + tuned_study(study, choices).runs()
+    stored = {choice.entry: choice for choice in choose(study, known)} | stored
+    atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(stored.values()))).encode())
+    return first + tuned_study(study, list(stored.values())).runs()
+
+
+def _is_chosen(study: Study, stored: Mapping[str, Choice]) -> bool:
+    """Return whether there is a choice for each entry that is tuned."""
+    tuned = [entry.key for entry in study.entries if entry.tuned]
+    return bool(tuned) and set(tuned) <= set(stored)
 
 
 def known_results(
@@ -230,12 +244,8 @@ def _tried(choice: Choice) -> dict[tuple[Point, int], float | None]:
     return found
 
 
-def _record_path(folder: Path, run: StudyRun) -> Path:
-    return folder / run.folder / RECORD_FILE
-
-
 def count_runs(study: Study) -> int:
-    """Return the number of runs of all stages; fewer where TPE proposes a point twice."""
+    """Return the number of runs of all stages."""
     tuning = study.tuning
     if tuning is None:
         return len(study.runs())
@@ -252,7 +262,7 @@ def runs_of_points(number: int, tuning: Tuning) -> int:
     return runs
 
 
-def _read_choices(folder: Path) -> list[Choice] | None:
-    """Return what the first stage of the study in the folder has chosen; ``None`` before that."""
+def _read_choices(folder: Path) -> dict[str, Choice]:
+    """Return what first stages of studies in the folder have chosen so far, by key of the entry."""
     found = read_json(_Chosen, folder / CHOICES_FILE)
-    return None if found is None else list(found.choices)
+    return {} if found is None else {choice.entry: choice for choice in found.choices}

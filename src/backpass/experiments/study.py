@@ -1,17 +1,19 @@
 """A study: entries times seeds, as plain data, and its file."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry, check_entries
+from backpass.experiments.record import Record
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.tuning import Tuning
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import STUDY, Recipe, Run
 
-__all__ = ["Study", "StudyRun", "make_key", "read_study", "run_folder", "write_study"]
+__all__ = ["Study", "StudyRun", "make_key", "own_records", "read_study", "run_folder", "write_study"]
 
 _FILE = "study.json"
 _FOLDER = re.compile(r"[A-Za-z0-9.+_=-]+")
@@ -62,7 +64,8 @@ class Study:
         tuning: a first stage that chooses settings for the entries with a search space; ``None``: none.
 
     Raises:
-        InputError: entries that do not fit together (:func:`check_entries`), a seed given twice, or one that tunes too.
+        InputError: entries that do not fit together (:func:`check_entries`), a seed given twice, or one that tunes too,
+            or an entry that is tuned and whose recipe holds out validation images.
     """
 
     title: str
@@ -81,6 +84,15 @@ class Study:
                 f"expected seeds that have no part in tuning, got {sorted(shared)} for both; choose others, so that "
                 "what was chosen is judged by fresh ones"
             )
+        for entry in self.entries:
+            if self.tuning is None or not self.seeds or not entry.tuned or entry.recipe is None:
+                continue
+            if held_out := entry.recipe.data.validation:
+                raise InputError(
+                    f"expected data.validation = 0 for {entry.name}, which is tuned, got {held_out:g}, which would "
+                    "judge what was chosen on images that chose it; leave it out: tuning holds out images of its own, "
+                    "tuning.validation of them, and the test images judge"
+                )
 
     def runs(self) -> list[StudyRun]:
         """Return the runs, entries in turn within a seed, so that drift is shared and a table fills evenly.
@@ -100,6 +112,15 @@ class Study:
             return recipe
         (first,) = (other.run_key for other in self.entries if other.key == entry.starts_from)
         return replace(recipe, weights=replace(recipe.weights, source=STUDY + run_folder(first, seed)))
+
+
+def own_records(study: Study, records: Iterable[Record]) -> list[Record]:
+    """Return the records of the study's runs: those with the entry, recipe, method and seed of one.
+
+    A folder may hold others: of a tuning stage, or of an earlier study with other settings or seeds.
+    """
+    runs = {(run.entry, run.run) for run in study.runs()}
+    return [record for record in records if (record.entry, record.run) in runs]
 
 
 def run_folder(entry: str, seed: int) -> str:

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
-from backpass.experiments import Entry, Study, compare_study, finetuning_study, write_report
+from backpass.experiments import Entry, Published, Study, compare_study, finetuning_study, write_report
 from backpass.experiments.reporting.charts import cost_chart, difference_chart
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.report import study_of
@@ -118,6 +118,15 @@ def test_the_page_says_what_the_command_of_a_run_needs_that_starts_from_another(
     assert "--out runs/x-plain-then-sgs-seed0" in page
 
 
+def test_records_of_other_settings_and_seeds_in_the_folder_are_left_out(make_record, tmp_path):
+    study = compare_study(RECIPE, ["plain", "sgs"], [0, 1])
+    records = [make_record(RECIPE, key, seed, [0.5, 0.6], entry=key) for key in ("plain", "sgs") for seed in (0, 1)]
+    other = make_record(replace(RECIPE, epochs=3), "plain", 2, [0.7, 0.8, 0.9], entry="plain")
+    table = write_report(study, [*records, other, make_record(RECIPE, "sgs", 2, [0.5, 0.9], entry="sgs")], tmp_path)
+    assert [(summary.n, summary.mean) for summary in table.summaries] == [(2, 0.6)] * 2
+    assert "seed 2" not in (tmp_path / "report.html").read_text()
+
+
 def test_the_page_is_small_and_loads_nothing(study_folder):
     page = page_of(study_folder)
     assert page.addresses == []
@@ -169,7 +178,7 @@ def test_no_label_is_taken_for_markup_or_code(label, make_record, tmp_path):
     assert page.tags.count("img") == 0
     assert page.tags.count("script") == len(page.content) + 2
     assert label in page.texts
-    assert {v["entry"] for v in page.charts[0]["data"]["values"]} == {f"{label}, plain", f"{label}2, sgs"}
+    assert {v["entry"] for v in page.charts[0]["data"]["values"]} == {f"{label} (plain)", f"{label}2 (sgs)"}
     assert [run["layers"][0]["name"] for run in page.content if isinstance(run, list) for run in run] == [label] * 2
 
 
@@ -208,6 +217,17 @@ def test_a_study_between_its_stages_has_a_page_of_what_was_tried(make_record, tm
     assert all(map(compiles, page.charts))
     write_report(study, [], tmp_path)  # nothing was tried yet
     assert page_of(tmp_path).charts == []
+
+
+@pytest.mark.parametrize("published", [None, Published(90.0)])
+def test_unequal_numbers_of_points_are_those_of_the_paper_only_where_there_is_one(published, make_record, tmp_path):
+    entries = (Entry("a", "a", "plain", RECIPE, published=published), Entry("b", "b", "sgs", RECIPE))
+    trials = [Trial((("optimizer.lr", rate),), ((7, 0.5),)) for rate in ("0.1", "0.2")]
+    choices = [Choice("a", 0, tuple(trials[:1])), Choice("b", 0, tuple(trials))]
+    write_report(Study("s", entries, (0,)), [make_record(RECIPE, "plain", 0, [0.5, 0.6], entry="a")], tmp_path, choices)
+    assert {"a (plain): 1 points", "b (sgs): 2 points"} <= set(page_of(tmp_path).texts)
+    (note,) = [text for text in page_of(tmp_path).texts if "tried different numbers of points" in text]
+    assert ("as in the paper" in note) == (published is not None)
 
 
 TRIALS = [((0.01, 5), 0.5), ((0.02, 5), None), ((0.01, 50), 0.7), ((0.02, 50), 0.6)]

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from backpass.experiments.scheduling import queue as queues
+from backpass.experiments.scheduling import silence
 from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.scheduling.queue import Queue
 from backpass.training.recipe import Runtime
@@ -31,9 +31,9 @@ def opened(address, tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The queue's clock, which stands still unless it is set."""
+    """The clock of those who watch runs, which stands still unless it is set."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(queues, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(silence, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

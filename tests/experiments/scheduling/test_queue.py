@@ -52,6 +52,42 @@ def test_a_released_run_waits_again(opened):
     assert run_states(queue) == ["waiting"] * 3
 
 
+def test_runs_that_are_dropped_wait_no_more_until_they_are_asked_for_again(opened):
+    queue, other = opened(), opened()
+    running = queue.claim()
+    other.drop_others(THREE_RUNS[2:])
+    assert [state.run for state in queue.states()] == [THREE_RUNS[0], THREE_RUNS[2]]  # the first runs on
+    assert queue.claim().run == THREE_RUNS[2]
+    assert queue.claim() is None
+    queue.release(running)
+    assert [state.run for state in other.states()] == THREE_RUNS[2:]
+    assert queue.claim() is None
+    other.fill(THREE_RUNS)
+    assert run_states(queue) == ["waiting", "waiting", "running"]
+    assert {queue.claim().run for _ in range(2)} == set(THREE_RUNS[:2])
+    assert queue.claim() is None
+
+
+def test_a_run_that_is_dropped_and_asked_for_while_it_runs_is_put_back(opened):
+    queue = opened()
+    running = queue.claim()
+    queue.drop_others([])
+    queue.fill(THREE_RUNS)
+    queue.release(running)
+    assert run_states(queue) == ["waiting"] * 3
+
+
+def test_a_study_belongs_to_one_folder(address, tmp_path):
+    first, second = tmp_path / "me" / "a", tmp_path / "you" / "a"
+    Queue.create(address, "a", folder=first, runtime=Runtime()).close()
+    Queue.create(address, "a", folder=first / ".." / "a", runtime=Runtime()).close()
+    refusal = f"to be that of the folder {second}, got the one of {first}; choose a folder that is"
+    with pytest.raises(InputError, match=refusal):
+        Queue.create(address, "a", folder=second, runtime=Runtime())
+    with closing(Queue.open(address, "a")) as queue:
+        assert queue.folder == first
+
+
 def test_one_folder_belongs_to_one_run(opened):
     queue = opened()
     other = StudyRun("plain", Run(Recipe(epochs=2), "plain", 0))

@@ -111,6 +111,17 @@ def test_a_run_whose_putting_back_was_cut_short_waits_and_is_put_back_by_the_nex
     assert alive.claim().run.folder == NAMES[0]
 
 
+def test_a_run_that_is_dropped_is_not_put_back_when_its_worker_dies(opened):
+    dead, alive = opened(), opened()
+    dead.claim()
+    alive.drop_others(THREE_RUNS[1:])
+    for _ in range(2):
+        alive.take_over(grace=-1)
+    assert [state.run for state in alive.states()] == THREE_RUNS[1:]
+    alive.fill(THREE_RUNS)
+    assert run_states(alive) == ["waiting"] * 3
+
+
 def test_a_run_that_kills_its_workers_fails_in_the_end(opened):
     queue = opened()
     for _ in range(12):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from backpass.__main__ import main
 from backpass.errors import InputError
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import read_record
@@ -35,6 +36,16 @@ def test_a_failed_run_leaves_its_traceback_and_the_next_is_taken(tmp_path):
     assert (record.run, record.entry) == (good.run, "good")
     assert accuracies(queue) == {"good-seed0": record.score}
     queue.close()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_grace_in_which_live_workers_are_silent_is_refused(processes, tmp_path, capsys):
+    queue_of([tiny_run()], tmp_path).close()
+    command = ["worker", "--study", str(tmp_path), "--heartbeat", "10", "--grace", "15", "--processes", str(processes)]
+    assert main(command) == 2
+    assert "expected a grace of at least two heartbeats, 20 s, got 15 s, in which" in capsys.readouterr().err
+    with closing(Queue.open(str(tmp_path))) as queue:
+        assert run_states(queue) == ["waiting"]
 
 
 def test_an_interrupted_worker_puts_its_run_back(tmp_path):

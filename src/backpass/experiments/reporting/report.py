@@ -24,7 +24,7 @@ from backpass.experiments.reporting.tables import (
 )
 from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section, unfinished_section
 from backpass.experiments.reporting.vega import vega_bundle
-from backpass.experiments.study import Study, make_key
+from backpass.experiments.study import Study, make_key, own_records
 from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
 
@@ -43,17 +43,16 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
     Args:
         study: that the records are of: with tuning, its second stage; or the study itself while its tuning stage has
             not ended, of which the page then shows what was tried.
-        records: of the study; others are left out.
+        records: of the study; others are left out (:func:`~backpass.experiments.study.own_records`).
         folder: of the files, and of the run folders, which tell why a record is missing.
         choices: what the first stage has chosen.
     """
-    keys = {entry.run_key for entry in study.entries}
-    own = [record for record in records if record.entry in keys]  # not those of a tuning stage
+    own = own_records(study, records)
     table = result_table(study, own, folder)
     write_tables(table, folder)
     runs = {entry: found for entry in study.entries if (found := list(records_of(entry, own).values()))}
     subjects = _by_subject(runs)
-    groups = {_name(entry): found for entry, found in runs.items()} or _by_key(records)
+    groups = {entry.name: found for entry, found in runs.items()} or _by_key(records)
     named = [(name, record) for name, found in groups.items() for record in found]
     commands = train_commands([record for _, record in named])
     page = (
@@ -66,6 +65,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
             calibration=calibration_table(table.summaries),
             tuning=_tuning_sections(study, records, choices),
             tuning_ended=study.tuning is None,
+            published=any(entry.published is not None for entry in study.entries),
             subjects={_subject(record): record for record in reversed(own)},
             curves={subject: learning_curves(by_name) for subject, by_name in subjects.items()},
             costs={subject: cost_chart(by_name) for subject, by_name in subjects.items()},
@@ -87,7 +87,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
 def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | None:
     """Return the chart of those differences that have an interval; ``None`` without any."""
     found = {
-        _name(entry): summary.difference
+        entry.name: summary.difference
         for entry, summary in zip(entries, table.summaries, strict=True)
         if summary.difference is not None and summary.difference.low is not None
     }
@@ -95,12 +95,12 @@ def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | N
 
 
 def _tuning_sections(study: Study, records: Sequence[Record], choices: Sequence[Choice]) -> list[TuningSection]:
-    labels = {entry.key: entry.label for entry in study.entries}
+    names = {entry.key: entry.name for entry in study.entries}
     metric = label_of(records[0].metric) if records else "score"
     if study.tuning is None:
-        return [tuning_section(choice, labels[choice.entry], metric) for choice in choices]
+        return [tuning_section(choice, names[choice.entry], metric) for choice in choices]
     tried = trials_so_far(study, records)
-    return [unfinished_section(tried[entry.key], entry.label, metric) for entry in study.entries if entry.tuned]
+    return [unfinished_section(tried[entry.key], entry.name, metric) for entry in study.entries if entry.tuned]
 
 
 def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:
@@ -108,14 +108,14 @@ def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:
     for entry, found in runs.items():
         by_epoch = scalings_by_epoch(found[0])
         if by_epoch and len(views) < _WITH_SCALINGS:
-            views.append(scalings_view(f"{_name(entry)}, seed {found[0].seed}", by_epoch))
+            views.append(scalings_view(f"{entry.name}, seed {found[0].seed}", by_epoch))
     return views
 
 
 def _by_subject(runs: Mapping[Entry, Sequence[Record]]) -> dict[str, dict[str, Sequence[Record]]]:
     subjects: dict[str, dict[str, Sequence[Record]]] = {}
     for entry, found in runs.items():
-        subjects.setdefault(_subject(found[0]), {})[_name(entry)] = found
+        subjects.setdefault(_subject(found[0]), {})[entry.name] = found
     return subjects
 
 
@@ -158,7 +158,3 @@ def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
 
 def _subject(record: Record) -> str:
     return f"{record.model.name} on {record.data.label}"
-
-
-def _name(entry: Entry) -> str:
-    return entry.method if entry.label == entry.method else f"{entry.label}, {entry.method}"

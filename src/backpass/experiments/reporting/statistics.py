@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from backpass.experiments.entry import Entry, Published
+from backpass.experiments.entry import Entry, Published, entry_name
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference, holm, paired_difference
 from backpass.experiments.reporting.metrics import LABELS
@@ -68,8 +68,8 @@ class Summary:
 
     @property
     def name(self) -> str:
-        """The label, with the method where that is another word."""
-        return self.label if self.label == self.method else f"{self.label} ({self.method})"
+        """The label, with the method where entries of several methods may share it."""
+        return entry_name(self.label, self.method)
 
     @property
     def relative_time(self) -> float | None:

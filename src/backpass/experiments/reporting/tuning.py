@@ -18,7 +18,7 @@ class TuningSection:
     """What the report shows of one entry.
 
     Attributes:
-        label: of the entry.
+        label: name of the entry.
         header: names of the columns.
         rows: one for each point, in the order in which they were tried.
         best: index of the chosen one; ``None``: none yet.

@@ -16,7 +16,7 @@ import torch
 from backpass.errors import BackpassError, StateError
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.termination import leave_interrupts_to_starter, when_terminated
-from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
+from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, check_grace, work
 from backpass.training.recipe import Runtime
 
 __all__ = ["default_processes", "work_in_processes"]
@@ -57,8 +57,10 @@ def work_in_processes(
         watch: called in this process every ``heartbeat`` seconds and at the end.
 
     Raises:
+        InputError: ``grace`` is too short (:func:`backpass.experiments.scheduling.worker.check_grace`).
         StateError: a process ended with an error, and left runs that wait or run.
     """
+    check_grace(heartbeat, grace)
     # Started as new interpreters, since a fork would share this one's threads and CUDA state.
     context = multiprocessing.get_context("spawn")
     arguments = (Path.cwd(), storage, name, folder, heartbeat, grace)

@@ -15,12 +15,10 @@ The grid is written out as waiting trials because Optuna's ``GridSampler`` can h
 import itertools
 import os
 import platform
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
@@ -28,7 +26,9 @@ from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from backpass.errors import InputError
+from backpass.experiments.scheduling.making import made_with, make_study
 from backpass.experiments.scheduling.run_state import (
+    DROPPED,
     DUPLICATE,
     LIVE,
     LOST,
@@ -36,9 +36,12 @@ from backpass.experiments.scheduling.run_state import (
     RunState,
     folder_of,
     is_abandoned,
+    is_dropped,
+    is_marked,
     run_of,
     state_of,
 )
+from backpass.experiments.scheduling.silence import SilenceWatch
 from backpass.experiments.scheduling.storage import open_storage, storage_file
 from backpass.experiments.serialization import from_json, to_json
 from backpass.experiments.study import StudyRun
@@ -73,8 +76,7 @@ class Queue:
         self._study = optuna.load_study(study_name=name, storage=storage)
         self._study_id = storage.get_study_id_from_name(name)
         self._beats = itertools.count()
-        self._seen: dict[int, tuple[Any, float]] = {}
-        self._looked = 0.0
+        self._watch = SilenceWatch()
 
     @classmethod
     def open(cls, address: str, name: str | None = None) -> "Queue":
@@ -103,11 +105,12 @@ class Queue:
             name: of the study.
             folder: of the run folders; workers use it unless they are given another.
             runtime: how every worker computes.
+
+        Raises:
+            InputError: the storage cannot be opened, or its study of this name is that of another folder.
         """
         storage = open_storage(address, create=True)
-        study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
-        study.set_user_attr("folder", str(folder.resolve()))
-        study.set_user_attr("runtime", to_json(runtime))
+        make_study(storage, name, folder=folder, runtime=runtime)
         return cls(storage, name)
 
     def close(self) -> None:
@@ -119,12 +122,12 @@ class Queue:
     @property
     def folder(self) -> Path:
         """Folder of the run folders, as the study's maker saw it."""
-        return Path(self._attribute("folder"))
+        return Path(made_with(self._study, "folder"))
 
     @property
     def runtime(self) -> Runtime:
         """How every worker computes."""
-        return from_json(Runtime, self._attribute("runtime"), f"runtime of study {self.name!r}")
+        return from_json(Runtime, made_with(self._study, "runtime"), f"runtime of study {self.name!r}")
 
     @property
     def file(self) -> Path | None:
@@ -146,10 +149,20 @@ class Queue:
                     f"expected {run.folder} to belong to one run of study {self.name!r}, got another with other "
                     "settings; choose another folder"
                 )
+            self._set_dropped([trial for trial in trials if is_marked(trial)], False)
             if not any(trial.state in (*LIVE, TrialState.COMPLETE) for trial in trials):
                 new[run.folder] = run
         for run in new.values():
             self._add(run.folder, to_json(run), filled=True)
+
+    def drop_others(self, runs: Sequence[StudyRun]) -> None:
+        """Let every other run wait no more; one that runs is not put back if its worker stops.
+
+        A run that was dropped is not among the :meth:`states`, until :meth:`fill` lets it wait again.
+        """
+        own = {run.folder for run in runs}
+        live = self._study.get_trials(deepcopy=False, states=LIVE)
+        self._set_dropped([trial for trial in live if folder_of(trial) not in own and not is_marked(trial)], True)
 
     def claim(self) -> Claim | None:
         """Return the next waiting run, now running; ``None`` if none waits, or each waits for another run's weights.
@@ -161,6 +174,8 @@ class Queue:
             InputError: the storage holds what is no run of a study.
         """
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            if is_marked(trial):
+                continue
             run, identity = run_of(trial), self._id(trial)
             first = None if run.needs is None else self._state(run.needs)
             if first in ("waiting", "running"):
@@ -227,28 +242,18 @@ class Queue:
     def take_over(self, grace: float) -> None:
         """Put back the runs whose workers have shown no beat for ``grace`` seconds of watching.
 
-        Watching starts with the first call that sees the run running, and again when half of ``grace`` has passed since
-        the last call, because a worker may have beaten and been silent meanwhile. A run that has lost ten workers since
-        it was filled has failed.
+        See :class:`~backpass.experiments.scheduling.silence.SilenceWatch`. A run that has lost ten workers since it was
+        filled has failed.
         """
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        now = time.monotonic()
-        if 0 < grace / 2 < now - self._looked:
-            self._seen.clear()
-        self._looked = now
-        for trial in running:
-            beat = trial.user_attrs.get("beat")
-            seen, since = self._seen.get(trial.number, (None, now))
-            if trial.number not in self._seen or beat != seen:
-                self._seen[trial.number] = (beat, now)
-            elif now - since > grace:
-                self._fail(self._id(trial), LOST)
+        for trial in self._watch.silent(running, grace):
+            self._fail(self._id(trial), LOST)
         for trials in self._by_folder().values():
             self._put_back(trials)
 
     def states(self) -> list[RunState]:
-        """Return the state of every run, in the order in which they came."""
-        return [state_of(trials) for trials in self._by_folder().values()]
+        """Return the state of every run that was not dropped, in the order in which they came."""
+        return [state_of(trials) for trials in self._by_folder().values() if not is_dropped(trials)]
 
     def _state(self, folder: str) -> str | None:
         """Return the state of a run, ``None`` if the study has none in this folder."""
@@ -262,6 +267,11 @@ class Queue:
     def _add(self, folder: str, run: str, *, filled: bool = False) -> None:
         attributes = {"folder": folder, "run": run, "filled": filled}
         self._study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
+
+    def _set_dropped(self, trials: Sequence[FrozenTrial], dropped: bool) -> None:
+        for trial in trials:
+            with suppress(UpdateFinishedTrialError):
+                self._storage.set_trial_user_attr(self._id(trial), DROPPED, dropped)
 
     def _fail(self, trial: int, ending: str) -> None:
         try:
@@ -283,15 +293,6 @@ class Queue:
         for trial in self._study.get_trials(deepcopy=False):
             grouped.setdefault(folder_of(trial), []).append(trial)
         return grouped
-
-    def _attribute(self, name: str) -> str:
-        attributes = self._study.user_attrs
-        if name not in attributes:
-            raise InputError(
-                f"expected study {self.name!r} to have a {name}, got one that is not yet made, or whose making was "
-                "interrupted; start the command that makes it again"
-            )
-        return str(attributes[name])
 
     def _id(self, trial: FrozenTrial) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, trial.number)

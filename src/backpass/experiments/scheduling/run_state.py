@@ -9,11 +9,25 @@ from optuna.trial import FrozenTrial, TrialState
 from backpass.experiments.serialization import from_json
 from backpass.experiments.study import StudyRun
 
-__all__ = ["DUPLICATE", "LIVE", "LOST", "RELEASED", "RunState", "folder_of", "is_abandoned", "run_of", "state_of"]
+__all__ = [
+    "DROPPED",
+    "DUPLICATE",
+    "LIVE",
+    "LOST",
+    "RELEASED",
+    "RunState",
+    "folder_of",
+    "is_abandoned",
+    "is_dropped",
+    "is_marked",
+    "run_of",
+    "state_of",
+]
 
 LIVE = (TrialState.WAITING, TrialState.RUNNING)
 # How a trial failed, if not by an error of the run: its worker was silent, was stopped, or another trial has the run.
 LOST, RELEASED, DUPLICATE = "lost", "released", "duplicate"
+DROPPED = "dropped"  # Marks the trials of runs that the study which was started last does not have.
 _MAX_LOSSES = 10
 
 
@@ -50,9 +64,21 @@ def run_of(trial: FrozenTrial) -> StudyRun:
     return from_json(StudyRun, trial.user_attrs["run"], f"run {folder_of(trial)!r} of the study's storage")
 
 
+def is_marked(trial: FrozenTrial) -> bool:
+    """Return whether the trial was marked as one of a run that is dropped."""
+    return bool(trial.user_attrs.get(DROPPED))
+
+
+def is_dropped(trials: Sequence[FrozenTrial]) -> bool:
+    """Return whether the run of these trials was dropped, and neither runs nor is complete."""
+    if any(trial.state in (TrialState.RUNNING, TrialState.COMPLETE) for trial in trials):
+        return False
+    return all(map(is_marked, [trial for trial in trials if trial.state in LIVE] or trials[-1:]))
+
+
 def is_abandoned(trials: Sequence[FrozenTrial]) -> bool:
     """Return whether the run of these trials has lost its worker and is to be put back."""
-    if any(trial.state in (*LIVE, TrialState.COMPLETE) for trial in trials):
+    if any(trial.state in (*LIVE, TrialState.COMPLETE) for trial in trials) or is_dropped(trials):
         return False
     ending = _endings(trials)[-1]
     fillings = [number for number, trial in enumerate(trials) if trial.user_attrs.get("filled")]

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from backpass.errors import BackpassError, DivergedError
+from backpass.errors import BackpassError, DivergedError, InputError
 from backpass.experiments.progress import Progress
 from backpass.experiments.run import execute, load_data
 from backpass.experiments.scheduling.queue import Claim, LostRunError, Queue
@@ -25,7 +25,7 @@ from backpass.training.checkpoint import atomic_write
 from backpass.training.items import Data
 from backpass.training.recipe import DataSettings, Runtime
 
-__all__ = ["GRACE", "HEARTBEAT", "work"]
+__all__ = ["GRACE", "HEARTBEAT", "check_grace", "work"]
 
 HEARTBEAT = 10.0
 GRACE = 60.0
@@ -61,8 +61,9 @@ def work(
 
     Raises:
         StorageLostError: the storage did not answer for an hour, its disk is full, or its file is gone.
-        InputError: the storage holds what is no run of a study.
+        InputError: the storage holds what is no run of a study, or ``grace`` is too short (:func:`check_grace`).
     """
+    check_grace(heartbeat, grace)
     runtime = _insist(queue, lambda: queue.runtime, heartbeat)
     progress = progress or Progress()
     load = lru_cache(maxsize=1)(load)
@@ -89,10 +90,27 @@ def work(
         time.sleep(heartbeat / 4)  # Also with runs that wait: they may need the weights of one that runs.
 
 
+def check_grace(heartbeat: float, grace: float) -> None:
+    """Raise InputError if the runs of workers that live would be taken over.
+
+    Args:
+        heartbeat: seconds between signs of life.
+        grace: seconds without one until a run is taken over; at least two times ``heartbeat``.
+    """
+    if grace < 2 * heartbeat:
+        raise InputError(
+            f"expected a grace of at least two heartbeats, {2 * heartbeat:g} s, got {grace:g} s, in which a worker "
+            "that lives may show no sign of life; give a longer --grace or a shorter --heartbeat"
+        )
+
+
 def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> bool:
-    """Let the runs wait that follow from those that have ended; return whether there are any."""
+    """Let the runs wait that follow from those that have ended; return whether there are any.
+
+    Those that have ended may belong to an earlier study in the folder; which of this one's are missing, its file tells.
+    """
     study = read_study(folder)
-    if study is None or study.tuning is None or any(run.state == "failed" and not run.diverged for run in ended):
+    if study is None or study.tuning is None:
         return False
     diverged = {run.run.folder for run in ended if run.diverged}
     known = {run.run.folder for run in ended}
