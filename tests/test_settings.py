@@ -185,6 +185,18 @@ def test_seeds_out_of_range_are_refused(seed):
         (lambda: Recipe(task_args=(("flip", True), ("flip", False))), "task_args, got .*: each name counts once"),
         (lambda: ScheduleSettings(milestones=(3, 2)), r"schedule.milestones to ascend, got \(3, 2\)"),
         (
+            lambda: ScheduleSettings("cosine", milestones=(2.0, 4.0)),
+            r"milestones with schedule.name=step alone, got \(2.0, 4.0\) with cosine; leave them out or choose step",
+        ),
+        (
+            lambda: Recipe(epochs=60, schedule=ScheduleSettings("step", milestones=(30, 60, 90))),
+            "milestones before epoch 60, at which the decay ends, got 60, 90; lower the milestones, leave them out",
+        ),
+        (
+            lambda: Recipe(epochs=60, schedule=ScheduleSettings("step", cooldown_epochs=9, milestones=(51, 52))),
+            "before epoch 51, at which the decay ends, got 52; lower",
+        ),
+        (
             lambda: OptimizerSettings(lr_factors=(("head.*", 0.0),)),
             "'head.\\*' in optimizer.lr_factors to be",
         ),

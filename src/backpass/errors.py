@@ -25,7 +25,7 @@ class StateError(BackpassError, RuntimeError):
 
 
 class DivergedError(StateError):
-    """The training loss did not stay finite."""
+    """A loss or a metric did not stay finite."""
 
 
 class MissingExtraError(BackpassError, ImportError):

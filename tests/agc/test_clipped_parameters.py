@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -74,6 +77,14 @@ def test_a_parametrized_head_is_left_alone():
     assert list(adaptive_clip_grad_(model)) == ["0.weight", "0.bias", "1.bias"]
 
 
+def test_biases_and_gains_of_a_head_of_several_layers_are_clipped():
+    head = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), parametrizations.weight_norm(nn.Linear(4, 2)))
+    model = nn.Sequential(nn.Linear(3, 4), head)
+    model(torch.randn(2, 3)).sum().backward()
+    body = ["0.weight", "0.bias"]
+    assert list(adaptive_clip_grad_(model, head="1")) == [*body, "1.0.weight", "1.0.bias", "1.1.bias", "1.2.bias"]
+
+
 def test_a_head_that_is_not_there():
     with pytest.raises(InputError) as error:
         AdaptiveGradientClipping(net(), head="fc")
@@ -83,3 +94,41 @@ def test_a_head_that_is_not_there():
 def test_parameters_have_no_head():
     with pytest.raises(InputError, match=r"a module, in which head='auto' is looked up, got list; .* head=None"):
         adaptive_clip_grad_(list(net().parameters()))
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda model: torch.compile(model, backend="eager"),
+        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+        lambda model: nn.Sequential(*(torch.compile(layer, backend="eager") for layer in model)),
+    ],
+)
+def test_names_are_those_of_the_model_without_wrappers(wrap):
+    model = net()
+    wrapped = wrap(model)
+    backward(model)
+    want = [name for name, _ in model.named_parameters() if name != "4.weight"]
+    agc = AdaptiveGradientClipping(wrapped, head="4")
+    agc.clip_gradients()
+    assert list(agc.clipped_share) == want
+    with pytest.raises(InputError, match=r"to be a module of Sequential, .* '4', '5', got 'module.4'; .* without wrap"):
+        adaptive_clip_grad_(wrapped, head="module.4")
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="needs torch.distributed")
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning")
+@pytest.mark.parametrize("use_orig_params", [False, True])
+def test_flattened_parameters_are_refused(tmp_path: Path, use_orig_params: bool):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        sharded = FullyShardedDataParallel(net(), device_id=torch.device("cpu"), use_orig_params=use_orig_params)
+        for model in (sharded, nn.Sequential(sharded)):
+            for call in (adaptive_clip_grad_, AdaptiveGradientClipping):
+                with pytest.raises(InputError, match=r"\(FSDP1\) flattens parameters, so the norms of .*fully_shard"):
+                    call(model)
+    finally:
+        dist.destroy_process_group()

@@ -79,6 +79,7 @@ class Loop:
         wrap_criterion: the same for the loss.
         optimizer: makes the optimizer from parameters.
         dtype: of model and images.
+        images: dtype of the images, where autocast casts them.
         device: of both.
         steps: optimizer steps, each on a batch of its own.
         micro_batches: parts that a batch is accumulated over.
@@ -98,6 +99,7 @@ class Loop:
     wrap_criterion: Callable[[Criterion], Criterion] | None = None
     optimizer: Callable[..., Optimizer] = MOMENTUM
     dtype: torch.dtype = torch.float64
+    images: torch.dtype | None = None
     device: str = "cpu"
     steps: int = 2
     micro_batches: int = 1
@@ -115,15 +117,15 @@ class Loop:
         return replace(self, **changes)
 
     def plainly(self) -> "Loop":
-        """Return the setting of the reference: no wrapper, and the method called in the loop, after unscaling."""
+        """Return the setting of the reference: no wrapper, nothing to cast, the method called in the loop, unscaled."""
         how = "called" if self.how == "attached" else self.how
-        return self.but(wrap=same, wrap_criterion=None, how=how, unscale_first=True)
+        return self.but(wrap=same, wrap_criterion=None, how=how, unscale_first=True, images=None)
 
     def batch(self, seed: int) -> tuple[Tensor, Tensor]:
         """Return a batch as this setting has it."""
         x, y = self.draw(seed)
         y = y.to(self.device, self.dtype if y.is_floating_point() else y.dtype)
-        return self._laid_out(x.to(self.device, self.dtype)), y
+        return self._laid_out(x.to(self.device, self.images or self.dtype)), y
 
     def new_model(self) -> nn.Module:
         """Return the plain model, the same each time."""

@@ -53,16 +53,18 @@ def plain(
     accumulate: int = 1,
     clip: float | None = None,
     autocast: bool = False,
+    dtype: torch.dtype = torch.float32,
     sgs: bool = True,
     pgt: bool = True,
     **options: Any,
 ) -> Gradients:
     """Return the gradients of each step of the plain loop; ``options`` are of SGS."""
-    model = net()
-    optimizer, batches = optimizer_of(model), loader()
+    model = net().to(dtype)
+    optimizer, batches = optimizer_of(model), [(x.to(dtype), y) for x, y in loader()]
     steps = recorded(optimizer, model)
     criterion = backpass.PowerGradCrossEntropyLoss(alpha=ALPHA) if pgt else nn.CrossEntropyLoss()
     method = backpass.SpatialGradientScaling(model, **(OPTIONS | options))
+    update = sgs and method.apply == "update"
     for epoch in range(EPOCHS):
         if sgs:
             method.start_epoch(epoch, batches)
@@ -72,11 +74,12 @@ def plain(
             loss.backward()
             if (number + 1) % accumulate:
                 continue
-            if sgs:
+            if sgs and not update:
                 method.scale_gradients()
             if clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimizer.step()
+            with method.scaled_update() if update else nullcontext():
+                optimizer.step()
             optimizer.zero_grad()
     return steps
 

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import backpass
 from backpass.errors import InputError
 from integrations.plain_loop import (
     ALPHA,
+    BATCH,
     EPOCHS,
     OPTIONS,
     RESUMED,
@@ -24,6 +26,9 @@ from integrations.plain_loop import (
 
 pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.tuner import Tuner
 
 from backpass.integrations.lightning import SpatialGradientScalingCallback
 
@@ -65,13 +70,14 @@ def trained(
     forward: Any = None,
     sgs: dict[str, Any] | None = None,
     batches: Any = None,
+    callbacks: list[Any] | None = None,
     **options: Any,
 ) -> Any:
     module = Module(manual)
-    callback = SpatialGradientScalingCallback(forward=forward, **(OPTIONS | (sgs or {})))
+    callbacks = callbacks or [SpatialGradientScalingCallback(forward=forward, **(OPTIONS | (sgs or {})))]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=[callback], **quiet, **options
+        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet, **options
     )
     trainer.fit(module, batches or loader(), ckpt_path=resume)
     return module.steps, trainer
@@ -105,9 +111,74 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     assert_same(first + rest, plain(**RESUMED))
 
 
+class RestoredLate(SingleDeviceStrategy):
+    """Restores a checkpoint after ``on_fit_start``, as the strategies of FSDP2 and DeepSpeed do."""
+
+    restore_checkpoint_after_setup = True
+
+
+def test_strategies_that_restore_after_setup(tmp_path: Path) -> None:
+    first, trainer = trained(tmp_path, epochs=2, sgs=RESUMED)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", sgs=RESUMED, strategy=RestoredLate("cpu"))
+    assert_same(first + rest, plain(**RESUMED))
+
+
+def test_a_fit_takes_no_state_of_an_earlier_fit(tmp_path: Path) -> None:
+    first, trainer = trained(tmp_path, epochs=2, sgs=RESUMED)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    callback = SpatialGradientScalingCallback(**(OPTIONS | RESUMED))
+    for _ in range(2):
+        rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", callbacks=[callback])
+        assert_same(first + rest, plain(**RESUMED))
+        steps, _ = trained(tmp_path, callbacks=[callback])
+        assert_same(steps, plain(**RESUMED))
+
+
+def test_a_search_for_the_learning_rate_at_the_start_of_a_fit(tmp_path: Path) -> None:
+    finder = LearningRateFinder(num_training_steps=4, early_stop_threshold=None, update_attr=False)
+    steps, _ = trained(tmp_path, callbacks=[finder, SpatialGradientScalingCallback(**OPTIONS)])
+    assert_same(steps[4:], plain())
+
+
+def test_the_state_before_a_fit_is_what_was_loaded() -> None:
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    assert callback.state_dict() == {}
+    callback.load_state_dict(state := backpass.SpatialGradientScaling(net()).state_dict())
+    assert callback.state_dict() == state
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_persistent_workers_lose_no_batch(tmp_path: Path, epochs: int) -> None:
+    sgs = {"warmup": 0}  # measured at epoch 0, and where a run of one epoch resumes
+    batches = DataLoader(loader().dataset, batch_size=BATCH, num_workers=1, persistent_workers=True)
+    first, resume = [], None
+    if epochs:
+        first, trainer = trained(tmp_path, epochs=epochs, sgs=sgs)
+        trainer.save_checkpoint(resume := tmp_path / "last.ckpt")
+    rest, _ = trained(tmp_path, resume=resume, sgs=sgs, batches=batches)
+    assert_same(first + rest, plain(**sgs))
+
+
+def test_a_search_for_the_learning_rate_before_any_fit(tmp_path: Path) -> None:
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)
+    Tuner(trainer).lr_find(Module(), loader(), num_training=4, update_attr=False)
+    assert callback.state_dict() == {}
+
+
 def test_batches_of_another_form(tmp_path: Path) -> None:
     steps, _ = trained(tmp_path, forward=lambda module, batch: module.model(batch[0]))
     assert_same(steps, plain())
+
+
+@pytest.mark.parametrize("forward", [None, lambda module, batch: module.model(batch[0] + torch.zeros(1))])
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
+def test_models_in_another_precision(tmp_path: Path, precision: str, dtype: torch.dtype, forward: Any) -> None:
+    steps, _ = trained(tmp_path, precision=precision, forward=forward)
+    assert_same(steps, plain(dtype=dtype))
+    with pytest.raises(AssertionError, match="step"):
+        assert_same(steps, plain(dtype=dtype, sgs=False))
 
 
 def test_several_loaders_are_refused(tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """The callback and the loss for the Hugging Face Trainer: the gradients of the plain loop, step by step."""
 
+import copy
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 import backpass
 from integrations.plain_loop import (
@@ -26,7 +29,7 @@ from integrations.plain_loop import (
 )
 
 pytest.importorskip("transformers")
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from backpass.integrations.transformers import PowerGradLoss, SpatialGradientScalingCallback
 
@@ -34,12 +37,16 @@ pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.fil
 
 
 class Images(Dataset[dict[str, Tensor]]):
+    def __init__(self, one_hot: bool = False) -> None:
+        self.one_hot = one_hot
+
     def __len__(self) -> int:
         return len(data()[0])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         x, y = data()
-        return {"pixel_values": x[index], "labels": y[index]}
+        labels = nn.functional.one_hot(y, 3).float() if self.one_hot else y
+        return {"pixel_values": x[index], "labels": labels[index]}
 
 
 class Model(nn.Module):
@@ -57,17 +64,25 @@ class InOrder(Trainer):
         return torch.utils.data.SequentialSampler(Images())
 
 
-def trained(
+def trained(folder: Path, *, resume: bool = False, **options: Any) -> Gradients:
+    trainer, steps = made(folder, **options)
+    trainer.train(resume_from_checkpoint=resume)
+    return steps
+
+
+def made(
     folder: Path,
     *,
     epochs: int = EPOCHS,
     accumulate: int = 1,
     clip: float | None = None,
     autocast: bool = False,
-    resume: bool = False,
     batch: int = BATCH,
+    dataset: Any = None,
+    max_steps: int = -1,
+    restore_callback_states_from_checkpoint: bool = False,
     **options: Any,
-) -> Gradients:
+) -> tuple[Trainer, Gradients]:
     arguments = TrainingArguments(
         folder,
         num_train_epochs=epochs,
@@ -82,6 +97,8 @@ def trained(
         disable_tqdm=True,
         lr_scheduler_type="constant",
         remove_unused_columns=False,
+        max_steps=max_steps,
+        restore_callback_states_from_checkpoint=restore_callback_states_from_checkpoint,
         seed=0,
     )
     model = Model()
@@ -90,13 +107,12 @@ def trained(
     trainer = InOrder(
         model,
         arguments,
-        train_dataset=Images(),
+        train_dataset=dataset or Images(),
         optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)),
         compute_loss_func=PowerGradLoss(alpha=ALPHA),
     )
     trainer.add_callback(SpatialGradientScalingCallback(trainer, **(OPTIONS | options)))
-    trainer.train(resume_from_checkpoint=resume)
-    return steps
+    return trainer, steps
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -117,6 +133,106 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     first = trained(tmp_path, epochs=epochs, **RESUMED)
     rest = trained(tmp_path, resume=True, **RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+class Interrupted(TrainerCallback):
+    """Interrupts the first training, in its second epoch."""
+
+    interrupted = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.epoch > 1 and not self.interrupted:
+            self.interrupted = True
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("apply", "wrapped"),
+    [("gradient", None), ("gradient", "before"), ("gradient", "while training"), ("update", None)],
+)
+def test_training_again_after_an_interrupt(tmp_path: Path, apply: str, wrapped: str | None) -> None:
+    trainer, steps = made(tmp_path, apply=apply)
+    calls, own = [], trainer.training_step
+
+    def wrap() -> None:
+        step = trainer.training_step
+
+        def wrapper(*args: Any, **kwargs: Any) -> Tensor:
+            calls.append(step)
+            return step(*args, **kwargs)
+
+        trainer.training_step = wrapper
+
+    if wrapped == "before":
+        wrap()
+        own = trainer.training_step
+    weights = copy.deepcopy(trainer.model.state_dict())
+    trainer.add_callback(Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    if wrapped == "while training":
+        wrap()
+        own = trainer.training_step
+    trainer.model.load_state_dict(weights)
+    trainer.optimizer.state.clear()
+    steps.clear()
+    calls.clear()
+    trainer.train()
+    assert_same(steps, plain(apply=apply))
+    assert trainer.training_step == own
+    assert len(calls) == (len(steps) if wrapped else 0)
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_probabilities_as_labels(tmp_path: Path, accumulate: int) -> None:
+    steps = trained(tmp_path, accumulate=accumulate, dataset=Images(one_hot=True))
+    assert_same(steps, plain(accumulate=accumulate))
+
+
+@pytest.mark.parametrize("shape", [(8, 2), (8, 3), (8, 3, 2, 2)])
+def test_the_loss_of_probabilities_is_that_of_labels(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(shape), torch.randint(shape[1], (8, *shape[2:]))
+    one_hot = nn.functional.one_hot(labels, shape[1]).movedim(-1, 1).float()
+    loss = PowerGradLoss(alpha=ALPHA)
+    for counted in (False, True):
+        expected, ours = (
+            loss({"logits": logits}, y, num_items_in_batch=y.ne(-100).sum() if counted else None)
+            for y in (labels, one_hot)
+        )
+        torch.testing.assert_close(ours, expected)
+
+
+def test_callback_states_are_restored_from_the_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = trained(tmp_path, epochs=2, **RESUMED)
+    trainer, rest = made(tmp_path, restore_callback_states_from_checkpoint=True, **RESUMED)
+    logging.getLogger("transformers.trainer").addHandler(caplog.handler)
+    try:
+        trainer.train(resume_from_checkpoint=True)
+    finally:
+        logging.getLogger("transformers.trainer").removeHandler(caplog.handler)
+    assert_same(first + rest, plain(**RESUMED))
+    assert "callbacks not included" not in caplog.text
+
+
+def test_a_checkpoint_of_training_without_the_callback(tmp_path: Path) -> None:
+    trainer, first = made(tmp_path, epochs=1)
+    trainer.remove_callback(SpatialGradientScalingCallback)
+    trainer.train()
+    assert_same(first + trained(tmp_path, resume=True), plain())  # the first epoch is not scaled
+
+
+class Stream(IterableDataset[dict[str, Tensor]]):
+    """The images without a length."""
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        images = Images()
+        return (images[index] for index in range(len(images)))
+
+
+def test_epochs_of_data_without_a_length(tmp_path: Path) -> None:
+    steps = trained(tmp_path, dataset=Stream(), max_steps=EPOCHS * 8, **RESUMED)
+    assert_same(steps, plain(**RESUMED))
 
 
 def test_a_plain_mean_is_too_large_under_accumulation_and_this_loss_is_not() -> None:

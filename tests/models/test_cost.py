@@ -67,6 +67,20 @@ def test_the_dtype_is_that_of_the_parameters():
     assert count_macs(create_model("digits_net").double(), (1, 8, 8)) == 1_788_544
 
 
+def test_an_example_of_any_form_goes_to_the_device_and_only_floating_tensors_to_the_dtype():
+    class Words(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.linear = nn.Embedding(5, 3), nn.Linear(3, 2)
+
+        def forward(self, x: dict[str, Tensor]) -> Tensor:
+            return self.linear(self.embedding(x["words"]) * x["weights"])
+
+    example = {"words": torch.zeros(1, 4, dtype=torch.int64), "weights": torch.zeros(1, 4, 1)}
+    assert count_macs(Words().double(), example=example) == 4 * 3 * 2
+    assert count_macs(Words().to("meta"), example=example) == 4 * 3 * 2
+
+
 def test_the_model_sees_one_example_without_gradients():
     class Witness(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -77,6 +77,13 @@ BAD_BINARY_CALLS = {
     "integer logits": (Z.int(), Z, {}, "got torch.int32 of shape (4, 5)"),
     "target": (Z, Z[0], {}, "expected target of the shape of input, (4, 5), got (5,)"),
     "weight": (Z, Z, {"weight": torch.ones(4)}, "expected weight to broadcast to the shape of input, (4, 5), got (4,)"),
+    "integer target": (
+        Z,
+        Z.long(),
+        {},
+        "expected target to hold probabilities in floating point, got torch.int64; call target.float()",
+    ),
+    "bool target": (Z, Z > 0, {}, "probabilities in floating point, got torch.bool; call target.float()"),
     "pos_weight": (
         Z,
         Z,

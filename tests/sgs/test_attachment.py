@@ -145,6 +145,15 @@ def schedule_free(optimizer: Optimizer) -> Any:
     return wrapper
 
 
+def post_local_sgd(optimizer: Optimizer) -> Any:
+    class KeepsParameters:
+        def average_parameters(self, params: Any) -> None:
+            """Stands for an average over processes."""
+
+    module = pytest.importorskip("torch.distributed.optim")
+    return module.PostLocalSGDOptimizer(optimizer, KeepsParameters())
+
+
 class Sam(Optimizer):
     """As the common implementations of sharpness-aware minimisation: two steps, the second one by another optimizer."""
 
@@ -166,7 +175,7 @@ class Sam(Optimizer):
         self.base_optimizer.step()
 
 
-@pytest.mark.parametrize("wrap", [accelerated, lightning, lookahead, schedule_free, Sam])
+@pytest.mark.parametrize("wrap", [accelerated, lightning, lookahead, schedule_free, post_local_sgd, Sam])
 def test_wrapped_optimizers(wrap: Any) -> None:
     model = net()
     inner = SGD(model.parameters(), lr=0.1)
@@ -209,6 +218,13 @@ def test_gradients_that_were_clipped_before_the_hook_are_warned_of_once() -> Non
         attached_after_clipping(0.01)
     assert len(warned) == 1
     attached_after_clipping(1e6)
+
+
+def test_norms_are_not_read_while_a_cuda_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("is_available", "is_current_stream_capturing"):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    monkeypatch.setattr(Tensor, "cpu", lambda self: pytest.fail("a copy to the CPU ends the capture"))
+    attached_after_clipping(0.01)
 
 
 def test_gradients_that_stay_the_same_are_not_taken_for_clipped() -> None:

@@ -505,6 +505,28 @@ def test_the_two_ways_of_applying_do_not_mix() -> None:
         pass
 
 
+@pytest.mark.parametrize("given", [None, torch.full((3, 3), 2.0)])
+def test_a_model_on_the_meta_device_gets_its_scalings_before_its_weights(given: Tensor | None) -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU())
+        sgs = SpatialGradientScaling(model, scaling=given)
+    model(torch.ones(1, 2, 8, 8, device="meta")).sum().backward()
+    sgs.scale_gradients()  # of a dry run
+    assert torch.equal(sgs.scalings["0.weight"], torch.ones(3, 3) if given is None else given)
+    model.zero_grad()
+    model.to_empty(device="cpu")
+    model[0].reset_parameters()
+    if given is None:
+        sgs.update([images()])
+        plain = SpatialGradientScaling(model)
+        plain.update([images()])
+        assert torch.equal(sgs.scalings["0.weight"], plain.scalings["0.weight"])
+    backward(model)
+    gradient = model[0].weight.grad.clone()
+    sgs.scale_gradients()
+    assert torch.equal(model[0].weight.grad, gradient * sgs.scalings["0.weight"])
+
+
 # State
 
 
@@ -538,6 +560,7 @@ def test_the_state_is_a_copy() -> None:
         (lambda s: s.update(dilation="ignored"), "with dilation='measured', got one with 'ignored'"),
         (lambda s: s.update(drop_near_equal=True), "with drop_near_equal=False, got one with True"),
         (lambda s: s.update(apply="update"), "with apply='gradient', got one with 'update'"),
+        (lambda s: s.update(scaling="fixed"), "with scaling='measured', got one with 'fixed'"),
         (lambda s: s["scalings"].pop("0.weight"), r"missing \['0.weight'\], unknown \[\]"),
         (lambda s: s["scalings"].update(other=torch.ones(3, 3)), r"missing \[\], unknown \['other'\]"),
         (
@@ -570,6 +593,15 @@ def test_a_state_that_does_not_fit_changes_nothing(change: Callable[[dict[str, A
     with pytest.raises(InputError, match=message):
         sgs.load_state_dict(state)
     assert all(torch.equal(sgs.scalings[name], before[name]) for name in before)
+
+
+def test_a_measured_state_does_not_replace_a_fixed_scaling() -> None:
+    measured, fixed = (SpatialGradientScaling(net(), scaling=given) for given in (None, torch.full((3, 3), 2.0)))
+    fixed.load_state_dict(fixed.state_dict())
+    state = measured.state_dict()
+    state["scalings"] = {name: state["scalings"][name] for name in fixed.scalings}
+    with pytest.raises(InputError, match="with scaling='fixed', got one with 'measured'; construct the controller"):
+        fixed.load_state_dict(state)
 
 
 ACB = [[0.6, 1.2, 0.6], [1.2, 1.8, 1.2], [0.6, 1.2, 0.6]]

@@ -2,8 +2,12 @@
 
 import copy
 import os
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +20,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from backpass.errors import InputError, StateError
-from backpass.sgs import SpatialGradientScaling, measure_scalings
-from backpass.sgs.distributed import local_part
+from backpass.sgs import SpatialGradientScaling, alpha_beta_scaling, measure_scalings, scalable_convs
+from backpass.sgs.dependence import Autocorrelation
+from backpass.sgs.distributed import computing_device, local_part
+from backpass.sgs.measuring import scalings_of_maps
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs_near_equal.npz")
 
@@ -93,6 +99,7 @@ def two(tmp_path_factory) -> Results:
         rank_without_batches,
         nan_on_one_rank,
         cut_kernel,
+        zero_of_adamw,
     ]
     return run(checks, 2, tmp_path_factory.mktemp("two"))
 
@@ -163,6 +170,38 @@ def train_a_step(
         model(whole[part]).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def step_adamw(make: Callable[..., torch.optim.Optimizer], attach: bool) -> torch.Tensor:
+    """Return the first kernel after steps with decay whose update is scaled."""
+    model = make_model()
+    sgs = SpatialGradientScaling(model, apply="update", scaling=alpha_beta_scaling(10, 10))
+    optimizer = make(model.parameters())
+    if attach:
+        sgs.attach(optimizer)
+    for batch in batches_of(1, 2):
+        optimizer.zero_grad()
+        model(batch).square().mean().backward()
+        with nullcontext() if attach else sgs.scaled_update():
+            optimizer.step()
+    return model[0].weight.detach()
+
+
+adamw = partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1)
+
+
+def zero_of_adamw(rank: int, world_size: int) -> dict:
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    zero = partial(ZeroRedundancyOptimizer, optimizer_class=torch.optim.AdamW, lr=0.1, weight_decay=0.1)
+    return {"context": step_adamw(zero, attach=False), "attached": step_adamw(zero, attach=True)}
+
+
+def test_zero_redundancy_decays_once_on_every_process(two):
+    assert not torch.equal(step_adamw(adamw, attach=True), step_adamw(partial(adamw, weight_decay=0), attach=True))
+    for result in two["zero_of_adamw"]:
+        for kernel in result.values():
+            torch.testing.assert_close(kernel, step_adamw(adamw, attach=False), rtol=0, atol=0)
 
 
 def images() -> torch.Tensor:
@@ -290,6 +329,33 @@ def test_a_layout_that_cuts_the_kernel_is_refused(two):
         assert texts["0"] == "(2, 2, 4, 3)"
         assert "expected conv.weight to be replicated or sharded on dim 0, got (Shard(dim=2),)" in texts["2"]
         assert "Shard(dim=1)" in texts["1"]
+
+
+def test_shards_on_the_cpu_are_computed_with_on_the_device_of_their_mesh(monkeypatch):
+    """As under FSDP2 with ``CPUOffloadPolicy``; a real one needs a GPU."""
+    mesh = SimpleNamespace(device_type="meta")
+
+    class Offloaded(nn.Parameter):
+        device_mesh = mesh
+
+    layer = next(iter(scalable_convs(nn.Conv2d(1, 1, 3)).values()))
+    layer.owner._parameters["weight"] = Offloaded(torch.ones(1, 1, 3, 3))
+    assert computing_device(layer.parameter) == torch.device("cpu")
+    monkeypatch.setitem(sys.modules, "torch.distributed.tensor", SimpleNamespace(DTensor=Offloaded))
+    assert computing_device(layer.parameter) == torch.device("meta")
+    mesh.device_type = "cpu"
+    assert computing_device(layer.parameter) == torch.device("cpu")
+    mesh.device_type = "meta"
+
+    devices = []
+
+    class Statistics(Autocorrelation):
+        def __init__(self, kernel_size, channels, *, device):
+            devices.append(device)
+            super().__init__(kernel_size, channels)
+
+    scalings_of_maps(lambda visit: None, {"weight": layer}, Statistics, k=5.0)
+    assert devices == [torch.device("meta")]
 
 
 def test_flat_parameter_fsdp_is_refused_by_name():

@@ -84,6 +84,19 @@ def test_skipped_steps_and_accumulation_are_allowed(set_to_none: bool, kind: Any
         optimizer.zero_grad(set_to_none=set_to_none)
 
 
+def test_the_old_gradients_of_frozen_kernels_are_left_alone() -> None:
+    model = nn.Sequential(net(), nn.Flatten(), nn.LazyLinear(2))
+    backward(model)
+    sgs = controller(model)
+    sgs.scale_gradients()
+    old = [parameter.grad.clone() for parameter in model[0].parameters()]
+    model[0].requires_grad_(False)
+    model[2].zero_grad()
+    backward(model)
+    sgs.scale_gradients()
+    assert all(torch.equal(parameter.grad, kept) for parameter, kept in zip(model[0].parameters(), old, strict=True))
+
+
 def test_a_second_controller_on_the_same_kernels_is_refused() -> None:
     model = net()
     backward(model)

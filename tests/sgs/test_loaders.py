@@ -3,6 +3,7 @@
 import random
 from collections import UserDict
 from collections.abc import Iterator
+from multiprocessing import active_children
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ pytest.importorskip("numpy")
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
+from backpass._internal.batches import forward_on
 from backpass.errors import InputError
 from backpass.sgs import SpatialGradientScaling, scalable_convs
 
@@ -49,21 +51,44 @@ def test_no_more_is_read_than_needed() -> None:
 
 
 @pytest.mark.parametrize("own_generator", [False, True])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_training_reads_the_same_batches_with_and_without_an_update(own_generator: bool, workers: int) -> None:
+@pytest.mark.parametrize("workers", [{}, {"num_workers": 2}, {"num_workers": 2, "persistent_workers": True}])
+def test_training_reads_the_same_batches_with_and_without_an_update(
+    own_generator: bool, workers: dict[str, Any]
+) -> None:
     def epoch(update: bool) -> list[Tensor]:
         torch.manual_seed(0)
         random.seed(0)
         np.random.seed(0)
         model = net()
         generator = torch.Generator().manual_seed(1) if own_generator else None
-        loader = DataLoader(Augmented(), batch_size=4, shuffle=True, generator=generator, num_workers=workers)
+        loader = DataLoader(Augmented(), batch_size=4, shuffle=True, generator=generator, **workers)
         if update:
             SpatialGradientScaling(model).update(loader, batches=2)
         return [x for _, x in zip(range(3), loader, strict=False)]
 
     for plain, measured in zip(epoch(False), epoch(True), strict=True):
         assert torch.equal(plain, measured)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_an_update_while_persistent_workers_are_read(prepared: bool) -> None:
+    def epochs(update: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        sgs = SpatialGradientScaling(net())
+        loader = DataLoader(Augmented(), batch_size=8, num_workers=1, persistent_workers=True)
+        if prepared:
+            loader = pytest.importorskip("accelerate").Accelerator(cpu=True).prepare(loader)
+        batches, workers = iter(loader), 0
+        read = [next(batches)]
+        if update:
+            workers = len(active_children())
+            sgs.update(loader, batches=2)
+            assert len(active_children()) == workers
+        return [*read, *batches, *loader]
+
+    plain, measured = epochs(False), epochs(True)
+    assert len(plain) == len(measured) == 8
+    assert all(map(torch.equal, plain, measured))
 
 
 def test_a_loader_is_measured_like_its_first_batches() -> None:
@@ -82,6 +107,58 @@ def test_an_accelerate_loader_is_left_as_if_it_had_not_been_read() -> None:
     assert not accelerator.gradient_state.in_dataloader
 
 
+@pytest.mark.parametrize("batches", [1, None])
+def test_an_accelerate_loader_with_seeded_epochs_is_left_at_its_epoch(batches: int | None) -> None:
+    accelerate = pytest.importorskip("accelerate")
+
+    def epochs(update: bool) -> list[list[list[int]]]:
+        accelerator = accelerate.Accelerator(
+            cpu=True, dataloader_config=accelerate.DataLoaderConfiguration(use_seedable_sampler=True)
+        )
+        torch.manual_seed(0)
+        data = TensorDataset(torch.randn(16, 1, 6, 6), torch.arange(16))
+        loader = accelerator.prepare(DataLoader(data, batch_size=4, shuffle=True))
+        order = []
+        for _ in range(2):
+            if update:
+                scalings(loader, batches=batches)
+            order.append([labels.tolist() for _, labels in loader])
+        return order
+
+    plain = epochs(False)
+    assert plain[0] != plain[1]
+    assert epochs(True) == plain
+
+
+class EpochSampler(Sampler[int]):
+    """Counts the epochs that are begun, and seeds each with its number."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter(torch.randperm(16, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+    def __len__(self) -> int:
+        return 16
+
+
+def test_a_sampler_that_counts_its_epochs_is_left_at_its_epoch() -> None:
+    sampler = EpochSampler()
+    loader = DataLoader(torch.randn(16, 1, 6, 6), batch_size=4, sampler=sampler)
+    scalings(loader, batches=2)
+    assert sampler.epoch == 0
+
+
+def test_a_loader_with_an_end_of_its_own_is_not_ended() -> None:
+    class Batches(list[Tensor]):
+        def end(self) -> None:
+            raise AssertionError("this may close a file")
+
+    scalings(Batches([torch.randn(4, 1, 6, 6)]), batches=1)
+
+
 def test_mappings_by_the_name_of_the_input() -> None:
     x = torch.randn(4, 1, 6, 6)
     for batch in ({"pixel_values": x, "labels": 0}, UserDict(pixel_values=x)):
@@ -95,6 +172,48 @@ def test_mappings_by_the_name_of_the_input() -> None:
         scalings([{"image": x}], forward="pixel_values")
 
 
+@pytest.mark.parametrize("kernels", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_floating_point_is_cast_to_the_dtype_of_the_kernels(kernels: torch.dtype) -> None:
+    received = []
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = nn.Parameter(torch.zeros(1))
+            self.conv = nn.Conv2d(1, 1, 3, dtype=kernels)
+
+        def forward(self, x: Tensor) -> None:
+            received.append(x)
+
+    forward = forward_on(Model(), torch.device("cpu"))
+    batches = [torch.zeros(2, dtype=d) for d in (torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.long)]
+    for batch in batches:
+        forward(batch)
+    assert [x.dtype for x in received] == [kernels] * 3 + [torch.uint8, torch.long]
+    assert all((x is batch) == (x.dtype == batch.dtype) for x, batch in zip(received, batches, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_model_in_another_precision_is_measured_on_the_batches_of_training(
+    dtype: torch.dtype, autocast: bool
+) -> None:
+    model, x = net().to(dtype), torch.randn(4, 1, 6, 6)
+
+    def measured(batch: Any, forward: Any = None) -> dict[str, Tensor]:
+        sgs = SpatialGradientScaling(model)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            sgs.update([batch], forward)
+        return sgs.scalings
+
+    expected = measured(x.to(dtype))
+    for scalings in (measured(x), measured({"pixel_values": x}, "pixel_values")):
+        assert all(torch.equal(g, expected[name]) for name, g in scalings.items())
+    if not autocast:
+        with pytest.raises(InputError, match="the model failed on measuring batch 0"):
+            measured(x, model)
+
+
 def test_an_epoch_starts_with_one_line() -> None:
     sgs = SpatialGradientScaling(net(), warmup=1, every=2)
     loader = DataLoader(Augmented(), batch_size=4)
@@ -103,6 +222,34 @@ def test_an_epoch_starts_with_one_line() -> None:
     resumed = SpatialGradientScaling(net(), warmup=1, every=2)
     resumed.load_state_dict(sgs.state_dict())
     assert [resumed.start_epoch(epoch, loader) for epoch in (4, 5, 6)] == [False, False, True]
+
+
+def test_a_training_of_one_epoch_measures_without_a_warmup() -> None:
+    loader = DataLoader(Augmented(), batch_size=4)
+    assert SpatialGradientScaling(net(), warmup=0).start_epoch(0, loader)
+    assert not SpatialGradientScaling(net()).start_epoch(0, loader)
+
+
+def test_a_second_training_measures_like_the_first() -> None:
+    loader = DataLoader(Augmented(), batch_size=4)
+    sgs = SpatialGradientScaling(net(), warmup=1, every=2)
+    first = [sgs.start_epoch(epoch, loader) for epoch in (0, 1)]
+    assert first == [sgs.start_epoch(epoch, loader) for epoch in (0, 1)] == [False, True]
+    assert not sgs.start_epoch(1, loader)
+
+    sgs.set_model(net())  # the same kernels, whose scalings are kept
+    assert [sgs.start_epoch(epoch, loader) for epoch in (0, 1)] == [False, True]
+
+    sgs.set_model(nn.Sequential(nn.Conv2d(1, 4, 5, padding=2), nn.ReLU(), nn.Conv2d(4, 4, 5)))
+    assert all(bool((scaling == 1).all()) for scaling in sgs.scalings.values())
+    assert [sgs.start_epoch(epoch, loader) for epoch in (2, 3)] == [True, False]
+    assert not any(bool((scaling == 1).all()) for scaling in sgs.scalings.values())
+
+
+def test_a_fixed_scaling_stays_fixed_in_another_model() -> None:
+    sgs = SpatialGradientScaling(net(), scaling=torch.full((3, 3), 2.0))
+    sgs.set_model(nn.Sequential(nn.Conv2d(1, 4, 3)))
+    assert not any(sgs.due(epoch) for epoch in range(20))
 
 
 def nothing() -> Iterator[Tensor]:

@@ -386,6 +386,53 @@ def test_unreached_layers_keep_their_scaling_and_are_named() -> None:
     assert not torch.equal(sgs.scalings["used.weight"], torch.ones(3, 3))
 
 
+class RegionHead(nn.Module):
+    """Runs a head on those images alone in which something is found, like the mask head of Mask R-CNN."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept: Tensor = self.head(self.body(x)[x.amax((1, 2, 3)) > 0])
+        return kept
+
+
+@pytest.mark.parametrize("options", [{}, {"drop_near_equal": True}, {"measure": "autocorrelation"}])
+def test_an_empty_feature_map_counts_as_none(options: dict[str, Any]) -> None:
+    found, nothing = noise(2, 2, 6, 6), -noise(2, 2, 6, 6).abs()
+    torch.manual_seed(0)
+    model = RegionHead()
+    sgs = SpatialGradientScaling(model, **options)
+    with pytest.warns(UserWarning, match=r"^no measuring batch reached head\.weight, which keeps its scaling$"):
+        sgs.update([nothing])
+    assert torch.equal(sgs.scalings["head.weight"], torch.ones(3, 3))
+    assert not torch.equal(sgs.scalings["body.weight"], torch.ones(3, 3))
+    sgs.update([nothing, found])
+    head = SpatialGradientScaling(model.head, **options)
+    head.update([model.body(found).detach()])
+    assert torch.equal(sgs.scalings["head.weight"], head.scalings["weight"])
+
+
+class Slimmable(nn.Conv2d):
+    """Uses as much of its kernel as its input has channels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return nn.functional.conv2d(input, self.weight[:, : input.shape[1]], self.bias, padding=1)
+
+
+def test_a_layer_that_sees_a_part_of_its_channels_is_measured_where_it_sees_all() -> None:
+    torch.manual_seed(0)
+    sgs = SpatialGradientScaling(Slimmable(4, 2, 3))
+    part, whole = noise(2, 2, 6, 6), noise(2, 4, 6, 6)
+    with pytest.warns(UserWarning, match=r"^no measuring batch reached weight, which keeps its scaling$"):
+        sgs.update([part])
+    assert torch.equal(sgs.scalings["weight"], torch.ones(3, 3))
+    sgs.update([part, whole])
+    expected = scalings(nn.Conv2d(4, 2, 3, padding=1), [whole])
+    assert torch.equal(sgs.scalings["weight"], expected["weight"])
+
+
 # The model
 
 

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from backpass.errors import NoEffectWarning
 from backpass.sgs import SpatialGradientScaling
-from backpass.sgs.optimizers import decay_factor, normalizes_gradients, undoes_updates
+from backpass.sgs.optimizers import normalizes_gradients, undoes_updates
+from backpass.sgs.weight_decay import decay_factor
 
 LR, DECAY = 0.1, 0.3
 G = torch.tensor([[0.5, 1.0, 1.5], [0.25, 2.0, 1.75], [0.6, 0.9, 0.5]])

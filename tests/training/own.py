@@ -1,17 +1,19 @@
 """A user's own task, model and data set, which recipes name by their import paths.
 
 The task has two heads, inputs and targets that are dictionaries, and binary cross-entropy: which thirds of an image are
-bright, and whether any is.
+bright, and whether any is. A second set of task, model and data has integers as input.
 """
 
+import random
 from dataclasses import dataclass
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
-from backpass.training import ItemData, Task
+from backpass.training import Classification, ItemData, Task
 
 
 class Stripes(Dataset):
@@ -81,6 +83,52 @@ class BrightThirds(Task):
         return {"image": torch.zeros(1, *data.input_size)}
 
 
+@dataclass(frozen=True)
+class Smoothed(BrightThirds):
+    label_smoothing: float = 0.2
+
+
 class Unpaired(BrightThirds):
     def prepare(self, item, training):
         return item[0]["image"]
+
+
+class Tokens(Classification):
+    def example(self, data):
+        return torch.zeros(1, *data.input_size, dtype=torch.int64)
+
+
+class TokenNet(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.embedding, self.conv, self.linear = nn.Embedding(9, 4), nn.Conv1d(4, 4, 3), nn.Linear(4, num_classes)
+
+    def forward(self, tokens):
+        return self.linear(self.conv(self.embedding(tokens).mT).relu().mean(2))
+
+
+def token_net(num_classes=2, in_channels=1):
+    return TokenNet(num_classes)
+
+
+def tokens():
+    split = TensorDataset(torch.arange(64).view(8, 8) % 9, torch.arange(8) % 2)
+    return ItemData("own tokens", split, split, num_classes=2, input_size=(8,))
+
+
+class Noisy(Dataset):
+    """Images with noise from NumPy's or Python's global generator."""
+
+    def __init__(self, count, source):
+        self.count, self.source = count, source
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        noise = numpy.random.random() if self.source == "numpy" else random.random()
+        return torch.full((1, 8, 8), noise), torch.tensor(index % 4)
+
+
+def noisy(source):
+    return ItemData("own noise", Noisy(16, source), Noisy(4, source), num_classes=4, input_size=(1, 8, 8))

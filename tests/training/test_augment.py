@@ -9,11 +9,8 @@ from backpass.training.augment import (
     Augmentation,
     crop,
     cut,
-    cutout,
     flip,
     normalize,
-    random_crop,
-    random_flip,
 )
 
 
@@ -24,6 +21,13 @@ def generator(seed: int = 0) -> torch.Generator:
 def random_images(n: int = 6, c: int = 3, h: int = 7, w: int = 5, seed: int = 0) -> Tensor:
     # At least 1, so that a zero can only be padding.
     return torch.randint(1, 256, (n, c, h, w), dtype=torch.uint8, generator=generator(seed))
+
+
+def augmented(images: Tensor, generator: torch.Generator, **settings: int) -> Tensor:
+    """Return the images with the augmentations in ``settings`` alone."""
+    augmentation = Augmentation(**({"crop_padding": 0, "flip": False, "cutout": 0} | settings))
+    draws = augmentation.draw(len(images), *images.shape[-2:], generator)
+    return augmentation.after_normalize(augmentation.before_normalize(images, draws), draws)
 
 
 def loop_crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:
@@ -110,7 +114,7 @@ def test_offsets_are_uniform() -> None:
     # The position of the one white pixel shows the offset.
     images = torch.zeros(9000, 1, 5, 5, dtype=torch.uint8)
     images[:, :, 2, 2] = 1
-    landed = random_crop(images, 1, generator()).sum(0)[0]
+    landed = augmented(images, generator(), crop_padding=1).sum(0)[0]
     assert landed.sum() == 9000
     inner = landed[1:4, 1:4].double()
     assert inner.sum() == 9000
@@ -120,12 +124,12 @@ def test_offsets_are_uniform() -> None:
 
 def test_half_of_the_images_are_flipped() -> None:
     images = torch.tensor([0, 1], dtype=torch.uint8).expand(10000, 1, 1, 2)
-    flipped = int(random_flip(images, generator())[..., 0].sum())
+    flipped = int(augmented(images, generator(), flip=True)[..., 0].sum())
     assert abs(flipped - 5000) < 165  # 3.3 standard deviations
 
 
 def test_cutout_centres_are_uniform() -> None:
-    centres = (cutout(torch.ones(12000, 1, 3, 4), 1, generator()) == 0).sum(0)[0].double()
+    centres = (augmented(torch.ones(12000, 1, 3, 4), generator(), cutout=1) == 0).sum(0)[0].double()
     chi_square = ((centres - 1000) ** 2 / 1000).sum()
     assert centres.sum() == 12000
     assert chi_square < 31.3  # 99.9 % of chi-square with 11 degrees of freedom
@@ -133,13 +137,10 @@ def test_cutout_centres_are_uniform() -> None:
 
 def test_results_depend_on_the_seed_only() -> None:
     images = random_images(n=20)
-    for augment in (
-        lambda g: random_crop(images, 2, g),
-        lambda g: random_flip(images, g),
-        lambda g: cutout(images, 2, g),
-    ):
-        assert torch.equal(augment(generator(3)), augment(generator(3)))
-        assert not torch.equal(augment(generator(3)), augment(generator(4)))
+    for settings in ({"crop_padding": 2}, {"flip": True}, {"cutout": 2}):
+        once, twice, other = (augmented(images, generator(seed), **settings) for seed in (3, 3, 4))
+        assert torch.equal(once, twice)
+        assert not torch.equal(once, other)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
@@ -147,9 +148,9 @@ def test_memory_format_is_kept(memory_format: torch.memory_format) -> None:
     images = random_images().contiguous(memory_format=memory_format)
     other = torch.channels_last if memory_format == torch.contiguous_format else torch.contiguous_format
     results = [
-        random_crop(images, 2, generator()),
-        random_flip(images, generator()),
-        cutout(images, 2, generator()),
+        augmented(images, generator(), crop_padding=2),
+        augmented(images, generator(), flip=True),
+        augmented(images, generator(), cutout=2),
         normalize(images, [0.5] * 3, [0.5] * 3),
     ]
     for result in results:

@@ -8,6 +8,7 @@ import torch
 
 from backpass.errors import InputError
 from backpass.training.checkpoint import Checkpoints
+from backpass.training.processes import build_accelerator
 from backpass.training.recipe import OptimizerSettings, Run, Runtime
 from backpass.training.trainer import Trainer
 
@@ -70,6 +71,10 @@ CHANGES = {
     "wrong scalings": (
         put({}, "methods", "sgs", "scalings"),
         r"methods.sgs of the checkpoint .* this model's scalings: missing \['conv1.weight'",
+    ),
+    "other precision": (
+        put("bf16", "precision"),
+        "expected runtime.precision=bf16, in which the checkpoint was trained, got no; resume in that precision",
     ),
     "wrong history": (
         put([{"epoch": 4}], "history"),
@@ -138,3 +143,22 @@ def test_a_run_resumes_from_the_previous_checkpoint_bit_for_bit(recipe, images, 
     trainer.fit()
     other = whole.model.state_dict()
     assert all(torch.equal(tensor, other[name]) for name, tensor in trainer.model.state_dict().items())
+
+
+def test_the_loss_scale_is_part_of_the_state(recipe, images, monkeypatch):
+    def with_loss_scale(runtime):
+        accelerator = build_accelerator(runtime)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+        return accelerator
+
+    monkeypatch.setattr("backpass.training.trainer.build_accelerator", with_loss_scale)
+    first, second = (Trainer(Run(recipe), images, runtime=CPU) for _ in range(2))
+    first.history.append(first._epoch(0))
+    state = copy.deepcopy(first.state_dict())
+    assert state["scaler"]["_growth_tracker"] == len(first.loaders.train)
+    with pytest.raises(InputError, match=r"expected scaler\.scale of the checkpoint to be a number, got str"):
+        second.load_state_dict({**state, "scaler": {**state["scaler"], "scale": "x"}})
+    assert second.accelerator.scaler.state_dict()["_growth_tracker"] == 0
+    second.load_state_dict(state)
+    assert second.accelerator.scaler.state_dict() == state["scaler"]
+    assert second._stepping is second.optimizer

@@ -12,7 +12,7 @@ from backpass.training import DataSettings, OptimizerSettings, Recipe, Run, Runt
 from backpass.training.batches import split_batch
 from backpass.training.datasets import load_dataset
 from backpass.training.tasks import build_task
-from training.own import BrightThirds, Unpaired, stripes, two_heads
+from training.own import BrightThirds, Smoothed, Unpaired, stripes, two_heads
 
 CPU = Runtime(device="cpu", workers=0)
 OWN = Recipe(
@@ -79,7 +79,17 @@ def test_micro_batches_have_the_gradient_of_the_batch():
         trainer.model.eval()  # batch statistics would depend on the parts
     torch.testing.assert_close(whole._step(*batch), parts._step(*batch))
     torch.testing.assert_close(whole.model.state_dict(), parts.model.state_dict())
-    assert [len(piece["image"]) for piece in split_batch(batch[0], 4)] == [4] * 4
+    assert [len(piece["image"]) for piece, _ in split_batch(batch, 4)] == [4] * 4
+
+
+def test_names_of_examples_are_cut_with_their_batch():
+    inputs = {"image": torch.arange(5), "name": list("abcde"), "sides": ("left", "right"), "scale": [1.0, 2.0]}
+    pieces = split_batch((inputs, torch.arange(5)), 2)
+    assert [piece["name"] for piece, _ in pieces] == [["a", "b", "c"], ["d", "e"]]
+    assert [target.tolist() for _, target in pieces] == [[0, 1, 2], [3, 4]]
+    assert all(piece["sides"] == ("left", "right") and piece["scale"] == [1.0, 2.0] for piece, _ in pieces)
+    words = split_batch((list("abcd"), torch.arange(4)), 2)
+    assert [piece for piece, _ in words] == [["a", "b"], ["c", "d"]]
 
 
 def test_an_interrupted_run_of_an_own_task_resumes(tmp_path):
@@ -156,8 +166,24 @@ def test_items_are_held_out_and_limited():
         stripes().reduced(0.0, None, 17, 0)
 
 
+def test_items_have_no_mean_and_std():
+    text = r"mean and std with images of one class each, got mean=\(0.1,\) and std=\(0.2,\) with 'training.own:stripes'"
+    with pytest.raises(InputError, match=text):
+        load_dataset("training.own:stripes", mean=(0.1,), std=(0.2,))
+
+
 def test_the_task_of_a_recipe_without_one_is_classification(images):
     assert build_task(Recipe(label_smoothing=0.1), images).label_smoothing == 0.1
+
+
+def test_an_own_task_has_the_label_smoothing_of_the_recipe_or_refuses_it():
+    smoothed = replace(OWN, task=import_path(Smoothed), label_smoothing=0.1)
+    assert build_task(smoothed, stripes()).label_smoothing == 0.1
+    assert build_task(replace(smoothed, label_smoothing=0.0), stripes()).label_smoothing == 0.0
+    named = replace(smoothed, task_args=(("label_smoothing", 0.3),))
+    assert build_task(named, stripes()).label_smoothing == 0.3
+    with pytest.raises(InputError, match=r"label_smoothing 0 with BrightThirds, .* got 0.1; leave it out, or give"):
+        build_task(replace(OWN, label_smoothing=0.1), stripes())
 
 
 def test_an_object_without_a_name_of_its_own_has_no_import_path():

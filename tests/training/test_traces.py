@@ -91,7 +91,7 @@ def test_micro_batches_read_all_images(recipe, images):
         Trainer(Run(replace(recipe, micro_batches=parts, epochs=1)), images, runtime=CPU) for parts in (1, 4)
     )
     for trainer in (whole, parts):
-        trainer.wrapped.train = trainer.wrapped.eval  # normalises each micro-batch alike
+        trainer.wrapped.train = trainer.model.eval  # normalises each micro-batch alike
         trainer.fit()
     for name in NUMBERS - {"train_gradient_norm_std"}:
         assert parts.history[0][name] == pytest.approx(whole.history[0][name], rel=1e-4)

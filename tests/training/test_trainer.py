@@ -4,12 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from backpass.errors import InputError, StateError
+from backpass.errors import DivergedError, InputError, StateError
 from backpass.models import create_model
 from backpass.training import classification
 from backpass.training.checkpoint import load_checkpoint
+from backpass.training.items import ItemData
 from backpass.training.loader import BatchPlan
 from backpass.training.recipe import OptimizerSettings, PgtSettings, Run, Runtime
 from backpass.training.trainer import Trainer
@@ -65,6 +67,17 @@ def test_a_hook_that_raises_before_a_save_leaves_the_checkpoint_as_it_is(recipe,
     assert len(load_checkpoint(tmp_path / "checkpoint.pt")["history"]) == 1
 
 
+def test_the_folder_is_made_before_training_and_not_for_a_run_that_is_refused(recipe, images, tmp_path):
+    folder = tmp_path / "runs" / "new"
+    with pytest.raises(InputError):
+        Trainer(Run(replace(recipe, model="nothing")), images, runtime=CPU, folder=folder)
+    assert not folder.parent.exists()
+    Trainer(Run(replace(recipe, epochs=1)), images, runtime=CPU, folder=folder).fit()
+    assert load_checkpoint(folder / "checkpoint.pt")["history"]
+    with pytest.raises(OSError, match=r"checkpoint\.pt"):
+        Trainer(Run(recipe), images, runtime=CPU, folder=folder / "checkpoint.pt")
+
+
 def test_methods_change_training_and_not_the_order_of_data(recipe, images):
     """Before its first measurement SGS is plain training, bit for bit; after it no longer."""
     runs = {}
@@ -92,7 +105,7 @@ def test_micro_batches_accumulate_the_same_gradient(recipe, images):
     steps = []
     for parts in (1, 2, 4):
         trainer = Trainer(Run(replace(recipe, micro_batches=parts), "sgs+pgt", 0), images, runtime=CPU)
-        trainer.wrapped.eval()
+        trainer.model.eval()
         batch, target = next(iter(trainer.loaders.train))
         loss = trainer._step(batch, target)
         steps.append((loss, weights(trainer)))
@@ -129,9 +142,18 @@ def test_a_checkpoint_of_another_run_is_refused(recipe, images, tmp_path):
 def test_a_diverged_run_stops_with_advice(recipe, images):
     settings = replace(recipe, optimizer=OptimizerSettings(lr=1e30))
     with pytest.raises(
-        StateError, match=r"a finite training loss, got (nan|inf) in epoch 0; lower the learning rate \(1e\+30\)"
+        DivergedError, match=r"finite .*, got train_loss = (nan|inf)\b.* in epoch 0; lower the learning rate \(1e\+30\)"
     ):
         Trainer(Run(settings), images, runtime=CPU).fit()
+
+
+def test_a_run_that_diverges_in_its_last_step_leaves_no_checkpoint_of_that_epoch(recipe, images, tmp_path):
+    settings = replace(recipe, batch_size=48, optimizer=OptimizerSettings(lr=1e20))
+    trainer = Trainer(Run(settings), images, runtime=CPU, folder=tmp_path)
+    with pytest.raises(DivergedError, match=r"got test_loss = nan, test_calibration_error = nan in epoch 0; lower"):
+        trainer.fit()
+    assert not trainer.history
+    assert not list(tmp_path.iterdir())
 
 
 def test_bfloat16_and_channels_last_train(recipe, images):
@@ -184,6 +206,19 @@ def test_evaluation_equals_that_of_one_batch(recipe, images, monkeypatch):
     parts = Trainer(Run(replace(recipe, batch_size=4)), images, runtime=CPU)
     parts.model.load_state_dict(whole.model.state_dict())
     assert parts.evaluate() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "expected"),
+    [
+        *(((1, 8, 8), 4, 512), ((3, 224, 224), 4, 512), ((3, 448, 448), 4, 128)),
+        *(((3, 448, 448), 256, 256), ((3, 8192, 8192), 2, 2), ((16,), 4, 512)),
+    ],
+)
+def test_evaluation_batches_of_large_images_are_smaller(size, batch_size, expected):
+    split = TensorDataset(torch.zeros(2))
+    data = ItemData("any", split, split, num_classes=2, input_size=size)
+    assert classification.Classification().evaluation_batch_size(batch_size, 1, data) == expected
 
 
 def test_the_batches_of_an_epoch_are_not_planned_again_at_each_step(recipe, images, monkeypatch):
@@ -251,3 +286,13 @@ def test_training_accuracy_is_that_of_the_outputs_that_were_trained_on(parts, re
     for epoch, record in enumerate(history):
         assert record["train_accuracy"] == sum(correct[epoch * steps : (epoch + 1) * steps]) / 48
     assert history[0]["train_accuracy"] != history[1]["train_accuracy"]
+
+
+def test_dropout_of_a_process_is_not_that_of_another_in_the_next_epoch(recipe, images, monkeypatch):
+    trainer, seeds = Trainer(Run(recipe), images, runtime=CPU), []
+    monkeypatch.setattr("backpass.training.trainer.set_seed", seeds.append)
+    for process in (0, 1):
+        monkeypatch.setattr(type(trainer.accelerator), "process_index", process)
+        for epoch in (0, 1):
+            trainer._epoch(epoch)
+    assert len(set(seeds)) == 4

@@ -19,8 +19,9 @@ from backpass.errors import BackpassError, BackpassWarning, StateError
 from battery.loop import MAX_NORM, Loop, net
 from battery.rows import Criterion, Method, Row
 from works_with.case import Case, Way, strictly
-from works_with.rows import PGT, SGS
+from works_with.rows import PGT, SGS, SGS_UPDATE
 
+ADAMW = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5)
 SETTING = Loop(build=lambda: net().eval(), optimizer=partial(torch.optim.SGD, lr=0.5, momentum=0.9))
 PROCESSES = 2
 Form = Callable[[Criterion, Callable[[nn.Module], Method], int], Mapping[str, Tensor]]
@@ -57,7 +58,8 @@ def train(
             method.scale()
         if clip:
             nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
-        stepping.step()
+        with nullcontext() if attach else method.around_step(stepping):
+            stepping.step()
     with type(model).summon_full_params(model) if wrap is fsdp1 else nullcontext():
         return {name: _whole(parameter) for name, parameter in inner.named_parameters()}
 
@@ -89,6 +91,13 @@ def zero(parameters: Any) -> torch.optim.Optimizer:
     return ZeroRedundancyOptimizer(list(parameters), torch.optim.SGD, lr=0.5, momentum=0.9)
 
 
+def zero_adamw(parameters: Any) -> torch.optim.Optimizer:
+    """Return AdamW whose state is sharded."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    return ZeroRedundancyOptimizer(list(parameters), torch.optim.AdamW, lr=0.01, weight_decay=0.5)
+
+
 ddp = DistributedDataParallel
 FORMS: dict[str, Form] = {
     "DDP": partial(train, wrap=ddp),
@@ -97,6 +106,7 @@ FORMS: dict[str, Form] = {
     "DDP, `gradient_as_bucket_view=True`": partial(train, wrap=partial(ddp, gradient_as_bucket_view=True)),
     "DDP, attached": partial(train, wrap=ddp, attach=True),
     "DDP, `ZeroRedundancyOptimizer`": partial(train, wrap=ddp, optimizer=zero),
+    "DDP, `ZeroRedundancyOptimizer` of AdamW": partial(train, wrap=ddp, optimizer=zero_adamw),
     "FSDP2 (`fully_shard`)": partial(train, wrap=fsdp2),
     "FSDP2, `clip_grad_norm_`": partial(train, wrap=fsdp2, clip=True),
     "FSDP2, attached": partial(train, wrap=fsdp2, attach=True),
@@ -107,7 +117,26 @@ FORMS: dict[str, Form] = {
 
 def cases() -> list[Case]:
     """Return the cases of forms of distributed training."""
-    return [Case(name, [Way("", partial(check, name, SGS))], [Way("", partial(check, name, PGT))]) for name in FORMS]
+    return [
+        Case(
+            name,
+            [Way('`apply="update"`' if row is SGS_UPDATE else "", partial(check, name, row))],
+            [Way("", partial(check, name, PGT))],
+        )
+        for name, row in forms()
+        if row is not PGT
+    ]
+
+
+def forms() -> list[tuple[str, Row]]:
+    """Return each form with each method that trains in it."""
+    return [(name, row) for name in FORMS for row in (SGS_UPDATE if "AdamW" in name else SGS, PGT)]
+
+
+def _setting(form: str) -> Loop:
+    """Return the setting of one process that the form must equal."""
+    setting = SETTING.but(clip="after" if "clip" in form else None)
+    return setting.but(optimizer=ADAMW) if "AdamW" in form else setting
 
 
 def check(form: str, row: Row) -> None:
@@ -136,19 +165,18 @@ def results() -> dict[str, list[tuple[str, str]]]:
 def _worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     # The references, before there are processes: on the whole batches.
-    expected: dict[tuple[str, bool], tuple[Any, list[Any]]] = {}
-    for row in (SGS, PGT):
-        for clip in (False, True):
-            setting = SETTING.but(clip="after" if clip else None)
-            expected[row.name, clip] = (
+    expected: dict[tuple[str, Loop], tuple[Any, list[Any]]] = {}
+    for name, row in forms():
+        setting = _setting(name)
+        if (row.name, setting) not in expected:
+            expected[row.name, setting] = (
                 setting.run(row.loss.definition, row.definition).state,
                 [setting.run(other.loss.ours, other.ours).state for other in row.without_one_part()],
             )
     dist.init_process_group("gloo", init_method=f"file://{folder}/init", rank=rank, world_size=PROCESSES)
     found = {}
-    for row in (SGS, PGT):
-        for name, form in FORMS.items():
-            found[f"{row.name}: {name}"] = _outcome(row, form, rank, *expected[row.name, "clip" in name])
+    for name, row in forms():
+        found[f"{row.name}: {name}"] = _outcome(row, FORMS[name], rank, *expected[row.name, _setting(name)])
     torch.save(found, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()

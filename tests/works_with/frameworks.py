@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from integrations.plain_loop import Gradients, assert_same, plain
 from works_with.case import Case, Way
@@ -17,7 +18,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "": {},
     ", accumulation over 4 batches and clipping": {"accumulate": 4, "clip": 0.05},
     ", bfloat16": {"autocast": True},
+    ', `precision="bf16-true"`': {"dtype": torch.bfloat16},
+    ', `precision="64-true"`': {"dtype": torch.float64},
 }
+PRECISIONS = {torch.float32: "32-true", torch.bfloat16: "bf16-true", torch.float64: "64-true"}
 
 
 def cases() -> list[Case]:
@@ -25,7 +29,8 @@ def cases() -> list[Case]:
     made = []
     for name, (run, sgs, pgt) in FRAMEWORKS.items():
         for addition, setting in SETTINGS.items():
-            if run is not timm or not setting.get("autocast"):  # timm's loop has no autocast of its own
+            # timm's loop has no autocast of its own, and only Lightning casts models and batches.
+            if not ((run is timm and "autocast" in setting) or (run is not lightning and "dtype" in setting)):
                 steps = partial(_steps, run, tuple(setting.items()))
                 made.append(
                     Case(
@@ -51,11 +56,18 @@ def _steps(run: Callable[..., Gradients], setting: tuple[tuple[str, Any], ...]) 
         return run(Path(folder), **dict(setting))
 
 
-def lightning(folder: Path, *, accumulate: int = 1, clip: float | None = None, autocast: bool = False) -> Gradients:
+def lightning(
+    folder: Path,
+    *,
+    accumulate: int = 1,
+    clip: float | None = None,
+    autocast: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> Gradients:
     """Return the gradients of Lightning's trainer."""
     from integrations.test_lightning import trained
 
-    options: dict[str, Any] = {"precision": "bf16-mixed"} if autocast else {}
+    options: dict[str, Any] = {"precision": "bf16-mixed" if autocast else PRECISIONS[dtype]}
     steps: Gradients = trained(folder, accumulate_grad_batches=accumulate, gradient_clip_val=clip, **options)[0]
     return steps
 

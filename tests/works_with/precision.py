@@ -19,6 +19,10 @@ def precisions() -> list[Case]:
         loop("float32", Loop(dtype=torch.float32)),
         loop("float64", Loop()),
         loop("bfloat16 parameters", Loop(dtype=torch.bfloat16, steps=1)),
+        loop(
+            "bfloat16 parameters, float32 images under autocast",
+            Loop(dtype=torch.bfloat16, images=torch.float32, autocast=torch.bfloat16, steps=1),
+        ),
         loop("bfloat16 autocast", Loop(dtype=torch.float32, autocast=torch.bfloat16)),
         loop("float16 autocast with `GradScaler`, after `unscale_`", AMP),
         loop("float16 autocast with `GradScaler`, before `unscale_`", AMP.but(unscale_first=False)),

@@ -1,14 +1,15 @@
-"""Running a model on the input of a batch, in the forms that loaders yield."""
+"""Batches in the forms that loaders yield: running a model on their input, mapping and describing them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from backpass.errors import InputError
 
-__all__ = ["Forward", "describe", "forward_on"]
+__all__ = ["Forward", "describe", "forward_on", "map_parts", "map_tensors"]
 
 Forward = Callable[[Any], Any]
 """Runs a model on a batch of any form."""
@@ -18,7 +19,9 @@ def forward_on(model: nn.Module, device: torch.device, name: str | None = None) 
     """Return a function that runs ``model`` on a batch: a tensor, or a tuple or list that starts with one.
 
     With ``name``, batches are mappings, such as ``{"pixel_values": x, "labels": y}``, and the input is ``batch[name]``.
-    The function moves the tensor to ``device``, and raises an InputError for a batch of another form or an empty one.
+    The function moves the tensor to ``device``, and casts one of floating point to the dtype of the model's first
+    kernel, as autocast and the precisions of frameworks do in training. It raises an InputError for a batch of another
+    form or an empty one.
 
     >>> forward = forward_on(nn.Linear(2, 1), torch.device("cpu"))
     >>> forward((torch.ones(3, 2), torch.tensor([0, 1, 0]))).shape
@@ -26,6 +29,7 @@ def forward_on(model: nn.Module, device: torch.device, name: str | None = None) 
     >>> forward_on(nn.Linear(2, 1), torch.device("cpu"), "pixels")({"pixels": torch.ones(3, 2)}).shape
     torch.Size([3, 1])
     """
+    dtype = _dtype_of_first_kernel(model)
 
     def forward(batch: Any) -> Any:
         if name is not None:
@@ -40,9 +44,36 @@ def forward_on(model: nn.Module, device: torch.device, name: str | None = None) 
             )
         if x.numel() == 0:
             raise InputError(f"expected a non-empty batch, got shape {tuple(x.shape)}")
-        return model(x.to(device, non_blocking=True))
+        return model(x.to(device, dtype if x.is_floating_point() else None, non_blocking=True))
 
     return forward
+
+
+def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
+    """Return the batch with ``call`` applied to each tensor; other values are kept.
+
+    >>> map_tensors(lambda x: x + 1, {"a": torch.zeros(2), "b": (torch.ones(1), "name")})
+    {'a': tensor([1., 1.]), 'b': (tensor([2.]), 'name')}
+    """
+    return map_parts(call, batch, lambda part: isinstance(part, Tensor))
+
+
+def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bool]) -> Any:
+    """Return the batch with ``call`` applied to each part that is ``chosen``, the outer before the inner."""
+    if chosen(batch):
+        return call(batch)
+    if isinstance(batch, Mapping):
+        return {key: map_parts(call, value, chosen) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_parts(call, value, chosen) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(map_parts(call, value, chosen) for value in batch)
+    return batch
+
+
+def _dtype_of_first_kernel(model: nn.Module) -> torch.dtype | None:
+    kernels = (p for p in model.parameters() if not is_lazy(p) and p.ndim > 1 and p.is_floating_point())
+    return next((p.dtype for p in kernels if p.dtype.itemsize > 1), None)  # kernels of 8 bits take other inputs
 
 
 def describe(batch: object) -> str:

@@ -1,16 +1,35 @@
 """Reading the first batches of a loader without a trace."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from backpass._internal.batches import describe
 from backpass._internal.random_state import keeping_random_state
 from backpass.errors import InputError
 
-__all__ = ["first_batches"]
+__all__ = ["first_batches", "reading"]
+
+
+@contextmanager
+def reading(loader: Iterable[Any]) -> Iterator[None]:
+    """Read the first batches of a loader in a ``with`` block; at its end random states are restored.
+
+    Raises:
+        InputError: a tensor instead of batches.
+    """
+    if isinstance(loader, Tensor):
+        raise InputError(f"expected an iterable of batches, got one {describe(loader)}; pass [batch]")
+    try:
+        with keeping_random_state(loader), _own_workers(loader):
+            yield
+    finally:
+        if hasattr(loader, "gradient_state") and callable(end := getattr(loader, "end", None)):
+            end()  # Accelerate's loaders count as being read, which decides when gradients are synchronised
 
 
 def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[Any]:
@@ -24,18 +43,28 @@ def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[A
     Raises:
         InputError: a tensor instead of batches, a count below 1, or no batch.
     """
-    if isinstance(loader, Tensor):
-        raise InputError(f"expected an iterable of batches, got one {describe(loader)}; pass [batch]")
     if count is not None and count < 1:
         raise InputError(f"expected to read at least one batch, got batches={count}; leave it out to read all")
     batches: Sequence[Any]
     if count is None and isinstance(loader, Sequence):
         batches = loader
     else:
-        with keeping_random_state(loader):
+        with reading(loader):
             batches = list(islice(loader, count))
-        if callable(end := getattr(loader, "end", None)):
-            end()  # Accelerate's loaders count as being read, which decides when gradients are synchronised
     if len(batches) == 0:
         raise InputError("expected at least one measuring batch, got none; pass a loader that is not exhausted")
     return batches
+
+
+@contextmanager
+def _own_workers(loader: Iterable[Any]) -> Iterator[None]:
+    """Read a ``DataLoader`` with workers of its own, where they persist: it has one iterator then, perhaps in use."""
+    loader = getattr(loader, "base_dataloader", loader)  # inside Accelerate's
+    if not (isinstance(loader, DataLoader) and loader.persistent_workers):
+        yield
+        return
+    in_use, loader._iterator = loader._iterator, None
+    try:
+        yield
+    finally:
+        loader._iterator = in_use  # the last reference to the other one, which ends its workers

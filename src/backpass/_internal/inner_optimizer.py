@@ -13,8 +13,8 @@ _WRAPPED_AS = ("optimizer", "_optimizer", "base_optimizer", "_base_optimizer", "
 def inner_optimizer(optimizer: object) -> Optimizer:
     """Return the optimizer inside wrappers, whose ``step`` is the one that writes to the parameters.
 
-    Looks through the wrappers of Accelerate, Lightning, Lookahead, SAM and schedule-free: objects that hold an
-    optimizer as one of their attributes.
+    Looks through the wrappers of Accelerate, Lightning, Lookahead, SAM, schedule-free and torch's
+    ``PostLocalSGDOptimizer``: objects that hold an optimizer as one of their attributes.
 
     Raises:
         InputError: there is none.
@@ -31,7 +31,7 @@ def inner_optimizer(optimizer: object) -> Optimizer:
         optimizer = inner
     if not isinstance(optimizer, Optimizer):
         raise InputError(
-            f"expected a torch.optim.Optimizer, or a wrapper that holds one as {', '.join(_WRAPPED_AS)}, got "
+            f"expected a torch.optim.Optimizer, or a wrapper that holds one as {', '.join(_WRAPPED_AS)} or optim, got "
             f"{type(optimizer).__name__}; pass the optimizer that it steps"
         )
     return optimizer
@@ -39,5 +39,7 @@ def inner_optimizer(optimizer: object) -> Optimizer:
 
 def _held_by(wrapper: object) -> object | None:
     attributes = getattr(wrapper, "__dict__", {})
-    values = (attributes.get(name) for name in _WRAPPED_AS)
+    values = [attributes.get(name) for name in _WRAPPED_AS]
+    if "_optimizer_step_pre_hooks" not in attributes:
+        values.append(attributes.get("optim"))  # PostLocalSGDOptimizer; ZeRO's has hooks, and others in its `optim`
     return next((v for v in values if isinstance(v, Optimizer) or callable(getattr(v, "step", None))), None)

@@ -1,4 +1,4 @@
-"""Random states that reading a loader draws from."""
+"""Random states that reading a loader draws from: kept, or seeded for a while."""
 
 import random
 import sys
@@ -7,14 +7,15 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["keeping_random_state"]
+__all__ = ["keeping_random_state", "seeded"]
 
 
 @contextmanager
 def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
-    """Restore the random states of torch, Python and NumPy, and of the loader's own generators, at the end.
+    """Restore the random states of torch, Python and NumPy, and of the loader's own generators and epochs, at the end.
 
-    Reading a few batches inside changes neither the order nor the augmentation of what the caller reads later. The
+    Accelerate's loaders and samplers count epochs as they are read, and seed each with its number. So reading batches
+    inside, also all, changes neither the order nor the augmentation of what the caller reads later. The
     states inside a loader's persistent worker processes are out of reach.
 
     >>> generator = torch.Generator().manual_seed(0)
@@ -24,9 +25,40 @@ def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
     >>> torch.equal(first, next(iter(loader)))
     True
     """
-    numpy = sys.modules.get("numpy")
     generators = {id(g): g for g in _generators(loader)}.values()
     kept = [(generator, generator.get_state()) for generator in generators]
+    epochs = list(_epochs(loader))
+    with _keeping_global_states():
+        try:
+            yield
+        finally:
+            for generator, state in kept:
+                generator.set_state(state)
+            for holder, name, number in epochs:
+                setattr(holder, name, number)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch (on the CPU), Python and NumPy, and restore their states at the end.
+
+    >>> with seeded(3):
+    ...     first = random.random(), torch.rand(1)
+    >>> with seeded(3):
+    ...     first == (random.random(), torch.rand(1))
+    True
+    """
+    with _keeping_global_states():
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        if numpy := sys.modules.get("numpy"):
+            numpy.random.seed(seed % 2**32)
+        yield
+
+
+@contextmanager
+def _keeping_global_states() -> Iterator[None]:
+    numpy = sys.modules.get("numpy")
     python_state = random.getstate()
     numpy_state = numpy.random.get_state() if numpy else None
     with torch.random.fork_rng(devices=[]):  # loaders draw on the CPU
@@ -36,16 +68,28 @@ def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
             random.setstate(python_state)
             if numpy:
                 numpy.random.set_state(numpy_state)
-            for generator, state in kept:
-                generator.set_state(state)
 
 
 def _generators(loader: object) -> Iterator[torch.Generator]:
-    """Yield the generators of a loader, its samplers and its data set."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    sampler = getattr(loader, "sampler", None)
-    inner_sampler, dataset = getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None)
-    for holder in (loader, sampler, batch_sampler, inner_sampler, dataset):
+    """Yield the generators of a loader and of what it draws with."""
+    for holder in _holders(loader):
         generator = getattr(holder, "generator", None)
         if isinstance(generator, torch.Generator):
             yield generator
+
+
+def _epochs(loader: object) -> Iterator[tuple[object, str, int]]:
+    """Yield each counter of epochs of a loader and of what it draws with: its holder, its name and its number."""
+    for holder in _holders(loader):
+        for name in ("epoch", "iteration"):
+            number = getattr(holder, "__dict__", {}).get(name)
+            if isinstance(number, int):
+                yield holder, name, number
+
+
+def _holders(loader: object) -> Iterator[object]:
+    """Yield a loader, its samplers and its data set."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    whole = getattr(batch_sampler, "batch_sampler", None)  # of all processes, in Accelerate's of one
+    yield from (loader, getattr(loader, "sampler", None), getattr(loader, "dataset", None), batch_sampler, whole)
+    yield from (getattr(batch_sampler, "sampler", None), getattr(whole, "sampler", None))

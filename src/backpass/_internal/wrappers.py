@@ -3,7 +3,9 @@
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-__all__ = ["unwrap", "unwrapped_name"]
+from backpass.errors import InputError
+
+__all__ = ["refuse_fsdp1", "unwrap", "unwrapped_name"]
 
 _WRAPPER_SEGMENTS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
@@ -17,6 +19,21 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def refuse_fsdp1(model: nn.Module, consequence: str) -> None:
+    """Raise InputError if a part of the model is under FSDP1, which flattens parameters.
+
+    Args:
+        model: any module.
+        consequence: what is flattened and what is then unknown, for the message.
+    """
+    # By name, since importing FSDP1 for the check would cost every user its import.
+    kinds = {kind.__name__ for module in model.modules() for kind in type(module).__mro__}
+    if "FullyShardedDataParallel" in kinds:
+        raise InputError(
+            f"FullyShardedDataParallel (FSDP1) flattens {consequence}; use FSDP2, torch.distributed.fsdp.fully_shard"
+        )
 
 
 def unwrapped_name(name: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from backpass._internal.wrappers import refuse_fsdp1, unwrap, unwrapped_name
 from backpass.errors import InputError
 
 __all__ = ["ClippedParameter", "Parameters", "clipped_parameters"]
@@ -19,7 +20,7 @@ class ClippedParameter:
     """A parameter, and what its units depend on.
 
     Attributes:
-        name: qualified name, or its position where parameters came without names.
+        name: qualified name without the parts that wrappers add, or its position where parameters came without names.
         tensor: the parameter.
         transposed_groups: the groups of the transposed convolution that it belongs to; ``None``: to no such layer.
     """
@@ -30,17 +31,19 @@ class ClippedParameter:
 
 
 def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None) -> list[ClippedParameter]:
-    """Return every parameter but the weights of the head, each once, in order.
+    """Return every parameter but the weights of the head, those with more than one axis, each once, in order.
 
     Raises:
-        InputError: ``head`` is no module of the model, or is given with bare parameters.
+        InputError: ``head`` is no module of the model, or is given with bare parameters; or the model is under FSDP1.
     """
     if isinstance(model_or_params, nn.Module):
-        excluded = _head_weights(model_or_params, head)
-        groups = _transposed_groups(model_or_params)
+        refuse_fsdp1(model_or_params, "parameters, so the norms of their units are unknown")
+        model = unwrap(model_or_params)
+        excluded = _head_weights(model, head)
+        groups = _transposed_groups(model)
         return [
-            ClippedParameter(name, tensor, groups.get(id(tensor)))
-            for name, tensor in model_or_params.named_parameters()
+            ClippedParameter(unwrapped_name(name), tensor, groups.get(id(tensor)))
+            for name, tensor in model.named_parameters()
             if id(tensor) not in excluded
         ]
     if head is not None:
@@ -60,7 +63,7 @@ def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None
 def _head_weights(model: nn.Module, head: str | None) -> set[int]:
     if head is None:
         return set()
-    modules = dict(model.named_modules())
+    modules = {unwrapped_name(name): module for name, module in model.named_modules()}
     linears = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
     if head == "auto":
         if not linears:
@@ -69,10 +72,10 @@ def _head_weights(model: nn.Module, head: str | None) -> set[int]:
     if head not in modules:
         raise InputError(
             f"expected head to be a module of {type(model).__name__}, whose linear layers are "
-            f"{', '.join(map(repr, linears)) or 'none'}, got {head!r}; name a module as model.named_modules() does, or "
-            "pass None"
+            f"{', '.join(map(repr, linears)) or 'none'}, got {head!r}; name a module as named_modules() of the model "
+            "without wrappers does, or pass None"
         )
-    return {id(tensor) for name, tensor in modules[head].named_parameters() if name != "bias"}
+    return {id(tensor) for tensor in modules[head].parameters() if tensor.ndim > 1}
 
 
 def _transposed_groups(model: nn.Module) -> dict[int, int]:

@@ -33,7 +33,8 @@ def adaptive_clip_grad_(
         G_i <- G_i * min(1, clip_factor * max(|W_i|, eps) / max(|G_i|, 1e-6))
 
     Call it on averaged and unscaled gradients, after ``backward`` and before ``step``, so before weight decay and
-    momentum. Parameters without a gradient are skipped. The weights of the head, but not its bias, stay unclipped.
+    momentum. Parameters without a gradient are skipped. The weights of the head, but not its biases and gains, stay
+    unclipped.
     Parameters sharded as DTensors (FSDP2) are clipped by the norms of whole units, so every rank has to call it.
 
     Args:
@@ -44,8 +45,10 @@ def adaptive_clip_grad_(
             batches need a larger one).
         eps: the floor of ``|W_i|``, above 0, without which a unit that starts at zero never moves; default 1e-3
             (paper).
-        head: qualified name of the module whose weights stay unclipped; ``"auto"`` (default) is the last
-            ``nn.Linear`` in module order, if there is one; ``None`` clips every parameter.
+        head: qualified name of the module whose weights stay unclipped, a layer or several: all of its parameters with
+            more than one axis. ``"auto"`` (default) is the last ``nn.Linear`` in module order, if there is one;
+            ``None`` clips every parameter. Names here and in the result are those of the model inside
+            ``DataParallel``, ``DistributedDataParallel`` and ``torch.compile``.
         error_if_nonfinite: raise on a gradient that is not finite (default), before any gradient is changed. This
             waits for the device. With ``False`` such a unit stays non-finite, for a ``GradScaler`` to see.
 
@@ -54,7 +57,8 @@ def adaptive_clip_grad_(
         its units that was clipped, a float32 scalar tensor on the parameter's device.
 
     Raises:
-        InputError: an option is out of its range, the head is not found, or a gradient is sparse.
+        InputError: an option is out of its range, the head is not found, the model is under flat-parameter FSDP1, or
+            a gradient is sparse.
         StateError: a gradient is not finite; the message names the first such parameter.
 
     Source: Brock et al., arXiv 2102.06171, section 4; gains count as one unit, as in its published code.
@@ -110,7 +114,7 @@ class AdaptiveGradientClipping:
         error_if_nonfinite: as in the function.
 
     Raises:
-        InputError: an option is out of its range, or the head is not found.
+        InputError: an option is out of its range, the head is not found, or the model is under flat-parameter FSDP1.
 
     Warns:
         NoEffectWarning: the model has no parameter outside its head.

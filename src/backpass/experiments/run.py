@@ -125,6 +125,8 @@ def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str,
         on_save=files.check_write,
     )
     trainer.resume()
+    # Counted for the record at the end; what cannot be counted has to fail before it is trained.
+    count_macs(trainer.model, example=trainer.task.example(data))
     where = environment(runtime, trainer.accelerator.device)
 
     def write_settings() -> None:

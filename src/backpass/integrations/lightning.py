@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
+from backpass._internal.batches import Forward, forward_on
 from backpass.errors import InputError, missing_extra
 from backpass.sgs import SpatialGradientScaling
 
@@ -32,7 +34,8 @@ class SpatialGradientScalingCallback(Callback):
     Args:
         batches: the number of batches to measure on.
         forward: runs the module on a batch, as ``forward(module, batch)``; or the name of the input in batches that are
-            mappings. Default: ``module(input)``, with the input the batch or its first item.
+            mappings. Default: ``module(input)``, with the input the batch or its first item. In the trainer's precision
+            in each case.
         loader: the loader to measure on; default: the training loader.
         scale: ``False`` leaves calling ``sgs.scale_gradients()`` to the module.
         options: of :class:`backpass.SpatialGradientScaling`.
@@ -62,11 +65,18 @@ class SpatialGradientScalingCallback(Callback):
         self.options = options
         self._loaded: dict[str, Any] | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget the controller of an earlier fit."""
+        if stage == "fit" and "sgs" in vars(self):
+            self.sgs.remove()
+            del self.sgs
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the convolutions; load the state of a resumed checkpoint."""
         self.sgs = SpatialGradientScaling(pl_module, **self.options)
         if self._loaded is not None:
             self.sgs.load_state_dict(self._loaded)
+            self._loaded = None
         for optimizer in trainer.optimizers:
             if self.sgs.apply == "update":
                 self.sgs.attach(optimizer)
@@ -75,18 +85,34 @@ class SpatialGradientScalingCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is due."""
-        forward = self.forward if isinstance(self.forward, str | None) else partial(self._run, pl_module, self.forward)
         loader = trainer.train_dataloader if self.loader is None else self.loader
         if isinstance(loader, dict | list | tuple) and self.loader is None:
             raise InputError(
                 f"expected one training loader, got {type(loader).__name__} of {len(loader)}; pass the one to measure "
                 "on as loader=..."
             )
+        forward = self._forward_in_precision(trainer, pl_module)
         self.sgs.start_epoch(trainer.current_epoch, loader, batches=self.batches, forward=forward)
 
+    def _forward_in_precision(self, trainer: Trainer, module: LightningModule) -> Forward:
+        """Return a function that runs the module on a batch in the trainer's precision, as ``training_step`` runs."""
+        device, precision = trainer.strategy.root_device, trainer.precision_plugin
+        if isinstance(self.forward, str | None):
+            run = forward_on(module, device, self.forward)
+        else:
+            run = partial(self._run, module, device, self.forward)
+
+        def forward(batch: Any) -> Any:
+            with precision.forward_context():
+                return run(precision.convert_input(batch))
+
+        return forward
+
     @staticmethod
-    def _run(module: LightningModule, forward: Callable[[LightningModule, Any], Any], batch: Any) -> Any:
-        return forward(module, module.transfer_batch_to_device(batch, module.device, 0))
+    def _run(
+        module: LightningModule, device: torch.device, forward: Callable[[LightningModule, Any], Any], batch: Any
+    ) -> Any:
+        return forward(module, module.transfer_batch_to_device(batch, device, 0))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Scale the gradients of the kernels that the optimizer holds."""
@@ -98,9 +124,12 @@ class SpatialGradientScalingCallback(Callback):
         self.sgs.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of the controller, for Lightning's checkpoint."""
-        return self.sgs.state_dict()
+        """Return the state of the controller, for Lightning's checkpoint; before ``on_fit_start``, what was loaded."""
+        return self.sgs.state_dict() if "sgs" in vars(self) else self._loaded or {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state of a checkpoint until the controller exists."""
-        self._loaded = state_dict
+        """Load the state of a checkpoint, or keep it until the controller exists."""
+        if "sgs" in vars(self):  # FSDP2 and DeepSpeed restore after ``on_fit_start``
+            self.sgs.load_state_dict(state_dict)
+        else:
+            self._loaded = state_dict

@@ -12,14 +12,21 @@ from backpass.sgs import SpatialGradientScaling
 
 try:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-    from transformers.trainer_callback import ExportableState
 except ImportError as error:
     raise missing_extra("transformers", "transformers", "the callbacks for the Hugging Face Trainer") from error
 
 __all__ = ["PowerGradLoss", "SpatialGradientScalingCallback"]
 
 
-class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
+class SpatialGradientScalingState(TrainerCallback):
+    """Has the name under which the scalings are saved, and no argument, so that the ``Trainer`` can restore it.
+
+    With ``restore_callback_states_from_checkpoint`` it makes the callbacks of all saved states again, from arguments
+    that are saved as JSON, which a callback that holds the trainer has not; and it warns of a state without a callback.
+    """
+
+
+class SpatialGradientScalingCallback(TrainerCallback):
     """Train with SGS: ``trainer.add_callback(SpatialGradientScalingCallback(trainer, k=5.0))``.
 
     Measures at the start of the epochs where it is due, on the first batches of the training loader. The ``Trainer``
@@ -48,18 +55,24 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
         **options: Any,
     ) -> None:
         self.trainer = trainer
+        if SpatialGradientScalingState not in map(type, trainer.callback_handler.callbacks):
+            trainer.add_callback(SpatialGradientScalingState())
         self.batches = batches
         self.forward = forward
         self.options = options
+        self._step: Callable[..., Tensor] | None = None  # that scales, while it does
+        self._replaced: Callable[..., Tensor] | None = None  # what the trainer itself held instead
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Find the convolutions, load the state of a resumed run, and scale after each training step."""
+        self._restore()  # a train() that was interrupted had no on_train_end
         self.sgs = SpatialGradientScaling(self.trainer.model, **self.options)
-        saved = state.stateful_callbacks.get(type(self).__name__)
-        if state.global_step > 0 and saved:
-            self.sgs.load_state_dict(_with_tensors(saved["attributes"]["saved"]))
+        self._epoch = int(state.epoch or 0)  # counted from here on: it is late for data without a length
+        saved = state.stateful_callbacks.get(SpatialGradientScalingState.__name__)
+        if saved is not None:
+            self.sgs.load_state_dict(_with_tensors(saved["saved"]))
         if self.sgs.apply == "update":
             self.sgs.attach(kwargs["optimizer"])
             return
@@ -68,31 +81,42 @@ class SpatialGradientScalingCallback(TrainerCallback, ExportableState):
 
         def training_step_and_scaling(*args: Any, **kwargs: Any) -> Tensor:
             loss: Tensor = training_step(*args, **kwargs)
-            if self.trainer.accelerator.sync_gradients:
+            if self._step is training_step_and_scaling and self.trainer.accelerator.sync_gradients:
                 self.sgs.scale_gradients()
             return loss
 
-        self.trainer.training_step = training_step_and_scaling
+        self._replaced = vars(self.trainer).get("training_step")
+        self.trainer.training_step = self._step = training_step_and_scaling
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure, if it is due."""
+        """Measure, if it is due, and pass the scalings to the next checkpoints."""
         loader = kwargs["train_dataloader"]
-        self.sgs.start_epoch(int(state.epoch or 0), loader, batches=self.batches, forward=self.forward)
+        self.sgs.start_epoch(self._epoch, loader, batches=self.batches, forward=self.forward)
+        self._epoch += 1
+        saved = {"args": {}, "attributes": {}, "saved": _with_numbers(self.sgs.state_dict())}
+        state.stateful_callbacks[SpatialGradientScalingState.__name__] = saved
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the trainer and its optimizer as they were."""
-        self.sgs.remove()
-        vars(self.trainer).pop("training_step", None)
+        self._restore()
 
-    def state(self) -> dict[str, Any]:
-        """Return the state of the controller as numbers, for ``trainer_state.json``."""
-        saved = self.sgs.state_dict() if "sgs" in vars(self) else {}
-        saved["scalings"] = {name: scaling.tolist() for name, scaling in saved.get("scalings", {}).items()}
-        return {"args": {}, "attributes": {"saved": saved}}
+    def _restore(self) -> None:
+        if "sgs" in vars(self):
+            self.sgs.remove()
+        if self._step is not None and vars(self.trainer).get("training_step") is self._step:
+            if self._replaced is None:
+                del self.trainer.training_step
+            else:
+                self.trainer.training_step = self._replaced
+        self._step = self._replaced = None  # inside a wrapper of someone else, it no longer scales
+
+
+def _with_numbers(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {**state, "scalings": {name: scaling.tolist() for name, scaling in state["scalings"].items()}}
 
 
 def _with_tensors(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +127,9 @@ class PowerGradLoss:
     """Cross-entropy with the gradient of PGT: ``Trainer(compute_loss_func=PowerGradLoss(alpha=0.3))``.
 
     The ``Trainer`` does not divide the loss of a ``compute_loss_func`` by the number of accumulated batches, and passes
-    the number of labels in all of them instead: the loss is the sum over labels divided by that number, so that
-    accumulation changes nothing.
+    the number of elements of ``labels`` in all of them instead: the loss is the sum over labels divided by their
+    number, so that accumulation changes nothing. Floating-point labels are probabilities, with an element for each
+    class (mixup, distillation).
 
     Args:
         alpha: exponent, above 0.
@@ -123,4 +148,5 @@ class PowerGradLoss:
         total = power_grad_cross_entropy(logits, labels, alpha=self.alpha, reduction="sum", **self.options)
         if isinstance(num_items_in_batch, Tensor):
             num_items_in_batch = num_items_in_batch.to(total.device)
-        return total / num_items_in_batch
+        elements = logits.shape[1] if labels.is_floating_point() else 1
+        return total * elements / num_items_in_batch

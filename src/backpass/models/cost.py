@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from backpass._internal.batches import map_tensors
 from backpass._internal.eager import eagerly
 from backpass._internal.modes import eval_mode
 from backpass._internal.wrappers import unwrap
@@ -33,15 +34,15 @@ def count_macs(model: nn.Module, input_size: Sequence[int] | None = None, *, exa
     pooling and additions are not counted. This is the convention of the tables of the SGS and DyRep papers, which
     print MACs as FLOPs.
 
-    The model runs once, on zeros, in eval mode and without gradients, on the device and in the dtype of its first
-    parameter; a compiled model runs eagerly. Mode and hooks are restored, also after an
-    error. On ``torch.device("meta")`` nothing is computed, so that counting costs next to nothing.
+    The model runs once, on zeros or ``example``, in eval mode and without gradients, on the device and in the dtype of
+    its first parameter; a compiled model runs eagerly. Mode and hooks are restored, also after an error. On
+    ``torch.device("meta")`` nothing is computed, so that counting costs next to nothing.
 
     Args:
         model: takes one tensor of shape ``(1, *input_size)``, or ``example``.
         input_size: shape of one example without the batch axis, such as ``(3, 32, 32)``.
-        example: the input of one example instead, with its batch axis: a tensor, or any other form that the model takes
-            on its device.
+        example: the input of one example instead, with its batch axis: a tensor, or a tuple, list or dictionary of
+            tensors. All are moved to the device of the model, and those of floating-point numbers to its dtype.
 
     Raises:
         InputError: ``input_size`` holds anything but positive integers.
@@ -52,8 +53,8 @@ def count_macs(model: nn.Module, input_size: Sequence[int] | None = None, *, exa
     like = next(model.parameters(), torch.empty(0))
     if example is None:
         example = _zeros(input_size or (), like)
-    elif isinstance(example, Tensor):
-        example = example.to(like)
+    else:
+        example = map_tensors(lambda tensor: tensor.to(like if tensor.is_floating_point() else like.device), example)
     plain = unwrap(model)
     with eval_mode(plain), torch.no_grad(), eagerly(), FlopCounterMode(display=False) as counter:
         plain(example)

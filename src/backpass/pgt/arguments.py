@@ -125,6 +125,10 @@ def check_binary_cross_entropy(
             f"expected target of the shape of input, {tuple(input.shape)}, got {tuple(target.shape)}; "
             "unsqueeze or one-hot encode the target so that each logit has its own"
         )
+    if not target.is_floating_point():
+        raise InputError(
+            f"expected target to hold probabilities in floating point, got {target.dtype}; call target.float()"
+        )
     for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
         if factor is not None and not _broadcasts_to(factor.shape, input.shape):
             raise InputError(

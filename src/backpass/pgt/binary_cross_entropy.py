@@ -40,7 +40,7 @@ def power_grad_binary_cross_entropy_with_logits(
         A scalar, or one loss for each element with ``reduction="none"``; in nats.
 
     Raises:
-        InputError: an option is out of its range, the logits are not floating point, or a shape does not fit.
+        InputError: an option is out of its range, logits or target are not floating point, or a shape does not fit.
 
     >>> import torch
     >>> z, target = torch.tensor([3.0, -1.0], requires_grad=True), torch.tensor([1.0, 0.0])

@@ -47,8 +47,8 @@ class AppliedScalings:
         """Multiply the gradient of each kernel by its scaling, in place; call after backward and before the step.
 
         Once per optimizer step, on accumulated gradients; before or after AMP's unscaling, since it is linear; before
-        clipping, so that a clipped norm stays a bound. Parameters without a gradient are skipped. Where a CUDA graph
-        computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
+        clipping, so that a clipped norm stays a bound. Kernels that are frozen or have no gradient are skipped. Where a
+        CUDA graph computes the gradients, capture this call in it: a replay is not recognised as a new backward pass.
 
         Args:
             optimizer: scale only the kernels that it holds, where several optimizers step in turn; default: all.
@@ -82,13 +82,15 @@ class AppliedScalings:
         """Scale what optimizers add to the kernels in the code inside.
 
         For ``apply="update"``: ``with sgs.scaled_update(): optimizer.step()``. A kernel becomes
-        ``W_old + G * (W_stepped - W_old)``. Decoupled weight decay (AdamW, Adafactor, ``decoupled_weight_decay=True``
-        of Adam, NAdam and RAdam) is not scaled: the kernel becomes ``W - lr * weight_decay * W - G * rest``, with
-        ``rest`` the rest of the update. A decay that the optimizer adds to the gradient (L2, as in SGD and Adam) is
-        part of the update and is scaled with it. Holds one copy of the kernels meanwhile.
+        ``W_old + G * (W_stepped - W_old)``. Decoupled weight decay (of AdamW, Adafactor, Lion, Muon and others, and of
+        groups with ``decoupled_weight_decay=True`` or such a key: :func:`backpass.sgs.weight_decay.decay_factor`) is
+        not scaled: the kernel becomes ``W - lr * weight_decay * W - G * rest``, with ``rest`` the rest of the update. A
+        decay that the optimizer adds to the gradient (L2, as in SGD and Adam) is part of the update and is scaled with
+        it. Holds one copy of the kernels meanwhile.
 
         Raises:
             StateError: ``apply="gradient"``, or inside another ``scaled_update()``.
+            InputError: weight decay in an Adafactor that finds its learning rate itself.
 
         Warns:
             NoEffectWarning: an optimizer that stepped the kernels undoes the scaling (:meth:`check_optimizer`).
@@ -165,9 +167,10 @@ class AppliedScalings:
         self._attachments.remove()
 
     def _placed_scalings(self) -> dict[str, Tensor]:
-        """Return the scalings, on the devices where the kernels are now."""
+        """Return the scalings, on the devices where the kernels are now; on the CPU as long as these are on meta."""
         for name, layer in self._layers.items():
-            self.scalings[name] = self.scalings[name].to(layer.parameter.device)
+            if (device := layer.parameter.device).type != "meta":
+                self.scalings[name] = self.scalings[name].to(device)
         return self.scalings
 
     def _kernels_in(self, optimizer: Optimizer) -> set[int]:

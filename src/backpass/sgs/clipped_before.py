@@ -17,7 +17,8 @@ _SAME, _DIFFERENT = 1e-3, 1e-2  # relative
 class ClippedBefore:
     """Looks at the first three attached steps: gradients clipped by their norm arrive with the same norm at each.
 
-    Does not see clipping that bounds only some of these steps, by value or unit by unit, nor of sharded gradients.
+    Does not see clipping that bounds only some of these steps, by value or unit by unit, nor of sharded gradients, nor
+    in a CUDA graph.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,9 @@ class ClippedBefore:
             BackpassWarning: they have been clipped.
         """
         if self._done:
+            return
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            self._done = True  # reading the norms would end the capture
             return
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not gradients or any(type(g) is not Tensor or g.is_sparse for g in gradients):

@@ -35,7 +35,8 @@ class SpatialGradientScaling(AppliedScalings):
         model: any module with a convolution to scale (:func:`backpass.sgs.scalable_convs`), also wrapped or compiled.
         k: strength, above 0; smaller is stronger. 5 in the SGS paper.
         measure: ``"mutual_information"`` (the paper's) or ``"autocorrelation"``.
-        warmup: first epoch that measures, counted from 0. 1 in the paper.
+        warmup: first epoch that measures, counted from 0. 1 in the paper. Earlier epochs are plain training, without a
+            warning: pass 0 for a training of one epoch, or by steps.
         every: epochs between later measurements: 5 for CIFAR-100 and ImageNet in the paper, 30 for its 600-epoch runs.
         include: restrict the convolutions: glob patterns on module names, or ``(name, module) -> bool``.
         drop_near_equal: remove pairs that hold a zero or share a bin (the paper's ImageNet recipes).
@@ -96,7 +97,7 @@ class SpatialGradientScaling(AppliedScalings):
         self._given = scaling
         self._epoch: int | None = None  # that start_epoch() measured last
         self.scalings = {}
-        self.fixed = self._measured = scaling is not None
+        self.fixed = scaling is not None
         self.set_model(model)
 
     def __repr__(self) -> str:
@@ -109,14 +110,14 @@ class SpatialGradientScaling(AppliedScalings):
     def set_model(self, model: nn.Module) -> None:
         """Find the convolutions again, after layers were replaced, parametrised or added, or in another model.
 
-        A kernel keeps its scaling where one of its name and shape had one before; the others start at one, until the
-        next :meth:`update`.
+        A kernel keeps its scaling where one of its name and shape had one before; the others start at one, and
+        :meth:`due` is true at the next epoch after ``warmup``.
 
         Raises:
             InputError: as at construction.
         """
         layers = scalable_convs(model, self._include)
-        scalings = {name: torch.ones(c.kernel_size, device=c.parameter.device) for name, c in layers.items()}
+        scalings = {name: torch.ones(layer.kernel_size, device="cpu") for name, layer in layers.items()}
         if self._given is not None:
             given = fixed_scalings(self._given, scalings)
             layers = {name: layer for name, layer in layers.items() if name in given}
@@ -124,7 +125,10 @@ class SpatialGradientScaling(AppliedScalings):
             given = {n: g for n, g in self.scalings.items() if n in scalings and g.shape == scalings[n].shape}
         self._model, self._layers = unwrap(model), layers
         self.scalings = {name: scalings[name] for name in layers}
+        self._placed_scalings()
         self._set(given)
+        self._epoch = None
+        self._measured = self.fixed or (self._measured and given.keys() == layers.keys())
         self._calls.started()
 
     def due(self, epoch: int) -> bool:
@@ -150,8 +154,12 @@ class SpatialGradientScaling(AppliedScalings):
         """Measure on the first ``batches`` of ``loader`` if :meth:`update` is :meth:`due`; return whether it did.
 
         One line at the start of each epoch instead of two. The published recipes measure on 2 batches, or on 20 where
-        ``every=30``. An epoch that is resumed in its middle is not measured again.
+        ``every=30``. An epoch that is resumed in its middle is not measured again; after a call with an earlier epoch,
+        which starts another training, every epoch is. In a training of one epoch, or by steps on a stream of data,
+        nothing is measured unless ``warmup=0``.
         """
+        if self._epoch is not None and epoch < self._epoch:
+            self._epoch = None
         if epoch == self._epoch or not self.due(epoch):
             return False
         self.update(loader, forward, batches=batches)
@@ -164,17 +172,18 @@ class SpatialGradientScaling(AppliedScalings):
         """Measure the scalings on the batches of ``loader``; all layers change together or, after an error, none.
 
         The model runs twice over the batches and is left unchanged (:func:`backpass.sgs.measure_scalings`, which also
-        states the forms of a batch). A layer that no batch reaches, or whose input is not finite, keeps its scaling; a
-        warning names it, once. No more batches are read than needed, and the random states of torch, Python, NumPy and
-        the loader are restored, so that training sees the same batches as without this call. Do not call it while the
-        same loader, with persistent workers, is being read.
+        states the forms of a batch). A layer that no batch reaches, or none with all input channels of its kernel
+        (slimmable networks), or whose input is not finite, keeps its scaling; a warning names it, once.
+
+        No more batches are read than needed, and the random states of torch, Python, NumPy and the loader are restored,
+        so that training sees the same batches as without this call, also while it reads the same ``DataLoader``.
 
         Args:
             loader: a ``DataLoader`` or any iterable of batches: input tensors, or tuples that start with one, such as
                 ``(input, target)``.
             forward: runs the model on a batch of any other form, such as ``lambda batch: model(batch["image"])``; or
                 the name of the input in batches that are mappings, such as ``"pixel_values"``. Default:
-                ``model(input)`` on the model's device.
+                ``model(input)`` on the model's device, with floating point cast to the dtype of its first kernel.
             batches: the number of batches to read; default: all.
 
         Raises:
@@ -223,7 +232,7 @@ class SpatialGradientScaling(AppliedScalings):
     def _settings(self) -> dict[str, Any]:
         """Return the settings that the scalings depend on."""
         names = ("k", "measure", "drop_near_equal", "dilation", "apply")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"scaling": "fixed" if self.fixed else "measured"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load the scalings of :meth:`state_dict`, made with the same settings on the same layers.

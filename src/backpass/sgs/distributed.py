@@ -16,6 +16,7 @@ from backpass.sgs.dependence import Dependence
 
 __all__ = [
     "ProcessGroup",
+    "computing_device",
     "failing_together",
     "is_sharded",
     "largest_of_processes",
@@ -123,6 +124,19 @@ def resharded(model: nn.Module) -> Iterator[None]:
             for module in model.modules():
                 if isinstance(module, fsdp.FSDPModule):
                     module.reshard()
+
+
+def computing_device(parameter: Tensor) -> torch.device:
+    """Return the device on which the model computes with a parameter.
+
+    Its own, or that of its mesh where FSDP2 keeps the shards on the CPU (``CPUOffloadPolicy``).
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    if module is not None and isinstance(parameter, module.DTensor):
+        kind = parameter.device_mesh.device_type
+        if kind != parameter.device.type:
+            return torch.device(kind)
+    return parameter.device
 
 
 def local_part(tensor: Tensor, name: str) -> Tensor:

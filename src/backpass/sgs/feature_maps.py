@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from backpass._internal.eager import eagerly
 from backpass._internal.modes import eval_mode
 from backpass._internal.padding import same_padding
+from backpass.sgs.distributed import computing_device
 from backpass.sgs.layers import ConvLayer
 
 __all__ = ["FeatureMap", "FeatureMapVisitor", "capture_feature_maps", "evaluating"]
@@ -78,14 +79,19 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
 
 
 def _feature_map(layer: ConvLayer, call: Mapping[str, Any]) -> FeatureMap | None:
-    """Return what the call sees; None if it belongs to another kernel or will fail on its input."""
+    """Return what the call sees; None if it belongs to another kernel, holds nothing, or will fail on its input.
+
+    An empty map is that of a detection head to which no region is proposed. One with other channels than the layer's is
+    that of a slimmed layer, which uses a part of its kernel: channels that are seen more often than others would need
+    ranges and numbers of pairs of their own.
+    """
     axes = len(layer.kernel_size)
     values, kernel = call["input"].detach().float(), call["weight"]
-    if tuple(kernel.shape[2:]) != layer.kernel_size or values.ndim not in (axes + 1, axes + 2):
+    if tuple(kernel.shape[2:]) != layer.kernel_size or values.ndim not in (axes + 1, axes + 2) or not values.numel():
         return None
     if values.ndim == axes + 1:
         values = values.unsqueeze(0)
-    if values.shape[1] != kernel.shape[1] * call.get("groups", 1):
+    if not values.shape[1] == kernel.shape[1] * call.get("groups", 1) == layer.channels:
         return None
     dilation = _per_axis(call.get("dilation", 1), axes)
     padding = call.get("padding", 0)
@@ -128,7 +134,7 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     values = [
         (buffer, buffer.detach().clone()) for _, held in buffers for buffer in held.values() if buffer is not None
     ]
-    devices = list({p.device for p in model.parameters() if p.device.type == "cuda"})
+    devices = [device for device in {computing_device(p) for p in model.parameters()} if device.type == "cuda"]
     random_state = _random_state(devices)
 
     def untouched() -> bool:

@@ -34,7 +34,9 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
         StateError: there are gradients, and none of them is new.
     """
     gradients = {
-        name: local_part(grad, name) for name, layer in layers.items() if (grad := layer.parameter.grad) is not None
+        name: local_part(grad, name)
+        for name, layer in layers.items()
+        if (grad := layer.parameter.grad) is not None and layer.parameter.requires_grad  # a frozen kernel's is old
     }
     kernels = {name: local_part(layers[name].parameter, name)._version for name in gradients}
     untouched, added_to = set(), set()

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from backpass._internal.selection import Include, select
-from backpass._internal.wrappers import unwrap, unwrapped_name
+from backpass._internal.wrappers import refuse_fsdp1, unwrap, unwrapped_name
 from backpass.errors import InputError, StateError
 
 __all__ = ["ConvLayer", "scalable_convs"]
@@ -127,12 +127,7 @@ def _refuse_unreadable(model: nn.Module) -> None:
             f"expected a model of Python modules, got a {type(unwrap(model)).__name__}, whose convolutions are "
             "compiled and cannot be found; construct this from the model before torch.jit.script or torch.jit.trace"
         )
-    # By name, since importing FSDP1 for the check would cost every user its import.
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise InputError(
-            "FullyShardedDataParallel (FSDP1) flattens kernels, so their taps cannot be told apart; use FSDP2, "
-            "torch.distributed.fsdp.fully_shard"
-        )
+    refuse_fsdp1(model, "kernels, so their taps cannot be told apart")
 
 
 def _is_patchify(conv: _ConvNd) -> bool:

@@ -9,7 +9,14 @@ from torch import nn
 from backpass._internal.batches import Forward, describe, forward_on
 from backpass._internal.first_batches import first_batches
 from backpass.errors import InputError
-from backpass.sgs.distributed import ProcessGroup, failing_together, is_sharded, largest_of_processes, resharded
+from backpass.sgs.distributed import (
+    ProcessGroup,
+    computing_device,
+    failing_together,
+    is_sharded,
+    largest_of_processes,
+    resharded,
+)
 from backpass.sgs.feature_maps import FeatureMapVisitor, capture_feature_maps, evaluating
 from backpass.sgs.kept_maps import KeptMaps
 from backpass.sgs.layers import ConvLayer
@@ -48,7 +55,7 @@ class MapsOfBatches:
         count: int | None = None,
     ) -> None:
         self._model, self._layers, self._group = model, list(layers.values()), group
-        self._device = self._layers[0].parameter.device
+        self._device = computing_device(self._layers[0].parameter)
         # Evaluating, since a loader may draw random numbers on the model's device, or run the model.
         with failing_together(self._device, group), evaluating(model):
             self._batches = first_batches(loader, count)

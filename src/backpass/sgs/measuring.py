@@ -11,7 +11,7 @@ from backpass._internal.batches import Forward
 from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
-from backpass.sgs.distributed import ProcessGroup, failing_together, reduce_ranges, reduce_totals
+from backpass.sgs.distributed import ProcessGroup, computing_device, failing_together, reduce_ranges, reduce_totals
 from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor
 from backpass.sgs.layers import ConvLayer, scalable_convs
 from backpass.sgs.maps_of_batches import MapsOfBatches
@@ -32,7 +32,7 @@ class Measurement:
 
     Attributes:
         scalings: float32 scaling of the kernel's spatial shape, by qualified parameter name.
-        unreached: layers that no batch ran through.
+        unreached: layers that no batch ran through, or none with all input channels of the kernel.
         not_finite: layers with NaN or infinity in their input.
     """
 
@@ -74,7 +74,8 @@ def measure_scalings(
             counts as 0 in the mean over channels.
         dilation: ``"measured"``, or ``"ignored"``: neighbours are one pixel apart in dilated convolutions too.
         forward: runs the model on a batch of any other form; or the name of the input in batches that are mappings,
-            such as ``"pixel_values"``; default: ``model(input)`` on the model's device.
+            such as ``"pixel_values"``; default: ``model(input)`` on the model's device, with floating point cast to the
+            dtype of its first kernel.
         process_group: the processes that measure together, each on its own batches, of any number; default: all, where
             ``torch.distributed`` is in use. Ranges and counts are all-reduced, and every process returns the same
             scalings, bit for bit: those of the union of the batches.
@@ -112,8 +113,9 @@ def scalings_of_maps(
         k: strength of the transform.
         process_group: the processes that measure together.
     """
+    devices = {name: computing_device(layer.parameter) for name, layer in layers.items()}
     dependences = {
-        name: kind(layer.kernel_size, layer.channels, device=layer.parameter.device) for name, layer in layers.items()
+        name: kind(layer.kernel_size, layer.channels, device=devices[name]) for name, layer in layers.items()
     }
     for_each_map(lambda m: dependences[m.layer.name].observe(m.values, m.dilation, m.zeros))
     reduce_ranges(list(dependences.values()), process_group)
@@ -121,7 +123,7 @@ def scalings_of_maps(
     unreached = tuple(name for name, d in dependences.items() if not d.seen)
     not_finite = tuple(name for name, d in dependences.items() if d.seen and not d.finite)
     measurable = {name: d for name, d in dependences.items() if name not in unreached + not_finite}
-    with failing_together(next(iter(layers.values())).parameter.device, process_group):
+    with failing_together(next(iter(devices.values())), process_group):
         for dependence in measurable.values():
             dependence.start_counting()
 

@@ -98,11 +98,11 @@ class Calls:
             found: the number of gradients that it scaled.
 
         Warns:
-            NoEffectWarning: it found no gradient; ``update`` is due and was not called; or 100 steps were plain without
-                a call of ``due``.
+            NoEffectWarning: it found no gradient of a kernel that trains; ``update`` is due and was not called; or 100
+                steps were plain without a call of ``due``.
         """
         self._scaled |= layers.keys()
-        if found == 0 and layers:
+        if found == 0 and any(layer.parameter.requires_grad for layer in layers.values()):
             self._warn(
                 "no gradient",
                 f"found no gradient on any kernel to scale ({_listed(layers)}); scale after backward() and before "

@@ -6,15 +6,15 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from backpass._internal.attachment import held_by
 from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import StateError
 from backpass.sgs.distributed import local_part
 from backpass.sgs.layers import ConvLayer
-from backpass.sgs.optimizers import decay_factor
 from backpass.sgs.scaling import laid_out
+from backpass.sgs.weight_decay import decay_factor
 
 __all__ = ["UpdateScaler"]
 
@@ -44,17 +44,21 @@ class UpdateScaler:
         _in_context.update(kernels)
         stepped: list[Optimizer] = []
 
+        def before_step(optimizer: Optimizer, *_: object) -> None:
+            update.begin_step(optimizer)
+
         def after_step(optimizer: Optimizer, *_: object) -> None:
             update.decay(optimizer)
             if not kernels.isdisjoint(held_by(optimizer)):
                 stepped.append(optimizer)
 
-        hook = register_optimizer_step_post_hook(after_step)
+        hooks = [register_optimizer_step_pre_hook(before_step), register_optimizer_step_post_hook(after_step)]
         try:
             yield stepped
         finally:
             _in_context.difference_update(kernels)
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         update.scale(scalings)
 
     def begin(self, layers: Mapping[str, ConvLayer]) -> None:
@@ -81,13 +85,18 @@ class _Update:
     """One update of some kernels, from before the optimizer's step until it is scaled.
 
     With ``w`` a kernel before the step, ``d`` what decoupled weight decay multiplies it with
-    (:func:`backpass.sgs.optimizers.decay_factor`, 1 without) and ``v`` the kernel after the step, the kernel becomes
+    (:func:`backpass.sgs.weight_decay.decay_factor`, 1 without) and ``v`` the kernel after the step, the kernel becomes
     ``d * w + G * (v - d * w)``. Holds one copy of the kernels.
     """
 
     def __init__(self, layers: Mapping[str, ConvLayer]) -> None:
         self._layers = {name: layer for name, layer in layers.items() if layer.parameter.requires_grad}
         self._start = {name: _kernel(layer).clone() for name, layer in self._layers.items()}
+        self._inside: dict[Optimizer, set[str]] = {}  # kernels decayed inside a step, by the optimizer that makes it
+
+    def begin_step(self, optimizer: Optimizer) -> None:
+        """Note that a step begins, inside which the optimizer may step others on the same kernels, as ZeRO's does."""
+        self._inside[optimizer] = set()
 
     def decay(self, optimizer: Optimizer) -> None:
         """Decay the kernels before the step as the optimizer, which has just made it, has decayed them in it."""
@@ -99,10 +108,15 @@ class _Update:
             for parameter in group["params"]
             if parameter.grad is not None  # the others are not decayed either
         }
+        counted = self._inside.pop(optimizer, set())
         for name, layer in self._layers.items():
             factor = factors.get(id(layer.parameter), 1.0)
-            if isinstance(factor, Tensor) or factor != 1:
-                self._start[name].mul_(factor)
+            if name not in counted and (isinstance(factor, Tensor) or factor != 1):
+                start = self._start[name]
+                # Unmoved: ADOPT and SOAP leave out their first step, a fused optimizer one whose gradients overflow.
+                self._start[name] = torch.where((_kernel(layer) != start).any(), start * factor, start)
+                for around in self._inside.values():
+                    around.add(name)
 
     @torch.no_grad()
     def scale(self, scalings: Mapping[str, Tensor]) -> None:

@@ -1,9 +1,8 @@
 """Normalisation and augmentation of batches of images on any device, with explicit generators.
 
-Each augmentation has two forms: a pure function of the images and the random draws (:func:`crop`, :func:`flip`,
-:func:`cut`), and one that draws from a generator (:func:`random_crop`, :func:`random_flip`, :func:`cutout`). The loader
-uses the first with draws for a whole epoch, so that the augmentation of an image depends on neither the batch size nor
-the number of processes.
+Each augmentation is a pure function of the images and the random draws (:func:`crop`, :func:`flip`, :func:`cut`). The
+loader draws for a whole epoch (:meth:`Augmentation.draw`), so that the augmentation of an image depends on neither the
+batch size nor the number of processes.
 """
 
 from collections.abc import Sequence
@@ -22,11 +21,8 @@ __all__ = [
     "AugmentationDraws",
     "crop",
     "cut",
-    "cutout",
     "flip",
     "normalize",
-    "random_crop",
-    "random_flip",
 ]
 
 
@@ -137,24 +133,6 @@ def cut(images: Tensor, centers: Tensor, size: int) -> Tensor:
     return images.clone().masked_fill_(inside, 0)
 
 
-def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Crop each zero-padded image at an offset drawn uniformly from all ``(2 * padding + 1)**2`` (:func:`crop`)."""
-    return crop(images, _draw_offsets(len(images), padding, generator), padding)
-
-
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability 1/2 (:func:`flip`)."""
-    return flip(images, _draw_flips(len(images), generator))
-
-
-def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Set one square of each image to zero, with its centre drawn uniformly from the pixels (:func:`cut`).
-
-    Cutout, DeVries & Taylor, 2017 (arXiv 1708.04552).
-    """
-    return cut(images, _draw_centers(len(images), images.shape[-2], images.shape[-1], generator), size)
-
-
 @dataclass(frozen=True, eq=False)
 class AugmentationDraws:
     """Random draws for the augmentation of N images.
@@ -180,7 +158,7 @@ class AugmentationDraws:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random crop, flip and cutout of images in memory.
+    """Random crop, flip and cutout (DeVries & Taylor, 2017, arXiv 1708.04552) of images in memory.
 
     The order is crop, flip, normalise, cutout. Order and defaults are the CIFAR settings of SGS and DyRep.
 
@@ -211,15 +189,19 @@ class Augmentation:
                 )
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> AugmentationDraws:
-        """Draw the random numbers for ``count`` images.
+        """Draw the random numbers for ``count`` images, each uniformly from its values.
 
         All are drawn even if an augmentation is switched off, so that a change of one does not affect the draws of
         the others.
         """
+
+        def integers(below: int, *shape: int) -> Tensor:
+            return torch.randint(below, shape, generator=generator, device=generator.device)
+
         return AugmentationDraws(
-            offsets=_draw_offsets(count, self.crop_padding, generator),
-            flipped=_draw_flips(count, generator),
-            centers=_draw_centers(count, height, width, generator),
+            offsets=integers(2 * self.crop_padding + 1, count, 2),
+            flipped=integers(2, count).bool(),
+            centers=torch.stack([integers(height, count), integers(width, count)], dim=1),
         )
 
     def before_normalize(self, images: Tensor, draws: AugmentationDraws) -> Tensor:
@@ -231,20 +213,6 @@ class Augmentation:
     def after_normalize(self, images: Tensor, draws: AugmentationDraws) -> Tensor:
         """Apply cutout to the normalised images."""
         return cut(images, draws.centers, self.cutout) if self.cutout else images
-
-
-def _draw_offsets(count: int, padding: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(2 * padding + 1, (count, 2), generator=generator, device=generator.device)
-
-
-def _draw_flips(count: int, generator: torch.Generator) -> Tensor:
-    return torch.randint(2, (count,), generator=generator, device=generator.device).bool()
-
-
-def _draw_centers(count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-    rows = torch.randint(height, (count,), generator=generator, device=generator.device)
-    columns = torch.randint(width, (count,), generator=generator, device=generator.device)
-    return torch.stack([rows, columns], dim=1)
 
 
 def _check_images(images: Tensor) -> None:

@@ -1,33 +1,16 @@
 """Batches of any form: tensors, or tuples, lists and dictionaries of them, nested."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backpass._internal.batches import describe
+from backpass._internal.batches import describe, map_parts, map_tensors
 from backpass.errors import InputError
 
-__all__ = ["batch_size", "map_tensors", "move", "split_batch"]
-
-
-def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """Return the batch with ``call`` applied to each tensor; other values are kept.
-
-    >>> map_tensors(lambda x: x + 1, {"a": torch.zeros(2), "b": (torch.ones(1), "name")})
-    {'a': tensor([1., 1.]), 'b': (tensor([2.]), 'name')}
-    """
-    if isinstance(batch, Tensor):
-        return call(batch)
-    if isinstance(batch, Mapping):
-        return {key: map_tensors(call, value) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(call, value) for value in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(map_tensors(call, value) for value in batch)
-    return batch
+__all__ = ["batch_size", "move", "split_batch"]
 
 
 def batch_size(batch: Any) -> int:
@@ -46,12 +29,24 @@ def batch_size(batch: Any) -> int:
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:
-    """Return a batch in ``parts`` consecutive pieces, each tensor cut along its first axis (``Tensor.tensor_split``).
+    """Return a batch in ``parts`` consecutive pieces.
 
-    >>> [piece["x"].tolist() for piece in split_batch({"x": torch.arange(4)}, 2)]
-    [[0, 1], [2, 3]]
+    Each tensor is cut along its first axis (``Tensor.tensor_split``), and each list without tensors that is as long as
+    the batch likewise, such as the names of its examples. Other values are kept whole.
+
+    Raises:
+        InputError: the batch holds no tensor with a batch axis.
+
+    >>> split_batch({"x": torch.arange(3), "name": ["a", "b", "c"]}, 2)
+    [{'x': tensor([0, 1]), 'name': ['a', 'b']}, {'x': tensor([2]), 'name': ['c']}]
     """
-    return [map_tensors(partial(_piece, parts=parts, number=number), batch) for number in range(parts)]
+    size = batch_size(batch)
+
+    def chosen(part: Any) -> bool:
+        values = isinstance(part, list) and len(part) == size and not any(True for _ in _tensors(part))
+        return values or isinstance(part, Tensor)
+
+    return [map_parts(partial(_piece, parts=parts, number=number), batch, chosen) for number in range(parts)]
 
 
 def move(batch: Any, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
@@ -71,8 +66,10 @@ def move(batch: Any, device: torch.device, memory_format: torch.memory_format = 
     return map_tensors(to, batch)
 
 
-def _piece(tensor: Tensor, parts: int, number: int) -> Tensor:
-    return tensor.tensor_split(parts)[number]
+def _piece(part: Tensor | list[Any], parts: int, number: int) -> Tensor | list[Any]:
+    if isinstance(part, Tensor):
+        return part.tensor_split(parts)[number]
+    return [part[index] for index in torch.arange(len(part)).tensor_split(parts)[number].tolist()]
 
 
 def _tensors(batch: Any) -> Iterator[Tensor]:

@@ -49,6 +49,14 @@ class Checkpoints:
         self.newest, self.previous = folder / _NAME, folder / _PREVIOUS
         self._damaged = False
 
+    def make_folder(self) -> None:
+        """Make the folder, and those that it is in, where they are missing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def exist(self) -> bool:
+        """Return whether the folder has a checkpoint, damaged or not."""
+        return self.newest.is_file() or self.previous.is_file()
+
     def save(self, state: dict[str, Any]) -> None:
         """Save a state atomically, and keep the last good one."""
         with _written(self.newest, lambda file: _write_checkpoint(file, state)) as temporary:

@@ -1,7 +1,8 @@
 """Classification of images, one class each."""
 
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +12,12 @@ from backpass._internal.batches import describe
 from backpass.errors import InputError
 from backpass.training.calibration import CalibrationError
 from backpass.training.items import Data
-from backpass.training.recipe import Recipe
 from backpass.training.task import Criterion, LossKind, Task, Total
 
 __all__ = ["Classification", "ClassificationEvaluation"]
 
 _EVALUATION_BATCH_SIZE = 512
+_EVALUATION_PIXELS = 224 * 224  # of an image, up to which the batches are that large
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,6 @@ class Classification(Task):
     metric = "accuracy"
     training_metric: ClassVar[str] = "accuracy"
     loss_kind: ClassVar[LossKind] = "cross_entropy"
-
-    @classmethod
-    def build(cls, recipe: Recipe, data: Data) -> Self:
-        """Return the task of a recipe, with its label smoothing."""
-        return cls._with_arguments({"label_smoothing": recipe.label_smoothing, **dict(recipe.task_args)})
 
     def loss(self, output: Any, target: Any, criterion: Criterion | None = None) -> Tensor:
         """Return the mean cross-entropy in nats, with label smoothing."""
@@ -59,9 +55,13 @@ class Classification(Task):
                 f"{found} for one image; choose another model"
             )
 
-    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
-        """Return 512, or the batch size of training where that is larger."""
-        return max(batch_size, _EVALUATION_BATCH_SIZE)
+    def evaluation_batch_size(self, batch_size: int, processes: int, data: Data) -> int:
+        """Return 512, or the batch size of training where that is larger.
+
+        Of images above 224x224, the number that has the pixels of 512 images of this size instead of 512.
+        """
+        pixels = math.prod(data.input_size[1:])
+        return max(batch_size, min(_EVALUATION_BATCH_SIZE, _EVALUATION_BATCH_SIZE * _EVALUATION_PIXELS // pixels))
 
 
 class ClassificationEvaluation:

@@ -54,6 +54,11 @@ class Loaders(NamedTuple):
     test: Loader
     validation: Loader | None
 
+    @property
+    def evaluated(self) -> tuple[str, Loader]:
+        """Name and loader of the split that is evaluated: ``validation`` or, without one, ``test``."""
+        return ("test", self.test) if self.validation is None else ("validation", self.validation)
+
 
 def build_loaders(
     data: Data,

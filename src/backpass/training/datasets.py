@@ -86,9 +86,10 @@ def load_dataset(
         seed: seed of the subsets.
         download: download a missing CIFAR set with torchvision.
         label: name of the data set in reports; default: its own name, or that of the folder.
-        mean: mean of each channel on the scale from 0 to 1. The default is that of CIFAR-10 for both CIFAR sets
-            (configurations of SGS and DyRep), the usual one of ImageNet for images decoded on the fly, that of the
-            whole training split for ``digits``, and that of the selected training images for folders in memory.
+        mean: mean of each channel on the scale from 0 to 1, for images with one class each. The default is that of
+            CIFAR-10 for both CIFAR sets (configurations of SGS and DyRep), the usual one of ImageNet for images decoded
+            on the fly, that of the whole training split for ``digits``, and that of the selected training images for
+            folders in memory.
         std: standard deviation of each channel; same scale and defaults.
         image_size: side in pixels to which images decoded on the fly are cropped; default: 224 for ImageNet.
         memory_limit: maximum size of the decoded images of a folder, in GiB.
@@ -134,6 +135,11 @@ def load_dataset(
         data = list_folder(place, kind, image_size or default_size)
 
     if isinstance(data, ItemData):
+        if mean is not None:
+            raise InputError(
+                f"expected mean and std with images of one class each, got mean={mean} and std={std} with {name!r}, "
+                "whose items the task or the data set itself normalises; leave them out"
+            )
         data = data.reduced(split_validation, limit_train, limit_test, seed)
         return replace(data, label=label or data.label)
     train, validation = _split_validation(data.train, split_validation, seed)

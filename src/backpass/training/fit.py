@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backpass._internal.batches import describe
+from backpass._internal.batches import describe, map_tensors
 from backpass._internal.modes import eval_mode
 from backpass.errors import InputError
-from backpass.training.batches import map_tensors
 from backpass.training.items import Data
 from backpass.training.task import Task
 

@@ -21,8 +21,10 @@ class ItemData:
 
     A split has a length and returns item ``i`` as ``split[i]``: for a task that does not override
     :meth:`~backpass.training.task.Task.prepare`, a pair of an input and a target, each a tensor or a tuple, list or
-    dictionary of tensors. Random transforms may draw from torch's global CPU generator, which the loader seeds for each
-    item. Items are read in worker processes, so that splits have to survive pickling.
+    dictionary of tensors. Random transforms may draw from the global generators of torch (on the CPU), ``random`` and
+    NumPy, which the loader seeds for each item. A generator that an object owns, such as
+    ``numpy.random.default_rng()``, is not seeded: with one, the items depend on the number of workers, and a resumed
+    run has others. Items are read in worker processes, so that splits have to survive pickling.
 
     Attributes:
         label: name of the data set in reports.

@@ -95,7 +95,7 @@ class BatchPlan:
 
 
 class Loader(ABC):
-    """Base class of the loaders; ``for images, labels in loader`` iterates over an epoch of a :class:`BatchPlan`.
+    """Base class of the loaders of a :class:`BatchPlan`; ``for images, labels in loader`` iterates over epoch 0.
 
     For classification, images are float32 of shape ``(B, C, H, W)``, normalised and augmented, and labels int64 of
     shape ``(B,)``; other tasks have inputs and targets of other forms. All are on the device of the loader.
@@ -103,7 +103,6 @@ class Loader(ABC):
 
     def __init__(self, plan: BatchPlan) -> None:
         self.plan = plan
-        self.epoch = 0
         self._shards = plan.shards()
 
     def __len__(self) -> int:
@@ -111,16 +110,12 @@ class Loader(ABC):
         return len(self._shards)
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.iter_epoch(self.epoch)
+        return self.iter_epoch(0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, counted from 0, that the next ``iter(loader)`` iterates over."""
-        self.epoch = epoch
-
-    def iter_epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch from batch ``start``; they are those of an iteration from 0."""
+    def iter_epoch(self, epoch: int) -> Iterator[Batch]:
+        """Iterate over the batches of an epoch, counted from 0."""
         generator = epoch_generator(self.plan.seed, epoch, "augmentation")
-        return self.batches(self.plan.order(epoch), self._shards[start:], generator)
+        return self.batches(self.plan.order(epoch), self._shards, generator)
 
     @abstractmethod
     def batches(self, order: Tensor, shards: list[slice], generator: torch.Generator) -> Iterator[Batch]:

@@ -65,11 +65,12 @@ class ScheduleSettings:
         cooldown_epochs: epochs at the final rate, included in the recipe's epochs.
         step_epochs: epochs between the steps of the step schedule, counted from the start of training.
         step_factor: factor on the learning rate at each step of the step schedule.
-        milestones: epochs after which the step schedule steps, ascending, instead of every ``step_epochs``.
+        milestones: epochs after which the step schedule steps, ascending and before the end of the decay, instead
+            of every ``step_epochs``.
         poly_power: exponent of the poly schedule; 0.9 is that of DeepLab and PSPNet.
 
     Raises:
-        InputError: a setting is out of range.
+        InputError: a setting is out of range, or ``milestones`` are given to another schedule than ``step``.
     """
 
     name: ScheduleName = "cosine"
@@ -89,4 +90,9 @@ class ScheduleSettings:
         if list(self.milestones) != sorted(set(self.milestones)):
             raise InputError(
                 f"expected schedule.milestones to ascend, got {self.milestones}; sort them, each of them once"
+            )
+        if self.milestones and self.name != "step":
+            raise InputError(
+                f"expected schedule.milestones with schedule.name=step alone, got {self.milestones} with {self.name}; "
+                "leave them out or choose step"
             )

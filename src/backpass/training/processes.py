@@ -10,17 +10,40 @@ from accelerate.utils import broadcast_object_list, reduce
 from torch import Tensor
 
 from backpass.errors import InputError, StateError
-from backpass.training.recipe import Runtime
+from backpass.training.recipe import SEEDS, Runtime
 
-__all__ = ["build_accelerator", "is_main", "join", "on_main", "peak_memory", "process_count", "total"]
+__all__ = [
+    "build_accelerator",
+    "epoch_seed",
+    "is_main",
+    "join",
+    "on_main",
+    "peak_memory",
+    "process_count",
+    "reset_peak_memory",
+    "total",
+]
 
 _LAUNCHES = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU", "MULTI_MLU", "MULTI_HPU")
+
+# Odd and large: the seeds of a process are far from those of the others, over any number of epochs.
+_PROCESS_STEP = 2_654_435_761
 
 _T = TypeVar("_T")
 
 
 def join(runtime: Runtime) -> torch.device:
-    """Join the other processes, if there are any, and return the device of this one."""
+    """Join the other processes, if there are any, and return the device of this one.
+
+    Raises:
+        InputError: the device would be MPS, that of a Mac, which has no float64.
+    """
+    # Before Accelerate, which keeps the first device of a process.
+    if runtime.device == "auto" and torch.backends.mps.is_available():
+        raise InputError(
+            "expected a device that computes in float64, which metrics and measurements need, got MPS; train on the "
+            "CPU, with --runtime.device cpu"
+        )
     device: torch.device = PartialState(cpu=runtime.device == "cpu").device
     return device
 
@@ -29,8 +52,8 @@ def build_accelerator(runtime: Runtime) -> Accelerator:
     """Return the accelerator that a runtime describes.
 
     Raises:
-        InputError: the precision does not fit the device or differs from that of an earlier run in this process, or the
-            launcher asks for more than data parallel training.
+        InputError: the device is MPS (:func:`join`), the precision does not fit the device or differs from that of an
+            earlier run in this process, or the launcher requires more than data parallel training.
     """
     if join(runtime).type == "cpu" and runtime.precision == "fp16":
         raise InputError("expected precision no or bf16 on a CPU, got fp16; choose another precision")
@@ -52,6 +75,15 @@ def build_accelerator(runtime: Runtime) -> Accelerator:
     return accelerator
 
 
+def epoch_seed(seed: int, epoch: int, process: int) -> int:
+    """Return the seed of what chance decides inside the model in an epoch, such as dropout, in one process.
+
+    >>> epoch_seed(0, 0, 1) == epoch_seed(0, 1, 0)
+    False
+    """
+    return (seed * 1_000_003 + epoch + process * _PROCESS_STEP) % SEEDS
+
+
 def process_count() -> int:
     """Return the number of processes."""
     return int(PartialState().num_processes)
@@ -62,8 +94,14 @@ def is_main() -> bool:
     return bool(PartialState().is_main_process)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int | None:
-    """Return the largest number of bytes allocated on a GPU so far; ``None`` on a CPU."""
+    """Return the largest number of bytes allocated on a GPU since :func:`reset_peak_memory`; ``None`` on a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 

@@ -90,12 +90,12 @@ class Recipe:
         data: the images.
         epochs: passes over the training images.
         batch_size: images per optimizer step, over all processes.
-        micro_batches: backward passes accumulated in one optimizer step.
+        micro_batches: backward passes accumulated in one optimizer step, in each process.
         optimizer: the optimizer.
         schedule: the learning rate over time.
         augmentation: augmentation of training images that are held in memory.
         stream_augmentation: augmentation of training images that are decoded on the fly.
-        label_smoothing: label smoothing of the training loss.
+        label_smoothing: label smoothing of the training loss; a task of your own takes it as ``label_smoothing``.
         sync_batch_norm: batch statistics over all processes, where there are several; not on CPUs, as PyTorch's.
         clip_norm: bound on the norm of all gradients together; default: no bound.
         clip_before_scaling: clip the norm before SGS scales, as the SGS reference does; it is then no bound on the
@@ -108,8 +108,8 @@ class Recipe:
 
     Raises:
         InputError: a setting is out of range, ``batch_size`` is not a multiple of ``micro_batches``, warm-up and
-            cool-down are longer than the training, arguments have a name twice, or ``model_args`` has one that the data
-            set determines.
+            cool-down are longer than the training, a milestone lies after the decay, arguments have a name twice, or
+            ``model_args`` has one that the data set determines.
     """
 
     task: str = "classification"
@@ -157,6 +157,13 @@ class Recipe:
                 f"expected schedule.warmup_epochs and schedule.cooldown_epochs to fit into the {self.epochs} epochs, "
                 f"got {warmup:g} and {cooldown:g}; shorten them or train longer"
             )
+        end = self.epochs - cooldown
+        if idle := [m for m in self.schedule.milestones if m >= self.epochs or m > end * (1 + _ROUNDING)]:
+            raise InputError(
+                f"expected schedule.milestones before epoch {end:g}, at which the decay ends, got "
+                f"{', '.join(f'{milestone:g}' for milestone in idle)}; lower the milestones, leave them out for a step "
+                "every schedule.step_epochs, or train longer"
+            )
 
 
 @dataclass(frozen=True)
@@ -164,7 +171,7 @@ class Runtime:
     """Where and how a run is computed.
 
     Attributes:
-        device: ``auto`` (an accelerator if there is one) or ``cpu``.
+        device: ``auto`` (an accelerator if there is one; MPS, that of a Mac, is refused) or ``cpu``.
         precision: precision of the forward pass under autocast; ``no``: float32.
         channels_last: use the channels-last memory format for images and kernels.
         compile: compile the model with ``torch.compile``.

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -23,7 +24,7 @@ from backpass.training.method import Context, Method
 from backpass.training.methods import build_methods, convert
 from backpass.training.optimization import build_optimizer, build_schedule
 from backpass.training.recipe import Run, Runtime
-from backpass.training.task import Task
+from backpass.training.task import Criterion, Task
 from backpass.training.weights import load_weights
 from backpass.training.wrapping import WrappedModel
 
@@ -31,6 +32,7 @@ __all__ = ["TrainingState", "build_state", "check_checkpoint"]
 
 _PARTS = {
     "run": dict,
+    "precision": str,
     "model": dict,
     "optimizer": dict,
     "schedule": dict,
@@ -51,6 +53,7 @@ class TrainingState:
         optimizer: its optimizer, behind the accelerator's loss scale.
         schedule: the learning rate.
         methods: the methods by name.
+        criterion: the task's loss, as the methods alter it.
     """
 
     model: nn.Module
@@ -58,6 +61,13 @@ class TrainingState:
     optimizer: AcceleratedOptimizer
     schedule: LRScheduler
     methods: dict[str, Method]
+    criterion: Criterion
+
+    @property
+    def stepping(self) -> Optimizer | AcceleratedOptimizer:
+        """The optimizer that takes the steps."""
+        # The wrapper looks for optional packages on the disk at each step, and is needed for the loss scale alone.
+        return self.optimizer.optimizer if self._scaler is None else self.optimizer
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs."""
@@ -65,6 +75,7 @@ class TrainingState:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": {} if self._scaler is None else self._scaler.state_dict(),
             "methods": {name: method.state_dict() for name, method in self.methods.items()},
         }
 
@@ -87,6 +98,16 @@ class TrainingState:
         check_form(self.schedule.state_dict(), state["schedule"], "schedule")
         with _naming("schedule"):
             self.schedule.load_state_dict(state["schedule"])
+        if self._scaler is not None:  # The last, since it is that of the whole process, and not of this object alone.
+            check_form(self._scaler.state_dict(), state["scaler"], "scaler")
+            with _naming("scaler"):
+                self._scaler.load_state_dict(state["scaler"])
+
+    @property
+    def _scaler(self) -> GradScaler | None:
+        """The loss scale, in half precision alone."""
+        scaler: GradScaler | None = self.optimizer.scaler
+        return scaler
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         own = self.optimizer.state_dict()
@@ -111,7 +132,9 @@ def build_state(
     runtime: Runtime,
     accelerator: Accelerator,
     steps_per_epoch: int,
+    *,
     folder: Path | None = None,
+    weights: bool = True,
 ) -> TrainingState:
     """Return the state of a run before its first epoch; it follows from recipe, method, seed and trained weights.
 
@@ -123,6 +146,7 @@ def build_state(
         accelerator: the engine.
         steps_per_epoch: number of optimizer steps in an epoch.
         folder: of the run, next to which are the other runs of its study.
+        weights: start from the recipe's trained weights; ``False`` for a state into which a checkpoint is loaded.
 
     Raises:
         InputError: the recipe names an unknown model or method, does not fit the data (:func:`check_fit`), or names
@@ -132,7 +156,8 @@ def build_state(
     set_seed(run.seed)
     arguments: dict[str, Any] = dict(recipe.model_args)
     plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
-    load_weights(plain, recipe.weights, folder)
+    if weights:
+        load_weights(plain, recipe.weights, folder)
     model = convert(run.method, recipe, plain)
     if recipe.sync_batch_norm and accelerator.num_processes > 1:
         if accelerator.device.type == "cpu":
@@ -153,11 +178,17 @@ def build_state(
     context = Context(recipe, model, task, optimizer, run.seed, loss_scaled, forward)
     methods = build_methods(run.method, context)
     schedule = build_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, recipe.epochs, steps_per_epoch)
-    return TrainingState(model, wrapped, accelerator.prepare_optimizer(optimizer), schedule, methods)
+    criterion: Criterion = task.loss
+    for method in methods.values():
+        criterion = method.criterion(criterion)
+    return TrainingState(model, wrapped, accelerator.prepare_optimizer(optimizer), schedule, methods, criterion)
 
 
-def check_checkpoint(state: Any, run: Run) -> None:
-    """Raise InputError if ``state`` is not a checkpoint of ``run``, as far as that shows without its model."""
+def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:
+    """Raise InputError if ``state`` is not a checkpoint of ``run``, as far as that shows without its model.
+
+    It has to be of the same precision, since a record states one; the rest of the runtime may change.
+    """
     _check_keys(state, _PARTS, "the content")
     for name, kind in _PARTS.items():
         if not isinstance(state[name], kind):
@@ -165,6 +196,11 @@ def check_checkpoint(state: Any, run: Run) -> None:
                 f"expected {name} of the checkpoint to be a {kind.__name__}, got {type(state[name]).__name__}"
             )
     check_run(run.as_dict(), state["run"], "the checkpoint", "choose another folder or remove the checkpoint")
+    if state["precision"] != runtime.precision:
+        raise InputError(
+            f"expected runtime.precision={state['precision']}, in which the checkpoint was trained, got "
+            f"{runtime.precision}; resume in that precision, or choose another folder or remove the checkpoint"
+        )
     history = state["history"]
     records = all(isinstance(record, dict) and record.get("epoch") == epoch for epoch, record in enumerate(history))
     if not records or len(history) > run.recipe.epochs:

@@ -1,5 +1,6 @@
 """What a model is trained for: the form of a batch, the loss, the metrics. The loop knows nothing else of the task."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backpass._internal.imports import check_call
+from backpass.errors import InputError
 from backpass.training.batches import batch_size
 from backpass.training.items import Data
 from backpass.training.recipe import Recipe
@@ -31,7 +33,10 @@ class Evaluation(Protocol):
         ...
 
     def compute(self, total: Total) -> dict[str, float]:
-        """Return the metrics over all batches of all processes, the headline metric among them."""
+        """Return the metrics over all batches of all processes, the headline metric among them.
+
+        All have to be finite, since training stops as diverged otherwise; leave out a metric that is undefined.
+        """
         ...
 
 
@@ -61,10 +66,20 @@ class Task(ABC):
     def build(cls, recipe: Recipe, data: Data) -> Self:
         """Return the task of a recipe on a data set; by default the class with the recipe's ``task_args``.
 
+        A class with an argument ``label_smoothing`` is given that of the recipe, unless ``task_args`` has one.
+
         Raises:
-            InputError: the class does not take the arguments.
+            InputError: the class does not take the arguments, or has no ``label_smoothing`` and the recipe sets one.
         """
-        return cls._with_arguments(dict(recipe.task_args))
+        arguments = dict(recipe.task_args)
+        if "label_smoothing" in inspect.signature(cls).parameters:
+            arguments = {"label_smoothing": recipe.label_smoothing, **arguments}
+        elif recipe.label_smoothing:
+            raise InputError(
+                f"expected label_smoothing 0 with {cls.__name__}, which has no such argument, got "
+                f"{recipe.label_smoothing}; leave it out, or give the class an argument label_smoothing"
+            )
+        return cls._with_arguments(arguments)
 
     @classmethod
     def _with_arguments(cls, arguments: dict[str, Any]) -> Self:
@@ -105,7 +120,8 @@ class Task(ABC):
     def prepare(self, item: Any, training: bool) -> Any:
         """Return one example, the pair of an input and a target, of an item of a data set; by default the item.
 
-        Random draws come from torch's global CPU generator, which the loader seeds for each example.
+        Random draws come from the global generators of torch (on the CPU), ``random`` or NumPy, which the loader seeds
+        for each example.
 
         Args:
             item: of an :class:`~backpass.training.items.ItemData`.
@@ -137,11 +153,12 @@ class Task(ABC):
     def check_output(self, name: str, output: Any, data: Data) -> None:  # noqa: B027
         """Raise InputError if ``output`` is not what a model called ``name`` has to return for :meth:`example`."""
 
-    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
+    def evaluation_batch_size(self, batch_size: int, processes: int, data: Data) -> int:
         """Return the number of examples in a global batch of evaluation; by default that of training.
 
         Args:
             batch_size: of a global batch of training.
             processes: number of processes.
+            data: what is evaluated.
         """
         return batch_size

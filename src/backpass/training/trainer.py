@@ -31,18 +31,16 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from backpass.errors import DivergedError
 from backpass.training.batches import batch_size, split_batch
 from backpass.training.checkpoint import Checkpoints
 from backpass.training.data import measuring_batches
-from backpass.training.differences import check_form
+from backpass.training.divergence import check_finite
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord, Outcome
-from backpass.training.processes import build_accelerator, on_main, peak_memory, total
-from backpass.training.recipe import SEEDS, Run, Runtime
+from backpass.training.processes import build_accelerator, epoch_seed, on_main, peak_memory, reset_peak_memory, total
+from backpass.training.recipe import Run, Runtime
 from backpass.training.run_loaders import build_run_loaders
 from backpass.training.state import TrainingState, build_state, check_checkpoint
-from backpass.training.task import Criterion
 from backpass.training.tasks import build_task
 from backpass.training.traces import TraceRecorder, scalings_of
 
@@ -59,7 +57,8 @@ class Trainer:
         run: recipe, method and seed.
         data: what the recipe names, already loaded, so that many runs share it.
         runtime: device, precision, memory format, compilation.
-        folder: folder of the checkpoints; ``None``: none are written.
+        folder: folder of the checkpoints, made if missing; ``None``: none are written. With a checkpoint in it, the
+            recipe's trained weights are read only if :meth:`fit` starts without :meth:`resume`.
         on_step: called with ``(epoch, step, steps per epoch)`` after each optimizer step.
         on_epoch: called with the record of each finished epoch.
         on_save: called in the main process before each checkpoint is written; if it raises, none is.
@@ -67,6 +66,7 @@ class Trainer:
     Raises:
         InputError: the recipe names an unknown task, model or method or does not fit the data, or the runtime does not
             fit the device or the launcher.
+        OSError: the folder cannot be made.
     """
 
     def __init__(
@@ -91,31 +91,41 @@ class Trainer:
         self.task = build_task(run.recipe, data)
         self.loaders = build_run_loaders(run, data, self.task, self.runtime, self.accelerator)
         self.history: list[EpochRecord] = []
-        self.traces = TraceRecorder(run.recipe.epochs, self.accelerator.device, enabled=self.runtime.traces)
+        self.traces = self._new_traces()
         self._score = torch.zeros((), device=self.accelerator.device)
-        self._use(self._new_state())
+        # The weights of a run that resumes are in its checkpoint, and their source may be gone.
+        self._has_weights = self.checkpoints is None or not on_main(self.checkpoints.exist)
+        self._use(self._new_state(self._has_weights))
+        if self.checkpoints is not None:
+            on_main(self.checkpoints.make_folder)  # The last, so that a run that is refused leaves none.
 
-    def _new_state(self) -> TrainingState:
+    def _new_state(self, weights: bool) -> TrainingState:
         steps = len(self.loaders.train)
         folder = None if self.checkpoints is None else self.checkpoints.folder
-        return build_state(self.run, self.data, self.task, self.runtime, self.accelerator, steps, folder)
+        return build_state(
+            self.run, self.data, self.task, self.runtime, self.accelerator, steps, folder=folder, weights=weights
+        )
+
+    def _new_traces(self) -> TraceRecorder:
+        return TraceRecorder(self.run.recipe.epochs, self.accelerator.device, enabled=self.runtime.traces)
 
     def _use(self, state: TrainingState) -> None:
         self._state = state
         self.model, self.wrapped, self.methods = state.model, state.wrapped, state.methods
-        self.optimizer, self.schedule = state.optimizer, state.schedule
-        # The wrapper looks for optional packages on the disk at each step, and is needed for the loss scale alone.
-        self._stepping = self.optimizer.optimizer if self.accelerator.scaler is None else self.optimizer
-        self.criterion: Criterion = self.task.loss
-        for method in self.methods.values():
-            self.criterion = method.criterion(self.criterion)
+        self.optimizer, self.schedule, self.criterion = state.optimizer, state.schedule, state.criterion
+        self._stepping = state.stepping
 
     # The loop
 
     def fit(self) -> Outcome:
-        """Train until the recipe's last epoch, from the loaded checkpoint on if there is one."""
-        if self.accelerator.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.accelerator.device)
+        """Train until the recipe's last epoch, from the loaded checkpoint on if there is one.
+
+        Raises:
+            DivergedError: a loss or a metric of an epoch is not finite; the epoch has no checkpoint.
+        """
+        reset_peak_memory(self.accelerator.device)
+        if not self.history and not self._has_weights:  # The checkpoint was not loaded.
+            self._use(self._new_state(weights=True))
         for epoch in range(len(self.history), self.run.recipe.epochs):
             record = self._epoch(epoch)
             self.history.append(record)
@@ -126,7 +136,7 @@ class Trainer:
 
     def _epoch(self, epoch: int) -> EpochRecord:
         # What chance decides inside the model (dropout) follows from seed and epoch too: a resumed run needs no state.
-        set_seed((self.run.seed * 1_000_003 + epoch + self.accelerator.process_index) % SEEDS)
+        set_seed(epoch_seed(self.run.seed, epoch, self.accelerator.process_index))
         lr = self.optimizer.param_groups[0]["lr"]
         clock = time.perf_counter()
         measured = [m.start_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]
@@ -145,6 +155,7 @@ class Trainer:
 
         clock = time.perf_counter()
         evaluation = self.evaluate()
+        check_finite(evaluation, epoch, self.run.recipe.optimizer.lr)
         self.traces.end_epoch(epoch, self.model, total)
         return {
             "epoch": epoch,
@@ -169,21 +180,18 @@ class Trainer:
             self.on_step(epoch, step + 1, steps)
         sums = total(torch.stack([loss_sum, self._score, loss_sum.new_tensor(count)]).double()).tolist()
         train_loss, score = sums[0] / sums[2], sums[1] / sums[2]
-        if not train_loss < float("inf"):
-            raise DivergedError(
-                f"expected a finite training loss, got {train_loss} in epoch {epoch}; lower the learning rate "
-                f"({self.run.recipe.optimizer.lr}), warm it up, or clip gradients (clip_norm, agc)"
-            )
         name = self.task.training_metric
         metric = {} if name is None else {f"train_{name}": score}
-        return {"train_loss": train_loss, **metric, **self.traces.statistics(total)}
+        values = {"train_loss": train_loss, **metric, **self.traces.statistics(total)}
+        check_finite(values, epoch, self.run.recipe.optimizer.lr)
+        return values
 
     def _step(self, inputs: Any, target: Any) -> Tensor:
         """Take one optimizer step on one batch; return the mean loss, on the device, and add to the epoch's score."""
         parts = self.run.recipe.micro_batches
         losses = []
         terms = self.task.terms(target) if parts > 1 else 1
-        pieces = list(zip(split_batch(inputs, parts), split_batch(target, parts), strict=True))
+        pieces = split_batch((inputs, target), parts) if parts > 1 else [(inputs, target)]
         for number, (piece, piece_target) in enumerate(pieces):
             last = number == len(pieces) - 1
             with nullcontext() if last else self.wrapped.no_sync():
@@ -226,8 +234,7 @@ class Trainer:
 
         Their names begin with ``validation_`` or ``test_``; :class:`~backpass.training.outcome.Outcome` lists them.
         """
-        held_out = self.loaders.validation
-        split, loader = ("test", self.loaders.test) if held_out is None else ("validation", held_out)
+        split, loader = self.loaders.evaluated
         self.wrapped.share_buffers()
         self.model.eval()
         alpha = next((m.alpha for m in self.methods.values() if m.alpha is not None), None)
@@ -244,11 +251,10 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs to resume, bit for bit, after the epochs in the history."""
-        scaler = self.accelerator.scaler
         return {
             "run": self.run.as_dict(),
+            "precision": self.runtime.precision,
             **self._state.state_dict(),
-            "scaler": scaler.state_dict() if scaler is not None else {},
             "history": self.history,
             "traces": self.traces.state_dict(),
         }
@@ -257,19 +263,18 @@ class Trainer:
         """Resume from :meth:`state_dict`; after an error nothing has changed.
 
         Raises:
-            InputError: the state belongs to another run, or a part of it is missing or has another form.
+            InputError: the state belongs to another run or another precision, or a part of it is missing or has another
+                form.
         """
-        check_checkpoint(state, self.run)
-        scaler = self.accelerator.scaler
-        if scaler is not None and state["scaler"]:
-            check_form(scaler.state_dict(), state["scaler"], "scaler")
-        fresh = self._new_state()
+        check_checkpoint(state, self.run, self.runtime)
+        traces = self._new_traces()
+        traces.load_state_dict(state["traces"])
+        fresh = self._new_state(weights=False)
         fresh.load_state_dict(state)
-        self.traces.load_state_dict(state["traces"])
         self.accelerator.free_memory()  # It would keep the optimizer that is replaced.
         self._use(fresh)
-        if scaler is not None and state["scaler"]:
-            scaler.load_state_dict(state["scaler"])
+        self.traces = traces
+        self._has_weights = True
         self.history = list(state["history"])
 
     def resume(self) -> bool:

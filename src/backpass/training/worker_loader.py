@@ -2,11 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from backpass._internal.random_state import seeded
+from backpass.errors import BackpassError
 from backpass.training.loader import Batch, BatchPlan, Loader
 
 __all__ = ["SeededDataset", "WorkerLoader"]
@@ -16,12 +19,13 @@ class SeededDataset(Dataset[Any]):
     """Examples, indexed by pairs of index and seed; the seed determines all that chance decides in an example."""
 
     def __getitem__(self, item: tuple[int, int]) -> Any:
-        """Return an example, with torch's global CPU generator seeded while it is made."""
+        """Return an example, with the global generators of torch, Python and NumPy seeded while it is made.
+
+        A BackpassError is returned: raised in a worker process, it would arrive with the text of its traceback.
+        """
         index, seed = item
-        with torch.random.fork_rng(devices=[]):
-            # The transforms of torchvision draw from the global CPU generator.
-            torch.default_generator.manual_seed(seed)
-            return self.example(index)
+        with seeded(seed):
+            return _error_returned(self.example, index)
 
     @abstractmethod
     def example(self, index: int) -> Any:
@@ -66,18 +70,26 @@ class WorkerLoader(Loader):
         """Yield one batch for each range of positions in ``order`` (:meth:`Loader.batches`).
 
         An iteration that starts during another, as for measuring within an epoch, gets its own workers.
+
+        Raises:
+            BackpassError: what making or collating an example raised, in whichever process.
         """
         seeds = torch.randint(2**62, (len(order),), generator=generator)
         planned = [list(zip(order[s].tolist(), seeds[s].tolist(), strict=True)) for s in shards]
         if self._in_use:
-            yield from map(self._finish, self._data_loader(planned, keep_workers=False))
+            yield from map(self._finished, self._data_loader(planned, keep_workers=False))
             return
         self._in_use = True
         self._planned[:] = planned
         try:
-            yield from map(self._finish, self._kept)
+            yield from map(self._finished, self._kept)
         finally:
             self._in_use = False
+
+    def _finished(self, batch: Any) -> Batch:
+        if isinstance(batch, BackpassError):
+            raise batch
+        return self._finish(batch)
 
     @abstractmethod
     def _finish(self, batch: Any) -> Batch:
@@ -91,7 +103,19 @@ class WorkerLoader(Loader):
             persistent_workers=keep_workers and self.workers > 0,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.device.type == "cuda",
-            collate_fn=self._collate,
+            collate_fn=partial(_collated, self._collate),
             # Without one, DataLoader would draw its base seed from the global generator.
             generator=torch.Generator().manual_seed(self.plan.seed),
         )
+
+
+def _collated(collate: Callable[[list[Any]], Any], examples: list[Any]) -> Any:
+    error = next((example for example in examples if isinstance(example, BackpassError)), None)
+    return _error_returned(collate, examples) if error is None else error
+
+
+def _error_returned(call: Callable[[Any], Any], argument: Any) -> Any:
+    try:
+        return call(argument)
+    except BackpassError as error:
+        return error

@@ -10,7 +10,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from backpass.training.batches import map_tensors
+from backpass._internal.batches import map_tensors
 
 __all__ = ["WrappedModel"]
 
@@ -47,10 +47,6 @@ class WrappedModel:
     def train(self) -> None:
         """Set the model to training mode."""
         self._wrapped().train()
-
-    def eval(self) -> None:
-        """Set the model to evaluation mode."""
-        self._wrapped().eval()
 
     def no_sync(self) -> AbstractContextManager[None]:
         """Return a context whose backward passes leave the gradients of each process as they are."""

@@ -107,15 +107,6 @@ def test_the_page_shows_every_entry_layer_setting_and_command(study_folder):
     ]
 
 
-def test_records_of_other_settings_and_seeds_in_the_folder_are_left_out(make_record, tmp_path):
-    study = compare_study(RECIPE, ["plain", "sgs"], [0, 1])
-    records = [make_record(RECIPE, key, seed, [0.5, 0.6], entry=key) for key in ("plain", "sgs") for seed in (0, 1)]
-    other = make_record(replace(RECIPE, epochs=3), "plain", 2, [0.7, 0.8, 0.9], entry="plain")
-    table = write_report(study, [*records, other, make_record(RECIPE, "sgs", 2, [0.5, 0.9], entry="sgs")], tmp_path)
-    assert [(summary.n, summary.mean) for summary in table.summaries] == [(2, 0.6)] * 2
-    assert "seed 2" not in (tmp_path / "report.html").read_text()
-
-
 def test_the_page_says_what_the_command_of_a_run_needs_that_starts_from_another(study_folder, make_record, tmp_path):
     text = "next to its own folder: give the command of that run first"
     assert text not in (study_folder / "report.html").read_text()
@@ -125,6 +116,15 @@ def test_the_page_says_what_the_command_of_a_run_needs_that_starts_from_another(
     page = (tmp_path / "report.html").read_text()
     assert text in page
     assert "--out runs/x-plain-then-sgs-seed0" in page
+
+
+def test_records_of_other_settings_and_seeds_in_the_folder_are_left_out(make_record, tmp_path):
+    study = compare_study(RECIPE, ["plain", "sgs"], [0, 1])
+    records = [make_record(RECIPE, key, seed, [0.5, 0.6], entry=key) for key in ("plain", "sgs") for seed in (0, 1)]
+    other = make_record(replace(RECIPE, epochs=3), "plain", 2, [0.7, 0.8, 0.9], entry="plain")
+    table = write_report(study, [*records, other, make_record(RECIPE, "sgs", 2, [0.5, 0.9], entry="sgs")], tmp_path)
+    assert [(summary.n, summary.mean) for summary in table.summaries] == [(2, 0.6)] * 2
+    assert "seed 2" not in (tmp_path / "report.html").read_text()
 
 
 def test_the_page_is_small_and_loads_nothing(study_folder):

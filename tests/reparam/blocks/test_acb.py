@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -23,7 +25,8 @@ def test_single_init_keeps_the_function() -> None:
     conv, norm = nn.Conv2d(4, 6, 3, padding=1).eval(), randomise(nn.BatchNorm2d(6)).eval()
     x = images(2, 4, 5, 5)
     expected = norm(conv(x))
-    torch.testing.assert_close(ACBlock(conv, norm, init="single")(x), expected)
+    for gamma in (1.0, 1 / 3):
+        torch.testing.assert_close(ACBlock(conv, copy.deepcopy(norm), gamma=gamma, init="single")(x), expected)
     assert not torch.allclose(ACBlock(conv, norm)(x), expected, atol=0.1)
 
 

@@ -7,8 +7,7 @@ from backpass.reparam import RepVGGBlock, custom_l2, custom_l2_kernels, custom_l
 from reference.reparam_cases import randomise
 
 
-def test_custom_l2_equals_its_formula_in_loops() -> None:
-    block = randomise(RepVGGBlock(nn.Conv2d(2, 3, 3, padding=1))).double()
+def in_loops(block: RepVGGBlock) -> float:
     main, point = block.branches["kxk"], block.branches["1x1"]
     total = 0.0
     for o in range(3):
@@ -17,11 +16,28 @@ def test_custom_l2_equals_its_formula_in_loops() -> None:
             for h in range(3):
                 for w in range(3):
                     tap = main.conv.weight[o, i, h, w].item()
-                    if (h, w) == (1, 1):
-                        total += (tap * t3 + point.conv.weight[o, i, 0, 0].item() * t1) ** 2 / (t3**2 + t1**2)
-                    else:
+                    if (h, w) != (1, 1):
                         total += tap**2
-    assert custom_l2(block).item() == pytest.approx(total, rel=1e-12)
+                    elif t3 or t1:
+                        total += (tap * t3 + point.conv.weight[o, i, 0, 0].item() * t1) ** 2 / (t3**2 + t1**2)
+    return total
+
+
+def test_custom_l2_equals_its_formula_in_loops() -> None:
+    block = randomise(RepVGGBlock(nn.Conv2d(2, 3, 3, padding=1))).double()
+    assert custom_l2(block).item() == pytest.approx(in_loops(block), rel=1e-12)
+
+
+def test_channels_whose_gammas_are_zero_keep_loss_and_gradients_finite() -> None:
+    block = randomise(RepVGGBlock(nn.Conv2d(2, 3, 3, padding=1))).double()
+    with torch.no_grad():
+        for name in ("kxk", "1x1"):
+            block.branches[name].norm.weight[1] = 0.0
+    loss = custom_l2(block)
+    assert loss.item() == pytest.approx(in_loops(block), rel=1e-12)
+    loss.backward()
+    assert all(kernel.grad.isfinite().all() for kernel in custom_l2_kernels(block))
+    assert not block.branches["1x1"].conv.weight.grad[1].any()
 
 
 def test_custom_l2_reaches_kernels_and_not_normalisations() -> None:

@@ -16,8 +16,8 @@ RESIDUAL = {"conv1": "bn1", "conv2": "bn2", "shortcut.0": "shortcut.1"}
 @pytest.mark.parametrize("probe", PROBES)
 def test_pairs_follow_the_data_and_not_the_order_of_the_modules(probe: Tensor | None) -> None:
     crossed = Wired(lambda s, x: s.n(s.b(s.act(s.m(s.a(x))))))
-    assert find_pairs(crossed, probe) == ({"a": "m", "b": "n"}, {}, set())
-    assert find_pairs(Residual(), probe) == (RESIDUAL, {}, set())
+    assert find_pairs(crossed, probe) == ({"a": "m", "b": "n"}, {}, set(), None)
+    assert find_pairs(Residual(), probe) == (RESIDUAL, {}, set(), None)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_convolutions_whose_output_has_another_use_stay_single(
     wiring: Callable[[Wired, Tensor], Any], traced: str, probed: str
 ) -> None:
     for probe, reason in zip(PROBES, (traced, probed), strict=True):
-        pairs, reasons, _ = find_pairs(Wired(wiring), probe)
+        pairs, reasons, *_ = find_pairs(Wired(wiring), probe)
         assert "a" not in pairs
         assert reason in reasons["a"]
 
@@ -80,32 +80,39 @@ def test_layers_called_twice_in_the_same_way_are_pairs(probe: Tensor | None) -> 
 
 
 def test_what_one_mode_alone_does_counts() -> None:
-    pairs, reasons, _ = find_pairs(Wired(lambda s, x: s.n(s.a(x)) if s.training else s.n(s.act(s.a(x)))))
+    pairs, reasons, *_ = find_pairs(Wired(lambda s, x: s.n(s.a(x)) if s.training else s.n(s.act(s.a(x)))))
     assert pairs == {}
     assert reasons["a"] == "its output goes to act, n, not to one batch normalisation"
 
 
 def test_models_that_cannot_be_traced_need_a_probe_unless_their_parts_can() -> None:
-    pairs, reasons, _ = find_pairs(Untraceable())
+    pairs, reasons, *_ = find_pairs(Untraceable())
     assert pairs == {"shortcut.0": "shortcut.1"}
     assert "the forward pass could not be traced (Untraceable: " in reasons["conv1"]
     assert reasons["conv1"].endswith("pass probe=<an input>")
-    assert find_pairs(Untraceable(), images(2, 3, 8, 8)) == (RESIDUAL, {}, set())
+    assert find_pairs(Untraceable(), images(2, 3, 8, 8)) == (RESIDUAL, {}, set(), None)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_wrappers_around_the_model_are_looked_through(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    pairs, reasons, read, untraced = find_pairs(wrap(Residual()))
+    assert [norm.rpartition("module.")[2].removeprefix("_orig_mod.") for norm in pairs.values()] == [*RESIDUAL.values()]
+    assert (reasons, read, untraced) == ({}, set(), None)
 
 
 def test_neighbours_in_a_sequential_with_an_untraceable_part_are_pairs() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3), nn.ReLU(), nn.BatchNorm2d(3), Untraceable()
     )
-    pairs, reasons, _ = find_pairs(model)
+    pairs, reasons, *_ = find_pairs(model)
     assert pairs == {"0": "1", "5.shortcut.0": "5.shortcut.1"}
     assert reasons["2"] == "its output goes to 3, not to a batch normalisation"
 
 
 def test_layers_inside_a_block_do_not_count() -> None:
     model = nn.Sequential(ACBlock(nn.Conv2d(3, 3, 3)), nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
-    assert find_pairs(model) == ({"1": "2"}, {}, set())
-    assert find_pairs(model, images(1, 3, 8, 8)) == ({"1": "2"}, {}, set())
+    assert find_pairs(model) == ({"1": "2"}, {}, set(), None)
+    assert find_pairs(model, images(1, 3, 8, 8)) == ({"1": "2"}, {}, set(), None)
 
 
 @pytest.mark.parametrize("probe", PROBES)

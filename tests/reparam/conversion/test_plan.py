@@ -67,6 +67,32 @@ def test_unsuitable_layers_stay_and_a_model_without_others_warns(conv: nn.Module
     assert model[0] is conv
 
 
+def test_frozen_layers_stay_and_nothing_new_trains() -> None:
+    model = Residual()
+    for layer in (model.conv1, model.bn1, model.bn2):
+        layer.requires_grad_(False)
+    plan = plan_conversion(model, "acb")
+    assert plan.skipped["conv1"] == "it is frozen (requires_grad=False)"
+    assert plan.skipped["conv2"] == "its normalisation does not fit: it is frozen (requires_grad=False)"
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with pytest.warns(NoEffectWarning, match="acb converts no layer"):
+        converted = reparameterize(model, "acb")
+    assert [name for name, parameter in converted.named_parameters() if parameter.requires_grad] == trained
+    model.requires_grad_()
+    assert list(plan_conversion(model, "acb").converted) == ["conv1", "conv2"]
+
+
+def test_normalisations_kept_in_eval_mode_stay() -> None:
+    model = Residual().train()
+    model.bn1.eval()
+    plan = plan_conversion(model, "acb")
+    assert plan.converted == {"conv2": "bn2"}
+    assert plan.skipped["conv1"] == (
+        "its normalisation does not fit: it is in eval mode and its convolution in train mode"
+    )
+    assert list(plan_conversion(model.eval(), "acb").converted) == ["conv1", "conv2"]
+
+
 def test_include_takes_patterns_and_functions() -> None:
     for include in (["conv2"], "conv2", lambda name, conv: conv.in_channels == 8):
         model = reparameterize(Residual(), "acb", include=include)

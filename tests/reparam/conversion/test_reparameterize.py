@@ -1,13 +1,14 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from backpass.errors import InputError, NoEffectWarning
+from backpass.errors import BackpassWarning, InputError, NoEffectWarning
 from backpass.reparam import (
     BLOCKS,
     ACBlock,
     DyRepBlock,
     fuse,
+    plan_conversion,
     reparameterize,
     to_plain,
 )
@@ -66,6 +67,38 @@ def test_a_probe_opens_models_that_cannot_be_traced() -> None:
         reparameterize(Untraceable(), "acb")
     model = reparameterize(Untraceable(), "acb", probe=images(1, 3, 8, 8))
     assert isinstance(model.conv1, ACBlock)
+
+
+class Tapped(nn.Module):
+    """Cannot be traced, and returns what lies between a convolution and its normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[-1] < 5:
+            raise ValueError("too small")
+        for position, layer in enumerate(self.features):
+            x = layer(x)
+            if position == 2:
+                tap = x
+        return x, tap
+
+
+def test_pairs_from_parts_of_the_trace_are_doubted_and_a_probe_settles_them() -> None:
+    with pytest.warns(BackpassWarning, match=r"not certain: .* as a whole \(Tapped: .*; pass probe=<an input>"):
+        reparameterize(Tapped(), "acb")
+    plan = plan_conversion(Tapped(), "acb")
+    assert plan.converted == {"features.0": "features.1", "features.2": "features.3"}
+    assert f"not certain: {plan.doubt}" in str(plan).splitlines()
+    x = images(2, 3, 8, 8)
+    settled = plan_conversion(Tapped(), "acb", probe=x)
+    assert (settled.converted, settled.doubt) == ({"features.0": "features.1"}, None)
+    model = randomise(Tapped()).eval()
+    single = reparameterize(model, "acb", init="single", probe=x)
+    for before, after in zip(model(x), single(x), strict=True):
+        torch.testing.assert_close(after, before)
 
 
 def test_a_layer_with_two_names_becomes_one_block() -> None:

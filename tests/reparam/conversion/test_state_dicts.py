@@ -56,6 +56,27 @@ def test_plain_checkpoints_load_into_plain_models_and_stay_strict() -> None:
         load_state_dict(target, {})
 
 
+@pytest.mark.parametrize("conv_bias", [False, True])
+def test_plain_and_fused_checkpoints_do_not_load_into_each_other(conv_bias: bool) -> None:
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, bias=conv_bias), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+    fused = fuse(reparameterize(plain(), "acb").eval())
+    with pytest.raises(InputError, match=r"with the normalisation '1', got a fused one .*\(1 .*into the fused form"):
+        load_state_dict(plain(), fused.state_dict())
+    with pytest.raises(InputError, match=r"without the normalisation '1', got a plain one .*\(1 .*into the plain mod"):
+        load_state_dict(fused, plain().state_dict())
+
+
+def test_other_differences_stay_those_of_pytorch() -> None:
+    state = Residual().state_dict()
+    target = randomise(Residual()).eval()
+    load_state_dict(target, {key: tensor for key, tensor in state.items() if "num_batches" not in key})
+    del state["bn1.weight"], state["fc.weight"]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_state_dict(target, state)
+
+
 def test_a_checkpoint_of_a_block_with_two_names_loads_into_every_form() -> None:
     def tied() -> nn.Module:
         conv, norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)

@@ -202,6 +202,17 @@ def test_when_nothing_can_grow_any_more_pruning_goes_on() -> None:
     assert event.scores == {}
 
 
+def test_a_network_of_kernels_alone_grows() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 5, 7, bias=False), nn.Flatten())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    dyrep = DyRep(model, optimizer, metric="snip")
+    backward(model, optimizer, 0)
+    dyrep.record()
+    with pytest.warns(BackpassWarning, match="no batch normalisation follows"):
+        assert dyrep.adjust([batch(9)]).grown is not None
+    assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in model.parameters()}
+
+
 def test_a_failed_adjustment_takes_the_block_back() -> None:
     model, optimizer, dyrep = make()
     backward(model, optimizer, 0)
@@ -211,6 +222,24 @@ def test_a_failed_adjustment_takes_the_block_back() -> None:
         dyrep.adjust([])
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert dyrep.adjust([batch(9)]).grown is not None
+
+
+def test_an_error_of_group_of_restores_convolution_and_optimizer() -> None:
+    def failing(name: str, parameter: nn.Parameter) -> int:
+        raise KeyError(name)
+
+    model, optimizer, dyrep = make(group_of=failing)
+    backward(model, optimizer, 0)
+    optimizer.step()
+    dyrep.record()
+    state, momenta = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(KeyError, match="branches"):
+        dyrep.adjust([batch(9)])
+    assert list(model.state_dict()) == list(state)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    assert str(optimizer.state_dict()) == str(momenta)
 
 
 def test_misuse_is_refused_with_the_next_step() -> None:

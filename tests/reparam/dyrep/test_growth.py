@@ -19,9 +19,7 @@ def grown(model: nn.Module, name: str, seed: int = 0) -> DyRepBlock:
         model,
         name,
         generator=torch.Generator().manual_seed(seed),
-        recalibrate=lambda block: recalibrate(
-            model, [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)], [X]
-        ),
+        prepare=lambda block: recalibrate(model, [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)], [X]),
     )
 
 
@@ -147,3 +145,9 @@ def test_only_square_odd_zero_padded_kernels_are_eligible() -> None:
     })  # fmt: skip
     model["again"] = model["stem"]
     assert list(eligible_convs(model)) == ["stem", "acb.branches.kxk.conv"]
+
+
+def test_frozen_convolutions_are_not_eligible() -> None:
+    model = Residual()
+    model.conv1.requires_grad_(False)
+    assert list(eligible_convs(model)) == ["conv2"]

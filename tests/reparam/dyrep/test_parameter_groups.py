@@ -68,6 +68,27 @@ def test_groups_by_another_rule_need_it_said() -> None:
     assert names(model, optimizer)[1] == ["bn2.bias", "bn2.weight", "fc.bias", "fc.weight"]
 
 
+def test_a_kind_that_was_not_there_enters_the_group_of_the_other() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    groups = ParameterGroups(model, optimizer)
+    model[0] = nn.Conv2d(3, 4, 3)
+    groups.update()
+    assert names(model, optimizer) == [["0.bias", "0.weight", "1.weight"]]
+
+
+@pytest.mark.parametrize("chosen", [2, -1, None])
+def test_a_group_that_is_not_there_is_refused_and_nothing_changes(chosen: object) -> None:
+    model = Residual()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    groups = ParameterGroups(model, optimizer, lambda name, parameter: chosen)
+    held = list(optimizer.param_groups[0]["params"])
+    model.fc = nn.Linear(8, 5)
+    with pytest.raises(InputError, match=rf"the index of one of 1 parameter groups, got {chosen} for fc.bias"):
+        groups.update()
+    assert all(a is b for a, b in zip(optimizer.param_groups[0]["params"], held, strict=True))
+
+
 def test_frozen_parameters_outside_the_optimizer_stay_outside() -> None:
     model = Residual()
     model.conv1.weight.requires_grad_(False)

@@ -2,10 +2,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from backpass.reparam import DyRepBlock
+from backpass.reparam import DyRep, DyRepBlock
 from backpass.reparam.blocks.dbb_dyrep import DYREP_BRANCHES
 from backpass.reparam.dyrep.pruning import branch_weights, prune, weak_branches
-from reference.reparam_cases import images, randomise
+from reference.reparam_cases import Residual, images, randomise
 
 X = images(6, 3, 9, 9)
 
@@ -43,7 +43,7 @@ def test_pruning_keeps_the_function_in_eval_mode(names: list[str]) -> None:
     model = nn.Sequential(randomise(DyRepBlock(nn.Conv2d(3, 3, 3, padding=1), branches=DYREP_BRANCHES))).eval()
     block, expected = model[0], model(X)
     kernel = block.main.conv.weight
-    assert prune(model, block, names) is None
+    prune(block, names)
     assert model[0] is block
     assert set(block.branches) == set(DYREP_BRANCHES) - set(names)
     assert relative(model(X), expected) < 1e-5
@@ -60,18 +60,23 @@ def test_pruning_around_a_nested_block_keeps_it_and_the_function() -> None:
     model = nn.Sequential(randomise(block)).eval()
     expected, inner = model(X), block.main.conv
     row = inner.branches["1xk"].conv.weight.detach().clone()
-    prune(model, block, ["1x1", "kx1"])
+    prune(block, ["1x1", "kx1"])
     assert block.main.conv is inner
     assert torch.equal(inner.branches["1xk"].conv.weight, row)
     assert relative(model(X), expected) < 1e-5
 
 
-def test_a_block_without_other_branches_becomes_a_convolution() -> None:
-    block = randomise(DyRepBlock(nn.Conv2d(3, 3, 3, padding=1, bias=False), branches=["kxk", "1x1", "1xk"]))
-    model = nn.Sequential(block).eval()
-    expected = model(X)
-    conv = prune(model, block, ["1x1", "1xk"])
-    assert type(conv) is nn.Conv2d
-    assert model[0] is conv
-    assert conv.bias is not None
-    assert relative(model(X), expected) < 1e-5
+def test_a_block_inside_a_cut_branch_is_neither_pruned_nor_reported() -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    model.conv2 = DyRepBlock(model.conv2, branches=DYREP_BRANCHES)
+    outer = model.conv2.branches
+    inner = outer["1x1_kxk"].conv = DyRepBlock(outer["1x1_kxk"].conv, branches=["1x1_kxk", "1x1_avg", "kxk"])
+    dyrep = DyRep(model, torch.optim.SGD(model.parameters(), lr=0.1), metric="snip")
+    with torch.no_grad():
+        for name, branch in [*outer.items(), *inner.branches.items()]:
+            branch.norm.weight.fill_({"kxk": 1.0, "1x1": 0.5, "1x1_avg": 0.5}.get(name, 0.01))
+    model(X).square().sum().backward()
+    dyrep.record()
+    assert dyrep.adjust([X]).cut == {"conv2": ["1x1_kxk", "1xk", "kx1", "id"]}
+    assert set(inner.branches) == {"1x1_kxk", "1x1_avg", "kxk"}

@@ -1,6 +1,9 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from backpass.errors import InputError
 from backpass.reparam.dyrep.recalibration import recalibrate
@@ -29,6 +32,39 @@ def test_the_limit_bounds_the_batches_and_tuples_start_with_the_input() -> None:
     assert model.bn1.num_batches_tracked == 2
     assert len(drawn) == 2
     assert not model.bn1.training
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_reading_a_loader_leaves_no_trace(fails: bool) -> None:
+    def forward(batch: Tensor) -> Tensor:
+        if fails:
+            raise InputError("cannot run this batch")
+        return model(batch)
+
+    def epoch(measure: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        loader = DataLoader(images(12, 3, 8, 8), batch_size=2, shuffle=True)
+        if measure:
+            with pytest.raises(InputError, match="cannot run") if fails else nullcontext():
+                recalibrate(model, [model.bn1], loader, limit=2, forward=forward)
+        return [torch.rand(2), *loader]
+
+    model = Residual()
+    assert all(torch.equal(a, b) for a, b in zip(epoch(False), epoch(True), strict=True))
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+def test_an_accelerate_loader_is_left_as_if_it_had_not_been_read(limit: int) -> None:
+    accelerator = pytest.importorskip("accelerate").Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model, loader = Residual(), accelerator.prepare(DataLoader(images(8, 3, 8, 8), batch_size=2))
+    recalibrate(model, [model.bn1], loader, limit=limit)
+    assert not accelerator.gradient_state.in_dataloader
+
+
+def test_a_tensor_is_no_list_of_batches() -> None:
+    model = Residual()
+    with pytest.raises(InputError, match=r"expected an iterable of batches, got one tensor of .*; pass \[batch\]"):
+        recalibrate(model, [model.bn1], images(2, 3, 8, 8))
 
 
 def test_other_batches_need_a_forward() -> None:

@@ -8,7 +8,6 @@ import torch
 from backpass.errors import InputError
 from backpass.training.dense.pose_metrics import (
     PckEvaluation,
-    grid_accuracy,
     head_sizes,
     joint_errors,
     pck,
@@ -105,26 +104,6 @@ def test_no_visible_joint():
     prediction, truth, visible, sizes = oracle()
     with pytest.raises(InputError, match=r"expected visible joints other than \(6, 7\) to score, got none"):
         evaluated([(prediction, truth, torch.zeros_like(visible), sizes)])
-
-
-def peak(x, y, joints=16, side=64):
-    maps = torch.zeros(1, joints, side, side)
-    maps[..., y, x] = 1
-    return maps
-
-
-@pytest.mark.parametrize(("distance", "right"), [(3, 1.0), (4, 0.0)])
-def test_grid_accuracy_is_right_below_a_twentieth_of_the_side(distance, right):
-    assert grid_accuracy(peak(20 + distance, 30), peak(20, 30)).tolist() == [right]
-
-
-def test_grid_accuracy_over_the_joints_that_count():
-    target = peak(20, 30)
-    output = target.clone()
-    output[:, [0, 1]] = peak(5, 5, joints=2)  # wrong
-    output[:, [6, 7, 8, 9, 12, 13]] = 0  # do not count
-    target[:, 2] = 0  # not annotated
-    assert grid_accuracy(output, target).tolist() == pytest.approx([7 / 9])
 
 
 def test_pck_by_a_slow_reference():

@@ -68,7 +68,7 @@ class Summary:
 
     @property
     def name(self) -> str:
-        """The label, with the method where that is another word."""
+        """The label, with the method where entries of several methods may share it."""
         return entry_name(self.label, self.method)
 
     @property

@@ -23,8 +23,8 @@ class ACBlock(ReparamBlock):
         conv: the convolution to replace; k odd and above 1.
         norm: the normalisation that follows it; the square branch takes it over. Default: a new one.
         gamma: factor on the gammas of all branches; 1 on ImageNet, 1/3 on CIFAR is the authors' advice.
-        init: ``"default"`` starts all branches alike; ``"single"`` starts the asymmetric ones with gamma 0, so that
-            the block equals ``conv`` and ``norm`` in eval mode.
+        init: ``"default"`` starts all branches alike; ``"single"`` starts the square one with factor 1 and the others
+            with 0, whatever ``gamma`` is, so that the block equals ``conv`` and ``norm`` in eval mode.
 
     Raises:
         InputError: the kernel is not square and odd, or is 1x1.

@@ -205,7 +205,7 @@ class PointwiseAverageBranch(Branch):
 
 
 def scale_gammas(branches: Mapping[str, Branch], gamma: float, init: str) -> None:
-    """Set the last gamma of new ``branches``: all to ``gamma``, or under ``init="single"`` all but ``MAIN`` to 0.
+    """Set the last gamma of new ``branches``: all to ``gamma``; under ``init="single"`` ``MAIN`` to 1, the others to 0.
 
     Raises:
         InputError: ``init`` is neither ``"default"`` nor ``"single"``.
@@ -213,7 +213,7 @@ def scale_gammas(branches: Mapping[str, Branch], gamma: float, init: str) -> Non
     if init not in ("default", "single"):
         raise InputError(f'expected init to be "default" or "single", got {init!r}')
     for name, branch in branches.items():
-        nn.init.constant_(branch.norm.weight, 0.0 if init == "single" and name != MAIN else gamma)
+        nn.init.constant_(branch.norm.weight, float(name == MAIN) if init == "single" else gamma)
 
 
 def _pointwise(layers: LayerFactory, out_channels: int) -> nn.Conv2d:
@@ -221,7 +221,7 @@ def _pointwise(layers: LayerFactory, out_channels: int) -> nn.Conv2d:
 
 
 def _layer_kernel_bias(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """Return kernel and bias, in float64, of a convolution or of a block that has taken its place."""
+    """Return kernel and bias, in float64, of a convolution or of a block that replaced it."""
     if isinstance(layer, ReparamBlock):
         return layer.fused_kernel_bias(dtype=torch.float64)
     conv = cast(nn.Conv2d, layer)

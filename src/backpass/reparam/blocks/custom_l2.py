@@ -19,15 +19,18 @@ def custom_l2(block: RepVGGBlock) -> Tensor:
 
     With ``t = gamma / sigma`` of each branch (running statistics, detached, per output channel) and ``Kc`` the
     centre tap of the k x k kernel ``K``, ``K1`` the 1x1 kernel:
-    ``sum(K**2) - sum(Kc**2) + sum((Kc * t3 + K1 * t1)**2 / (t3**2 + t1**2))``. The identity branch is not
-    included. This is the authors' code; they have since called the gain insignificant.
+    ``sum(K**2) - sum(Kc**2) + sum((Kc * t3 + K1 * t1)**2 / (t3**2 + t1**2))``, where an output channel with
+    ``t3 = t1 = 0`` adds 0 to the last sum. The identity branch is not included. This is the authors' code; they have
+    since called the gain insignificant.
     """
     main, point = cast(ConvBranch, block.main), cast(ConvBranch, block.branches["1x1"])
     kernel, pointwise = main.conv.weight, point.conv.weight
     centre_row, centre_column = (k // 2 for k in block.geometry.kernel_size)
     centre = kernel[:, :, centre_row : centre_row + 1, centre_column : centre_column + 1]
     t3, t1 = _scale(main.norm), _scale(point.norm)
-    merged = (centre * t3 + pointwise * t1) ** 2 / (t3**2 + t1**2)
+    # A residual that starts at zero has t3 = t1 = 0: its centre tap counts as 0 instead of 0 / 0.
+    scale = (t3**2 + t1**2).clamp(min=torch.finfo(t3.dtype).tiny)
+    merged = (centre * t3 + pointwise * t1) ** 2 / scale
     return (kernel**2).sum() - (centre**2).sum() + merged.sum()
 
 

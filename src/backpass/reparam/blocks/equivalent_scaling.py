@@ -74,10 +74,10 @@ def equivalent_scaling(
             "chain two layers; Lemma 1 covers parallel convolutions alone: use acb, repvgg, or dbb_dyrep with branches "
             "from 1x1, kxk, 1xk, kx1, id"
         )
-    total = torch.zeros(block.geometry.kernel_size, dtype=torch.float64)
+    total = torch.zeros(block.geometry.kernel_size, dtype=torch.float64, device="cpu")
     for name, branch in block.items():
         if isinstance(branch, ConvBranch):
-            support = torch.ones(1, 1, *branch.conv.kernel_size, dtype=torch.float64)
+            support = torch.ones(1, 1, *branch.conv.kernel_size, dtype=torch.float64, device="cpu")
             mask = embed_kernel(support, block.geometry.kernel_size)[0, 0]
             scale = _factor(scales.get(name, 1.0), name, block.geometry.out_channels)
             total = total + scale.abs() ** power * mask
@@ -98,7 +98,7 @@ def branch_scales(block: ReparamBlock) -> dict[str, Tensor]:
 def _factor(scale: float | Tensor, name: str, channels: int) -> Tensor:
     """Return a branch's factor in float64, one number or one for each output channel of a kernel."""
     if not isinstance(scale, Tensor):
-        return torch.tensor(scale, dtype=torch.float64)
+        return torch.tensor(scale, dtype=torch.float64, device="cpu")
     if scale.shape != (channels,):
         raise InputError(
             f"expected the factor of branch {name} to be a number or of shape ({channels},), got shape "

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import nn
 
 from backpass._internal.modes import set_mode
+from backpass._internal.wrappers import unwrap
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.conversion.data_flow import DataFlow
 from backpass.reparam.conversion.probe import Probe
@@ -21,22 +22,26 @@ class Pairs(NamedTuple):
         pairs: the batch normalisation that belongs to each convolution.
         unpaired: why each other convolution has none.
         read: the convolutions of which other code in the forward pass reads a tensor, such as ``self.conv.weight``.
+        untraced: why the forward pass could not be traced as a whole, so that pairs may be wrong; ``None``: they are
+            certain.
     """
 
     pairs: dict[str, str]
     unpaired: dict[str, str]
     read: set[str]
+    untraced: str | None
 
 
 def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     """Return which batch normalisation each convolution belongs to, and why the others belong to none.
 
-    A pair is certain: in every call the normalisation's input is the convolution's output, which has no other
-    use, and no other code reads a parameter or buffer of the two, such as ``self.conv.weight``. Without a probe the
-    forward pass is traced symbolically (``torch.fx``) in train and in eval mode; where that fails, each submodule is
-    traced by itself and neighbours in an ``nn.Sequential`` count. With a probe the model runs once on it, in eval mode
-    and without gradients, and every use of every convolution's output is seen. Layers inside a
-    :class:`~backpass.reparam.ReparamBlock` do not count.
+    In every call of a pair that is seen, the normalisation's input is the convolution's output, which has no other
+    use, and no other code reads a parameter or buffer of the two, such as ``self.conv.weight``. With a probe the model
+    runs once on it, in eval mode and without gradients, and every use of every convolution's output is seen. Without
+    one the forward pass is traced symbolically (``torch.fx``) in train and in eval mode. Either way a pair is certain.
+    Where tracing fails, each submodule is traced by itself and neighbours in an ``nn.Sequential`` count, and a pair is
+    not certain: what the code around them does is not seen, such as keeping the output of a convolution on the way
+    through an ``nn.Sequential``. Layers inside a :class:`~backpass.reparam.ReparamBlock` do not count.
 
     Args:
         model: any module; it is left unchanged.
@@ -44,7 +49,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
 
     Returns:
         The pairs, and a reason for each other ``nn.Conv2d`` (subclasses included), in the order of
-        ``model.named_modules()``.
+        ``model.named_modules()``; and whether the pairs are certain.
     """
     names = _names(model)
     flow = DataFlow()
@@ -53,7 +58,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     else:
         for training in (True, False):
             with set_mode(model, training=training):
-                trace(model, names, flow)
+                trace(unwrap(model), names, flow)
     pairs, reasons = {}, {}
     for module, name in names.items():
         if isinstance(module, nn.Conv2d):
@@ -63,7 +68,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
             else:
                 pairs[name] = norm
     read = {name for module, name in names.items() if isinstance(module, nn.Conv2d) and name in flow.reads}
-    return Pairs(pairs, reasons, read)
+    return Pairs(pairs, reasons, read, flow.failures[0] if flow.failures else None)
 
 
 def _names(model: nn.Module) -> dict[nn.Module, str]:

@@ -70,7 +70,7 @@ def _check_block(name: str, block: ReparamBlock, conv: nn.Conv2d) -> None:
     geometry = block.geometry
     spans = zip(geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation, strict=True)
     size = [max(d * (k - 1), p) + s + 1 for k, s, p, d in spans]
-    x = torch.randn(1, geometry.in_channels, *size, generator=torch.Generator().manual_seed(0)).double()
+    x = torch.randn(1, geometry.in_channels, *size, generator=torch.Generator().manual_seed(0), device="cpu").double()
     wide_block, wide_conv = (copied(module).cpu().double() for module in (block, conv))
     difference = (wide_block(x) - wide_conv(x)).abs()
     for parameter in wide_conv.parameters():

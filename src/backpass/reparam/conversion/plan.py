@@ -32,19 +32,22 @@ class Conversion:
         block: name of the kind of block.
         converted: name of each convolution that becomes a block, and of the normalisation it takes over.
         skipped: name of each other convolution, and the reason.
+        doubt: why ``converted`` may hold a convolution whose output has another use; ``None``: it holds none.
 
-    As text: how many convolutions become blocks, each with the normalisation that it takes over, and then those that
-    do not, grouped by their reason.
+    As text: how many convolutions become blocks, each with the normalisation that it takes over, then the doubt, and
+    then those that do not, grouped by their reason.
     """
 
     block: str
     converted: Mapping[str, str]
     skipped: Mapping[str, str]
+    doubt: str | None = None
 
     def __str__(self) -> str:
         total = len(self.converted) + len(self.skipped)
         lines = [f"{self.block}: {len(self.converted)} of {total} convolutions become blocks"]
         lines += _listed(f"{conv}+{norm}" for conv, norm in self.converted.items())
+        lines += [] if self.doubt is None else [f"not certain: {self.doubt}"]
         groups: dict[str, list[str]] = defaultdict(list)
         for conv, reason in self.skipped.items():
             groups[reason].append(conv)
@@ -66,22 +69,28 @@ def plan_conversion(
         3
     """
     kind = block_kind(name)
-    pairs, unpaired, _ = find_pairs(model, probe)
+    pairs, unpaired, _, untraced = find_pairs(model, probe)
     convs = {n: cast(nn.Conv2d, m) for n, m in model.named_modules() if n in pairs or n in unpaired}
     wanted, fixed = select(include, convs), obstacles(model)
     converted, skipped = {}, {}
     for conv_name, conv in convs.items():
         reason = None if conv_name in wanted else "it is not included"
-        reason = reason or _unsuitable(kind, conv) or fixed.get(conv) or unpaired.get(conv_name)
+        reason = reason or _unsuitable(kind, conv) or fixed.get(conv) or _frozen(conv) or unpaired.get(conv_name)
         if not reason:
             norm = model.get_submodule(pairs[conv_name])
-            flaw = unsuitable_norm(normalisation(norm)) or fixed.get(norm)
+            flaw = unsuitable_norm(normalisation(norm)) or fixed.get(norm) or _frozen(norm) or _other_mode(norm, conv)
             reason = flaw and f"its normalisation does not fit: {flaw}"
         if reason:
             skipped[conv_name] = reason
         else:
             converted[conv_name] = pairs[conv_name]
-    return Conversion(name, converted, skipped)
+    doubt = None
+    if converted and untraced is not None:
+        doubt = (
+            f"the forward pass could not be traced as a whole ({untraced}), so that code around these layers may use "
+            "what lies between them; pass probe=<an input>"
+        )
+    return Conversion(name, converted, skipped, doubt)
 
 
 def _listed(names: Iterable[str]) -> list[str]:
@@ -99,3 +108,14 @@ def _unsuitable(kind: BlockKind, conv: nn.Conv2d) -> str | None:
         return kind.unsuitable(ConvGeometry.of(conv))
     except InputError as error:
         return str(error)
+
+
+def _frozen(layer: nn.Module) -> str | None:
+    return None if layer.weight.requires_grad else "it is frozen (requires_grad=False)"
+
+
+def _other_mode(norm: nn.Module, conv: nn.Conv2d) -> str | None:
+    if norm.training == conv.training:
+        return None
+    modes = {True: "train", False: "eval"}
+    return f"it is in {modes[norm.training]} mode and its convolution in {modes[conv.training]} mode"

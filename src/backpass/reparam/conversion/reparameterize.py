@@ -7,7 +7,7 @@ from typing import Any, cast
 from torch import nn
 
 from backpass._internal.selection import Include
-from backpass.errors import InputError, NoEffectWarning
+from backpass.errors import BackpassWarning, InputError, NoEffectWarning
 from backpass.reparam.blocks.batch_norm import BatchNorm
 from backpass.reparam.blocks.registry import block_kind
 from backpass.reparam.conversion.batch_norm_act import normalisation
@@ -37,9 +37,10 @@ def reparameterize(
 
     Layers that a block could not replace without a loss stay plain: those with hooks, with a replaced ``forward``,
     with parameters or buffers that another module shares, held outside the registered modules, or whose tensors the
-    forward pass reads (``self.conv.weight``), as far as tracing or the probe shows. A layer that is used several times
-    becomes one block that is used several times. :func:`~backpass.reparam.plan_conversion` returns what is converted,
-    and the reason for each layer that is not.
+    forward pass reads (``self.conv.weight``), as far as tracing or the probe shows. So do frozen layers, since new
+    branches would train: those with ``requires_grad=False``, and normalisations kept in eval mode inside a model in
+    train mode. A layer that is used several times becomes one block that is used several times.
+    :func:`~backpass.reparam.plan_conversion` returns what is converted, and the reason for each layer that is not.
 
     Args:
         model: any module.
@@ -55,11 +56,16 @@ def reparameterize(
             :class:`~backpass.reparam.DiverseBranchBlock`, ``branches`` of :class:`~backpass.reparam.DyRepBlock`.
 
     Returns:
-        The model in training form. A model in which nothing can be converted is returned unchanged, with a
-        :class:`~backpass.errors.NoEffectWarning` that holds the reasons.
+        The model in training form. A model in which nothing can be converted is returned unchanged, with a warning
+        that holds the reasons.
 
     Raises:
         InputError: ``name`` or an option is unknown, or a pattern matches no convolution.
+
+    Warns:
+        BackpassWarning: the forward pass can be traced in parts alone, so that what happens between a convolution and
+            its normalisation is not certain, and there is no ``probe``.
+        NoEffectWarning: nothing can be converted.
     """
     kind = block_kind(name)
     allowed = sorted(inspect.signature(kind).parameters.keys() - {"conv", "norm"})
@@ -69,6 +75,8 @@ def reparameterize(
     if not plan.converted:
         reasons = f":\n{plan}" if plan.skipped else "; it has no nn.Conv2d outside of blocks"
         warnings.warn(f"{name} converts no layer of {type(model).__name__}{reasons}", NoEffectWarning, stacklevel=2)
+    if plan.doubt is not None:
+        warnings.warn(f"{name} converts layers of which it is not certain: {plan.doubt}", BackpassWarning, stacklevel=2)
     model = model if inplace else copied(model)
     for conv_name, norm_name in plan.converted.items():
         conv, place = model.get_submodule(conv_name), model.get_submodule(norm_name)

@@ -12,7 +12,7 @@ Where the normalisation is timm's ``BatchNormAct2d``, the ``nn.Identity`` is an 
 ``act``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
 
     A checkpoint of the form of ``model`` loads directly. A training checkpoint loads into a plain or a fused model
     through ``blocks``: the training form is rebuilt, loaded and turned into the form of ``model``. A plain or fused
-    checkpoint does not load into a training form, since it has no branches.
+    checkpoint does not load into a training form, since it has no branches, nor into the other of the two.
 
     Args:
         model: the network that is to have the checkpoint's function.
@@ -62,7 +62,38 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
                 "layers); pass blocks=block_map(the model that was saved), or call reparameterize on this model first"
             )
         state_dict = _converted(model, state_dict, blocks)
+    elif not ours:
+        _refuse_other_form(model, state_dict)
     model.load_state_dict(state_dict)
+
+
+def _refuse_other_form(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Raise InputError if of model and checkpoint one is plain and one is fused; PyTorch reports other differences."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    own = model.state_dict()
+    missing, extra = _layers(own.keys() - state_dict.keys()), _layers(state_dict.keys() - own.keys())
+    norms = [name for name in missing if isinstance(modules.get(name), nn.modules.batchnorm._BatchNorm)]
+    rests = [name for name in extra if is_remainder(modules.get(name))]
+    # What else differs between the two forms is the bias that a fused convolution has.
+    if not all(isinstance(modules.get(name), nn.Conv2d) for name in {*missing, *extra} - {*norms, *rests}):
+        return
+    if norms and not rests:
+        raise InputError(
+            f"expected a plain checkpoint with the normalisation {norms[0]!r}, got a fused one without it "
+            f"({len(norms)} such layers): it cannot be recovered from a kernel; load it into the fused form, such as "
+            "fuse(reparameterize(model, name).eval())"
+        )
+    if rests and not norms:
+        raise InputError(
+            f"expected a fused checkpoint without the normalisation {rests[0]!r}, got a plain one with it "
+            f"({len(rests)} such layers); load it into the plain model, before reparameterize and fuse"
+        )
+
+
+def _layers(keys: Iterable[str]) -> list[str]:
+    """Return the names of the layers that have these parameters and buffers, sorted."""
+    counted = (key.rpartition(".") for key in keys)  # older checkpoints have no num_batches_tracked, and load
+    return sorted({layer for layer, _, attribute in counted if attribute != "num_batches_tracked"})
 
 
 def _converted(model: nn.Module, state_dict: Mapping[str, Tensor], blocks: BlockMap) -> dict[str, Any]:

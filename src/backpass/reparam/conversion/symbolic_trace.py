@@ -14,6 +14,8 @@ __all__ = ["trace"]
 def trace(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow) -> None:
     """Record in ``flow`` what tracing ``module`` shows, or else what tracing its parts shows.
 
+    Parts do not show what the code of ``module`` does with their layers; ``flow.failures`` then says why.
+
     Args:
         module: the model, or a part of it.
         names: the name of each module whose layers count.

@@ -29,6 +29,8 @@ from backpass.reparam.dyrep.scores import METRICS, conv_score
 
 __all__ = ["Adjustment", "DyRep"]
 
+_STATE_KEYS = ("blocks", "groups", "records", "metric", "generator")
+
 
 @dataclass(frozen=True)
 class Adjustment:
@@ -66,8 +68,8 @@ class DyRep:
     kernels, such as a :class:`~backpass.SpatialGradientScaling`, again. All processes draw the same branches from one
     seed and average scores and statistics, so they stay equal.
 
-    Convolutions that something else is attached to do not grow: those with hooks or shared parameters, and those whose
-    weight the forward pass reads (:func:`~backpass.reparam.reparameterize` lists the cases).
+    Frozen convolutions do not grow, nor those that something else is attached to: with hooks or shared parameters, or
+    with a weight that the forward pass reads (:func:`~backpass.reparam.reparameterize` lists the cases).
 
     Args:
         model: the plain network, not a wrapper around it.
@@ -115,13 +117,14 @@ class DyRep:
                 f"{type(model).__name__}; create DyRep first, wrap afterwards, and wrap again after each adjustment"
             )
         self.model = model
-        self._followed, _, self._read = find_pairs(model, probe)
+        self._followed, _, self._read, _ = find_pairs(model, probe)
         self._records: dict[str, Tensor]
         self._restart_records()
         if not self._convs:
             raise InputError(
-                "expected an nn.Conv2d that can grow, with a square odd kernel above 1, zero padding, no hooks, no "
-                f"shared parameters and a weight that no other code reads, got {type(model).__name__} without one"
+                "expected an nn.Conv2d that can grow, trained, with a square odd kernel above 1, zero padding, no "
+                "hooks, no shared parameters and a weight that no other code reads, got "
+                f"{type(model).__name__} without one; check requires_grad and what is attached to the convolutions"
             )
         self.every = every
         self.until = until
@@ -144,7 +147,7 @@ class DyRep:
         count, nor does a convolution without a gradient.
         """
         if self.metric == "random":
-            drawn = torch.rand(len(self._convs), generator=self._generator, dtype=torch.float64)
+            drawn = torch.rand(len(self._convs), generator=self._generator, dtype=torch.float64, device="cpu")
             scores = dict(zip(self._convs, drawn, strict=True))
         else:
             scores = {
@@ -166,13 +169,15 @@ class DyRep:
         ``zero_grad``. All processes must call it together.
 
         Args:
-            batches: training batches, augmented as in training: input tensors, or tuples that start with one.
-                ``recalibration_batches`` of them set the statistics of the new block's normalisations.
+            batches: training batches, augmented as in training: input tensors, or tuples that start with one, in a
+                list or a loader. ``recalibration_batches`` of them set the statistics of the new block's
+                normalisations; no more are read, and random states are restored.
             forward: runs the model on a batch of any other form. Default: ``model(input)``, on its device.
 
         Raises:
             StateError: nothing was recorded since the last adjustment.
-            InputError: no batch, or one that cannot be run; the convolution is then restored.
+            InputError: no batch, or one that cannot be run, or a group that ``group_of`` names and that is not there.
+                After any error, also one of ``group_of`` or ``forward``, the convolution is restored.
         """
         scores = self._mean_scores()
         if self._convs and not scores:
@@ -188,37 +193,51 @@ class DyRep:
         return Adjustment(scores, grown, cut)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the structure, the scores so far and the generator; loads with ``weights_only=True``."""
+        """Return the structure, each parameter's group, the scores so far and the generator, as plain data and tensors.
+
+        It loads with ``weights_only=True``.
+        """
         return {
             "blocks": block_map(self.model),
+            "groups": self._groups.placement(),
             "records": dict(self._records),
             "metric": self.metric,
             "generator": self._generator.get_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Rebuild the structure in the plain model and load the scores and the generator.
+        """Rebuild the structure in the plain model and the optimizer's groups, and load the scores and the generator.
 
         Load it before the state dicts of model and optimizer, which need the structure.
 
         Raises:
             StateError: the model has blocks already.
-            InputError: the state is of another network or another metric.
+            InputError: the state is not DyRep's, or is of another network, other parameter groups or another metric.
+                Model and optimizer are left unchanged.
         """
         if block_map(self.model):
             raise StateError("expected a plain model, got one with blocks; load DyRep's state into the plain model")
+        if missing := [key for key in _STATE_KEYS if key not in state]:
+            raise InputError(
+                f"expected a state with {', '.join(_STATE_KEYS)}, got one without {', '.join(missing)}; pass what "
+                "DyRep.state_dict() returned"
+            )
         if state["metric"] != self.metric:
             raise InputError(
                 f"expected a state recorded with metric={self.metric!r}, got one with {state['metric']!r}; make DyRep "
                 "with the metric of the state"
             )
+        generator = torch.Generator()
+        generator.set_state(state["generator"].cpu())
         with untouched_rng(self._device):
+            restored = restore_blocks(self.model, state["blocks"])  # a copy, since the state may not fit
+            self._groups.check(restored, state["groups"])
             restore_blocks(self.model, state["blocks"], inplace=True)
-        self._groups.update()
+        self._groups.update(state["groups"])
         self._restart_records()
         device = torch.device("cpu") if self.metric == "random" else self._device
         self._records = {name: record.to(device, copy=True) for name, record in state["records"].items()}
-        self._generator.set_state(state["generator"].cpu())
+        self._generator = generator
 
     def _restart_records(self) -> None:
         self._convs = {name: conv for name, conv in eligible_convs(self.model).items() if name not in self._read}
@@ -228,7 +247,7 @@ class DyRep:
         """Return the scores averaged over steps and processes, largest first; ties in module order."""
         if not self._convs:
             return {}
-        empty = torch.zeros(2, dtype=self._dtype)
+        empty = torch.zeros(2, dtype=self._dtype, device="cpu")
         table = torch.stack([self._records.get(name, empty).to(self._device) for name in self._convs])
         if dist.is_initialized():
             dist.all_reduce(table)
@@ -246,20 +265,25 @@ class DyRep:
                 stacklevel=3,
             )
 
-        def measure(block: ReparamBlock) -> None:
+        def prepare(block: ReparamBlock) -> None:
             norms = [cast(BatchNorm, m) for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
             recalibrate(self.model, norms, batches, limit=self.recalibration_batches, forward=forward)
+            self._groups.update()  # here, since group_of may fail: nothing of the convolution has changed yet
 
         try:
-            grow(self.model, name, generator=self._generator, recalibrate=measure)
+            grow(self.model, name, generator=self._generator, prepare=prepare)
         except Exception:
             replace(self.model, self.model.get_submodule(name), conv)
             raise
 
     def _prune(self) -> dict[str, list[str]]:
         cut: dict[str, list[str]] = {}
+        gone: list[str] = []
         for name, block in [(n, m) for n, m in self.model.named_modules() if isinstance(m, DyRepBlock)]:
+            if name.startswith(tuple(gone)):  # a block inside a branch that was cut just now
+                continue
             if weak := weak_branches(branch_weights(block)):
                 cut[name] = weak
-                prune(self.model, block, weak)
+                prune(block, weak)
+                gone += [f"{name}.branches.{branch}." for branch in weak]
         return cut

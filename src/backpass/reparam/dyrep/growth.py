@@ -28,8 +28,8 @@ def eligible_convs(model: nn.Module) -> dict[str, nn.Conv2d]:
     """Return the convolutions that may grow, by qualified name.
 
     Plain ``nn.Conv2d`` with a square odd kernel above 1 and zero padding, inside at most one block: the 7x7 stem,
-    depthwise convolutions and the k x k convolutions of a block among them. Convolutions with hooks or with shared
-    parameters may not (:func:`~backpass.reparam.conversion.obstacles.obstacles`).
+    depthwise convolutions and the k x k convolutions of a block among them. Frozen convolutions may not, nor those
+    with hooks or with shared parameters (:func:`~backpass.reparam.conversion.obstacles.obstacles`).
     """
     convs: dict[str, nn.Conv2d] = {}
     fixed = obstacles(model)
@@ -55,13 +55,13 @@ def grow(
     name: str,
     *,
     generator: torch.Generator,
-    recalibrate: Callable[[ReparamBlock], None],
+    prepare: Callable[[ReparamBlock], None],
 ) -> DyRepBlock:
     """Replace the convolution ``name`` of ``model`` by a block of all branches that fit it, and return the block.
 
     1. Every new kernel is drawn from N(0, sqrt(2 / (k_h * k_w * C_out))); the last gamma of a new branch is 0.01.
-    2. The ``kxk`` branch holds the old kernel while ``recalibrate`` sets the statistics of the block's
-       normalisations; then its own are reset (mean 0, variance 1).
+    2. The ``kxk`` branch holds the old kernel while ``prepare`` sets the statistics of the block's normalisations;
+       then its own are reset (mean 0, variance 1).
     3. The ``kxk`` kernel and bias become the old ones minus what the other branches amount to, times
        ``sqrt(1 + eps)``.
 
@@ -73,7 +73,8 @@ def grow(
         model: contains the convolution; the old bias parameter is reused, the ``kxk`` kernel is a new one.
         name: its qualified name.
         generator: a CPU generator; torch's global ones are left as they are.
-        recalibrate: called with the block once it is part of the model.
+        prepare: called with the block once it is part of the model. If it fails, the convolution is unchanged and
+            can be put back.
     """
     conv = cast(nn.Conv2d, model.get_submodule(name))
     with untouched_rng(conv.weight.device):
@@ -88,7 +89,7 @@ def grow(
             _draw(branch, generator)
             nn.init.constant_(branch.norm.weight, _NEW_GAMMA)
     replace(model, conv, block)
-    recalibrate(block)
+    prepare(block)
     set_function(block, kernel, bias)
     return block
 
@@ -117,7 +118,7 @@ def untouched_rng(device: torch.device) -> Iterator[None]:
 
 def _can_grow(conv: nn.Conv2d) -> bool:
     try:
-        return DyRepBlock.unsuitable(ConvGeometry.of(conv)) is None
+        return conv.weight.requires_grad and DyRepBlock.unsuitable(ConvGeometry.of(conv)) is None
     except InputError:
         return False
 
@@ -126,7 +127,7 @@ def _draw(branch: nn.Module, generator: torch.Generator) -> None:
     for layer in _convs(branch):
         taps = layer.kernel_size[0] * layer.kernel_size[1]
         std = math.sqrt(2.0 / (taps * layer.out_channels))
-        layer.weight.copy_(std * torch.randn(layer.weight.shape, generator=generator))
+        layer.weight.copy_(std * torch.randn(layer.weight.shape, generator=generator, device="cpu"))
 
 
 def _convs(module: nn.Module) -> Iterator[nn.Conv2d]:

@@ -1,6 +1,6 @@
 """The parameter groups of an optimizer while its model gains and loses parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from torch import nn, optim
 
@@ -34,7 +34,7 @@ class ParameterGroups:
         self.model = model
         self.optimizer = optimizer
         self._known = {id(parameter): parameter for parameter in model.parameters()}
-        index = {id(p): i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+        index = self._index()
         missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in index]
         if missing:
             raise InputError(
@@ -44,17 +44,55 @@ class ParameterGroups:
         self._group_of = group_of or self._by_kind(index)
         self.update()
 
-    def update(self) -> None:
-        """Make the groups those of the model's present parameters."""
+    def placement(self) -> dict[str, int]:
+        """Return the group of each parameter of the model, by name; without those that the optimizer does not hold."""
+        index = self._index()
+        return {name: index[id(p)] for name, p in self.model.named_parameters() if id(p) in index}
+
+    def check(self, model: nn.Module, placement: Mapping[str, int]) -> None:
+        """Raise InputError if ``placement`` is not one of the parameters of ``model`` in the optimizer's groups."""
+        present = dict(model.named_parameters())
+        missing = {name for name, parameter in present.items() if parameter.requires_grad} - placement.keys()
+        foreign = placement.keys() - present.keys()
+        count = len(self.optimizer.param_groups)
+        outside = set(placement.values()) - set(range(count))
+        if missing or foreign or outside:
+            got = f"none for {min(missing)}" if missing else f"group {min(outside)}" if outside else min(foreign)
+            raise InputError(
+                f"expected a state with one of {count} groups for each parameter of {type(model).__name__} that "
+                f"trains, got {got}; build network and optimizer as in the run that saved the state"
+            )
+
+    def update(self, placement: Mapping[str, int] | None = None) -> None:
+        """Make the groups those of the model's present parameters.
+
+        Args:
+            placement: the group of each parameter, from :meth:`placement` of the run that is resumed: ``group_of`` may
+                go by names, and a parameter's name changes when the convolution that has it grows. Default: parameters
+                keep their group, and ``group_of`` places new ones.
+
+        Raises:
+            InputError: ``group_of`` returned no index of a group. The groups are then left unchanged, as after an error
+                inside ``group_of``.
+        """
         groups = self.optimizer.param_groups
-        index = {id(p): i for i, group in enumerate(groups) for p in group["params"]}
+        index = self._index()
         members: list[list[tuple[str, nn.Parameter]]] = [[] for _ in groups]
         present = dict(sorted(self.model.named_parameters()))
         for name, parameter in present.items():
-            if id(parameter) in index:
-                members[index[id(parameter)]].append((name, parameter))
-            elif id(parameter) not in self._known:
-                members[self._group_of(name, parameter)].append((name, parameter))
+            if placement is not None:
+                chosen = placement.get(name)
+            elif id(parameter) in index or id(parameter) in self._known:
+                chosen = index.get(id(parameter))
+            else:
+                chosen = self._group_of(name, parameter)
+                if chosen not in range(len(groups)):
+                    raise InputError(
+                        f"expected group_of to return the index of one of {len(groups)} parameter groups, got "
+                        f"{chosen!r} for {name}; correct the function, or give the optimizer that group"
+                    )
+            if chosen is not None:
+                members[chosen].append((name, parameter))
         kept = {id(parameter) for parameter in present.values()}
         for group, ours in zip(groups, members, strict=True):
             others = [p for p in group["params"] if id(p) not in kept and id(p) not in self._known]
@@ -66,6 +104,10 @@ class ParameterGroups:
                 group["param_names"] = [name for name, _ in ours] + [names[id(p)] for p in others]
             group["params"] = [parameter for _, parameter in ours] + others
         self._known = {id(parameter): parameter for parameter in present.values()}
+
+    def _index(self) -> dict[int, int]:
+        """Return the group of each parameter that the optimizer holds, by its id."""
+        return {id(p): i for i, group in enumerate(self.optimizer.param_groups) for p in group["params"]}
 
     def _by_kind(self, index: dict[int, int]) -> GroupOf:
         kinds: dict[bool, set[int]] = {True: set(), False: set()}
@@ -82,6 +124,6 @@ class ParameterGroups:
 
         def group_of(name: str, parameter: nn.Parameter) -> int:
             flat = parameter.ndim <= 1
-            return single.get(flat, single[not flat])
+            return single[flat if flat in single else not flat]
 
         return group_of

@@ -4,11 +4,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from backpass.reparam.blocks.block import MAIN, ReparamBlock
 from backpass.reparam.blocks.dbb_dyrep import DyRepBlock
-from backpass.reparam.conversion.module_replacement import replace
 from backpass.reparam.dyrep.growth import set_function
 
 __all__ = ["branch_weights", "prune", "weak_branches"]
@@ -38,7 +36,7 @@ def weak_branches(weights: dict[str, float]) -> list[str]:
     >>> weak_branches({"1x1": 0.01, "1xk": 0.03})
     []
     """
-    values = torch.tensor(list(weights.values()), dtype=torch.float64)
+    values = torch.tensor(list(weights.values()), dtype=torch.float64, device="cpu")
     if len(values) < 2 or not values.std().item() > _CUT_SPREAD:
         return []
     mean = values.mean().item()
@@ -46,20 +44,12 @@ def weak_branches(weights: dict[str, float]) -> list[str]:
 
 
 @torch.no_grad()
-def prune(model: nn.Module, block: DyRepBlock, names: Sequence[str]) -> nn.Conv2d | None:
-    """Cut the branches ``names`` of ``block`` in ``model``; in eval mode the model computes the same as before.
+def prune(block: DyRepBlock, names: Sequence[str]) -> None:
+    """Cut the branches ``names`` of ``block``, ``kxk`` not among them; in eval mode it computes the same as before.
 
     The ``kxk`` normalisation is reset, and its kernel and bias take over what the cut branches added.
-
-    Returns:
-        The plain convolution (with bias) that replaces the block if only ``kxk`` is left, else ``None``.
     """
     kernel, bias = block.fused_kernel_bias(dtype=torch.float64)
-    if set(block.branches) - set(names) == {MAIN}:
-        conv = block.to_conv()
-        replace(model, block, conv)
-        return conv
     for name in names:
         del block.branches[name]
     set_function(block, kernel, bias)
-    return None

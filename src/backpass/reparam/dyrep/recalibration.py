@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from backpass._internal.batches import Forward, forward_on
+from backpass._internal.first_batches import reading
 from backpass._internal.modes import eval_mode
 from backpass.errors import InputError
 from backpass.reparam.blocks.batch_norm import BatchNorm
@@ -33,12 +34,14 @@ def recalibrate(
     Args:
         model: contains ``norms``.
         norms: batch normalisations that keep running statistics.
-        batches: input tensors, or tuples that start with one, such as ``(input, target)``.
+        batches: input tensors, or tuples that start with one, such as ``(input, target)``. Reading a loader changes
+            neither the order nor the augmentation of what is read next: random states are restored.
         limit: number of batches to take, 20 in DyRep's published settings.
         forward: runs the model on a batch of any other form. Default: ``model(input)``, on the model's device.
 
     Raises:
-        InputError: there is no batch, a batch does not start with a tensor, or no batch reaches a normalisation.
+        InputError: there is no batch, or a tensor instead of batches; a batch does not start with a tensor; or no batch
+            reaches a normalisation.
     """
     momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
@@ -49,8 +52,9 @@ def recalibrate(
                 norm.train()
                 norm.reset_running_stats()
                 norm.momentum = None
-            for batch in islice(batches, limit):
-                run(batch)
+            with reading(batches):  # one by one, since they may not fit in memory together
+                for batch in islice(batches, limit):
+                    run(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

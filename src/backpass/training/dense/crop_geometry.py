@@ -27,7 +27,7 @@ def crop_matrix(
 
         q = s R (p - center) + (W / 2, H / 2),  and  q_x -> W - 1 - q_x if mirrored
 
-    in coordinates where whole numbers are the centres of pixels. So the centre comes to rest between the middle pixels
+    in coordinates where whole numbers are the centres of pixels. So the centre lies between the middle pixels
     of the crop, as published (microsoft/human-pose-estimation.pytorch, xingyizhou/pytorch-pose-hg-3d).
 
     Args:

@@ -158,7 +158,7 @@ class KeypointHeatmaps(Task):
                 "another model or size"
             )
 
-    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
+    def evaluation_batch_size(self, batch_size: int, processes: int, data: Data) -> int:
         """Return ``evaluation_images`` for each process."""
         return self.evaluation_images * processes
 

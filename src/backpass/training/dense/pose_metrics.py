@@ -1,4 +1,4 @@
-"""PCKh, the metric of MPII, in both published variants; PCK, that of LSP; the grid accuracy of heat maps."""
+"""PCKh, the metric of MPII, in both published variants, and PCK, that of LSP."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -7,14 +7,12 @@ import torch
 from torch import Tensor
 
 from backpass.errors import InputError
-from backpass.training.dense.heatmaps import decode_heatmaps
 
 __all__ = [
     "MPII_NOT_SCORED",
     "THRESHOLDS",
     "PckEvaluation",
     "PoseMetric",
-    "grid_accuracy",
     "head_sizes",
     "joint_errors",
     "pck",
@@ -32,7 +30,6 @@ MPII_NOT_SCORED = (6, 7)
 """Pelvis and thorax, which the published means over the joints of MPII leave out."""
 
 _HEAD_FACTOR = 0.6
-_GRID_JOINTS = (0, 1, 2, 3, 4, 5, 10, 11, 14, 15)
 
 
 def head_sizes(head_boxes: Tensor) -> Tensor:
@@ -119,29 +116,6 @@ def pck(counts: Tensor, not_scored: Sequence[int] = MPII_NOT_SCORED) -> tuple[Te
     kept = [joint for joint in range(counts.shape[1]) if joint not in not_scored]
     joints = below / visible
     return joints, joints[kept].nanmean(), up_to[kept].sum() / visible[kept].sum()
-
-
-def grid_accuracy(output: Tensor, target: Tensor, joints: Sequence[int] = _GRID_JOINTS) -> Tensor:
-    """Return the fraction of peaks closer than a twentieth of the map's side to those of the target, for each image.
-
-    The mean over ``joints`` of whether the peaks' distance is below 0.5 times a tenth of the side; joints whose target
-    peaks in the first two rows or columns, or is empty, are left out. It selects checkpoints in the source of SGS
-    Table 8 and is no PCKh.
-
-    Args:
-        output: heat maps, shape ``(N, J, H, W)``.
-        target: heat maps, same shape.
-        joints: joints that count; default: ankles, knees, hips, wrists and elbows of MPII.
-
-    Returns:
-        float32, shape ``(N,)``; 0 for an image without such a joint.
-    """
-    chosen = list(joints)
-    predicted, true = decode_heatmaps(output[:, chosen])[0], decode_heatmaps(target[:, chosen])[0]
-    unit = true.new_tensor([output.shape[-1] / 10, output.shape[-2] / 10])
-    right: Tensor = torch.linalg.vector_norm((predicted - true) / unit, dim=-1) < 0.5
-    counted = (true > 1).all(-1)
-    return (right & counted).sum(1) / counted.sum(1).clamp(min=1)
 
 
 class PckEvaluation:

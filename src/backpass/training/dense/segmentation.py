@@ -33,10 +33,11 @@ _CHANCE = Range(at_least=0, at_most=1)
 class SemanticSegmentation(Task):
     """A class for each pixel; cross-entropy in every head; mIoU, mAcc and allAcc. Defaults: hszhao/semseg, Cityscapes.
 
-    An item is a pair of an image, uint8 ``(3, H, W)``, and its labels ``(H, W)``: class indices, and 255 for pixels
-    that do not count. For training it is augmented (:class:`SegmentationAugmentation`) and cropped; for evaluation it
-    is normalised, and the model runs over windows of the crop's size and mirrored copies (:func:`window_logits`). The
-    model returns logits of the size of its input, in training also a tuple of them and those of auxiliary heads.
+    An item is a pair of an image, uint8 ``(3, H, W)``, and its labels ``(H, W)``, uint8 as masks are decoded or of any
+    other integer dtype: class indices, and 255 for pixels that do not count. For training it is augmented
+    (:class:`SegmentationAugmentation`) and cropped; for evaluation it is normalised, and the model runs over windows of
+    the crop's size and mirrored copies (:func:`window_logits`). Prepared labels are int64. The model returns logits of
+    the size of its input, in training also a tuple of them and those of auxiliary heads.
 
     The metrics are ``mean_iou``, ``mean_accuracy`` and ``pixel_accuracy``, from one confusion matrix.
 
@@ -114,8 +115,9 @@ class SemanticSegmentation(Task):
         )
 
     def prepare(self, item: Any, training: bool) -> tuple[Tensor, Tensor]:
-        """Return a normalised image, augmented and cropped for training, and its labels."""
+        """Return a normalised image, float32, augmented and cropped for training, and its labels, int64."""
         image, labels = (part.as_subclass(Tensor) for part in item)
+        labels = labels.long()
         if training:
             return self.augmentation(image, labels, self.augmentation.draw(torch.default_generator))
         return normalize(image[None], IMAGENET_MEAN, IMAGENET_STD)[0], labels
@@ -178,6 +180,6 @@ class SemanticSegmentation(Task):
                 f"{name!r}, which returned {describe(output)}; choose another model"
             )
 
-    def evaluation_batch_size(self, batch_size: int, processes: int) -> int:
+    def evaluation_batch_size(self, batch_size: int, processes: int, data: Data) -> int:
         """Return ``evaluation_images`` for each process."""
         return self.evaluation_images * processes
