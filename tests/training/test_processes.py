@@ -1,16 +1,20 @@
-import pytest
+from types import SimpleNamespace
+
 import torch
 
-from backpass.errors import InputError
-from backpass.training.processes import build_accelerator, epoch_seed
+from backpass.training import processes
+from backpass.training.processes import epoch_seed
 from backpass.training.recipe import Runtime
 
+CPU = torch.device("cpu")
 
-def test_a_device_without_float64_is_refused(monkeypatch):
+
+def test_a_mac_trains_on_the_cpu_since_mps_has_no_float64(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    with pytest.raises(InputError, match=r"got MPS; train on the CPU, with --runtime.device cpu$"):
-        build_accelerator(Runtime())
-    assert build_accelerator(Runtime(device="cpu")).device.type == "cpu"
+    chosen = []
+    monkeypatch.setattr(processes, "PartialState", lambda cpu: chosen.append(cpu) or SimpleNamespace(device=CPU))
+    assert processes.join(Runtime()) == CPU
+    assert chosen == [True]
 
 
 def test_no_process_repeats_an_epoch_of_another():

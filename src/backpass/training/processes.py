@@ -33,33 +33,28 @@ _T = TypeVar("_T")
 
 
 def join(runtime: Runtime) -> torch.device:
-    """Join the other processes, if there are any, and return the device of this one.
-
-    Raises:
-        InputError: the device would be MPS, that of a Mac, which has no float64.
-    """
-    # Before Accelerate, which keeps the first device of a process.
-    if runtime.device == "auto" and torch.backends.mps.is_available():
-        raise InputError(
-            "expected a device that computes in float64, which metrics and measurements need, got MPS; train on the "
-            "CPU, with --runtime.device cpu"
-        )
-    device: torch.device = PartialState(cpu=runtime.device == "cpu").device
+    """Join the other processes, if there are any, and return the device of this one."""
+    device: torch.device = PartialState(cpu=_on_cpu(runtime)).device
     return device
+
+
+def _on_cpu(runtime: Runtime) -> bool:
+    # Accelerate would choose MPS on a Mac, which has no float64.
+    return runtime.device == "cpu" or torch.backends.mps.is_available()
 
 
 def build_accelerator(runtime: Runtime) -> Accelerator:
     """Return the accelerator that a runtime describes.
 
     Raises:
-        InputError: the device is MPS (:func:`join`), the precision does not fit the device or differs from that of an
-            earlier run in this process, or the launcher requires more than data parallel training.
+        InputError: the precision does not fit the device or differs from that of an earlier run in this process, or the
+            launcher requires more than data parallel training.
     """
     if join(runtime).type == "cpu" and runtime.precision == "fp16":
         raise InputError("expected precision no or bf16 on a CPU, got fp16; choose another precision")
     try:
         accelerator = Accelerator(
-            cpu=runtime.device == "cpu", mixed_precision=runtime.precision, step_scheduler_with_optimizer=False
+            cpu=_on_cpu(runtime), mixed_precision=runtime.precision, step_scheduler_with_optimizer=False
         )
     except ValueError as error:  # Accelerate keeps the first settings of a process, and names the one that differs.
         raise InputError(

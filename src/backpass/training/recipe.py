@@ -171,7 +171,7 @@ class Runtime:
     """Where and how a run is computed.
 
     Attributes:
-        device: ``auto`` (an accelerator if there is one; MPS, that of a Mac, is refused) or ``cpu``.
+        device: ``auto``, an accelerator if there is one with float64 (CUDA; not MPS, that of a Mac), or ``cpu``.
         precision: precision of the forward pass under autocast; ``no``: float32.
         channels_last: use the channels-last memory format for images and kernels.
         compile: compile the model with ``torch.compile``.
