@@ -40,10 +40,15 @@ def scale(model: nn.Module, scalings: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def scaled_update(model: nn.Module, scalings: Mapping[str, Tensor], optimizer: Optimizer) -> Iterator[None]:
-    """Let the kernels go G times the way that the step inside takes, but for the decay of AdamW."""
+    """Let the kernels go G times the way that the step inside takes, but for decoupled decay.
+
+    That of AdamW, and of optimizers that say ``weight_decouple``, but for two whose decay is not ``lr * weight_decay``.
+    """
     old = {name: model.get_parameter(name).detach().clone() for name in scalings}
     yield
-    if any("AdamW" in kind.__name__ for kind in type(getattr(optimizer, "optimizer", optimizer)).__mro__):
+    kinds = {kind.__name__ for kind in type(getattr(optimizer, "optimizer", optimizer)).__mro__}
+    says_so = optimizer.param_groups[0].get("weight_decouple") and not kinds & {"AdamS", "SPlus"}
+    if says_so or any("AdamW" in name for name in kinds):
         (group,) = optimizer.param_groups
         old = {name: (1 - group["lr"] * group["weight_decay"]) * kernel for name, kernel in old.items()}
     with torch.no_grad():
