@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import backpass
-from backpass.errors import InputError
+from backpass.errors import InputError, NoEffectWarning
 from integrations.plain_loop import (
     ALPHA,
     BATCH,
@@ -165,6 +165,11 @@ def test_a_search_for_the_learning_rate_before_any_fit(tmp_path: Path) -> None:
     trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)
     Tuner(trainer).lr_find(Module(), loader(), num_training=4, update_attr=False)
     assert callback.state_dict() == {}
+
+
+def test_a_training_that_ends_before_it_measures_is_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(NoEffectWarning, match="1 epochs of training end before scalings are measured, at epoch 1"):
+        trained(tmp_path, epochs=1, sgs={"warmup": 1})
 
 
 def test_batches_of_another_form(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from integrations.plain_loop import (
 pytest.importorskip("transformers")
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from backpass.errors import NoEffectWarning
 from backpass.integrations.transformers import PowerGradLoss, SpatialGradientScalingCallback
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -113,6 +114,11 @@ def made(
     )
     trainer.add_callback(SpatialGradientScalingCallback(trainer, **(OPTIONS | options)))
     return trainer, steps
+
+
+def test_a_training_that_ends_before_it_measures_is_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(NoEffectWarning, match="1 epochs of training end before scalings are measured, at epoch 1"):
+        trained(tmp_path, epochs=1, warmup=1)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import backpass
-from backpass.errors import InputError, StateError
+from backpass.errors import InputError, NoEffectWarning, StateError
 from backpass.sgs import SpatialGradientScaling, normalize, scaling_from_branches
 
 
@@ -668,3 +668,14 @@ def test_a_scaling_that_was_replaced_or_written_over_counts_from_the_next_step()
 def test_a_scripted_model_is_refused_with_its_reason() -> None:
     with pytest.raises(InputError, match=r"whose convolutions are compiled .* before torch\.jit\.script"):
         SpatialGradientScaling(torch.jit.script(net()))
+
+
+def test_a_training_that_ends_before_the_first_measurement_is_warned_of() -> None:
+    with pytest.warns(NoEffectWarning, match="2 epochs of training end before scalings are measured, at epoch 2"):
+        SpatialGradientScaling(net(), warmup=2).check_epochs(2)
+    measured = SpatialGradientScaling(net(), warmup=2)
+    measured.update([torch.randn(4, 2, 8, 8)])
+    measured.check_epochs(2)
+    SpatialGradientScaling(net(), warmup=2).check_epochs(3)
+    SpatialGradientScaling(net(), warmup=0).check_epochs(1)
+    SpatialGradientScaling(net(), scaling=torch.ones(3, 3)).check_epochs(1)

@@ -77,6 +77,7 @@ class SpatialGradientScalingCallback(Callback):
         if self._loaded is not None:
             self.sgs.load_state_dict(self._loaded)
             self._loaded = None
+        self.sgs.check_epochs(trainer.max_epochs or 0)
         for optimizer in trainer.optimizers:
             if self.sgs.apply == "update":
                 self.sgs.attach(optimizer)

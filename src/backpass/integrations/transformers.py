@@ -73,6 +73,7 @@ class SpatialGradientScalingCallback(TrainerCallback):
         saved = state.stateful_callbacks.get(SpatialGradientScalingState.__name__)
         if saved is not None:
             self.sgs.load_state_dict(_with_tensors(saved["saved"]))
+        self.sgs.check_epochs(state.num_train_epochs)
         if self.sgs.apply == "update":
             self.sgs.attach(kwargs["optimizer"])
             return

@@ -1,5 +1,6 @@
 """Spatial Gradient Scaling in a training loop: when to measure and when to scale."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from backpass._internal.batches import Forward
 from backpass._internal.selection import Include
 from backpass._internal.wrappers import unwrap
-from backpass.errors import InputError, StateError
+from backpass.errors import InputError, NoEffectWarning, StateError
 from backpass.sgs.applying import AppliedScalings
 from backpass.sgs.distributed import ProcessGroup
 from backpass.sgs.layers import scalable_convs
@@ -145,6 +146,22 @@ class SpatialGradientScaling(AppliedScalings):
         due = not self.fixed and (epoch == self.warmup or after_warmup)
         self._calls.asked(epoch, due, self._layers)
         return due
+
+    def check_epochs(self, epochs: float) -> None:
+        """Warn if a training of ``epochs`` epochs ends before its first measurement, so that all of it is plain.
+
+        The callbacks for Lightning and the Hugging Face ``Trainer`` do it.
+
+        Warns:
+            NoEffectWarning: it does.
+        """
+        if not self._measured and 0 < epochs <= self.warmup:
+            warnings.warn(
+                f"{epochs:g} epochs of training end before scalings are measured, at epoch {self.warmup} counted from "
+                "0, so that all of it is plain; pass warmup=0, or train longer",
+                NoEffectWarning,
+                stacklevel=2,
+            )
 
     # Measuring
 
