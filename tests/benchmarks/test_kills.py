@@ -11,13 +11,13 @@ QUICK = Case("sgs+pgt", "bf16", 1)
 
 
 @pytest.mark.parametrize(
-    "case",
-    [pytest.param(case, marks=() if case == QUICK else pytest.mark.slow) for case in CASES],
-    ids=lambda case: f"{case.method}-{case.precision}-{case.processes}",
+    ("case", "kills"),
+    [pytest.param(QUICK, 1), *(pytest.param(case, 3, marks=pytest.mark.slow) for case in CASES)],
+    ids=lambda value: f"{value.method}-{value.precision}-{value.processes}" if isinstance(value, Case) else str(value),
 )
-def test_a_killed_run_ends_as_an_undisturbed_one(case, tmp_path):
-    tally = kill_runs(case, 3, tmp_path, random.Random(0))
-    assert tally.kills == 3
+def test_a_killed_run_ends_as_an_undisturbed_one(case, kills, tmp_path):
+    tally = kill_runs(case, kills, tmp_path, random.Random(0))
+    assert tally.kills == kills
     assert tally.problems == []
 
 

@@ -94,8 +94,10 @@ def test_every_forward_pass_runs_in_the_precision_of_the_runtime(method, precisi
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
-@pytest.mark.parametrize("method", ["plain", "dyrep"])
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [("plain", "no"), ("plain", "bf16"), ("dyrep", "bf16"), pytest.param("dyrep", "no", marks=pytest.mark.slow)],
+)
 def test_every_epoch_runs_compiled(method, precision, recipe, images, tmp_path, monkeypatch):
     """Also after a growth and after the run is resumed, where the new parameters are those that the graph reads."""
     graphs, epoch = Counter(), 0
