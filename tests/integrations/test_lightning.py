@@ -1,5 +1,6 @@
 """The callback for Lightning: the gradients of the plain loop, step by step."""
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from lightning.pytorch.tuner import Tuner
 
 from backpass.integrations.lightning import SpatialGradientScalingCallback
 
+LIGHTNING = version("lightning")
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 
 
@@ -135,6 +137,7 @@ def test_a_fit_takes_no_state_of_an_earlier_fit(tmp_path: Path) -> None:
         assert_same(steps, plain(**RESUMED))
 
 
+@pytest.mark.skipif(LIGHTNING.startswith("2.4."), reason="the steps of its search are missing from the training")
 def test_a_search_for_the_learning_rate_at_the_start_of_a_fit(tmp_path: Path) -> None:
     finder = LearningRateFinder(num_training_steps=4, early_stop_threshold=None, update_attr=False)
     steps, _ = trained(tmp_path, callbacks=[finder, SpatialGradientScalingCallback(**OPTIONS)])

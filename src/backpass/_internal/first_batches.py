@@ -24,12 +24,13 @@ def reading(loader: Iterable[Any]) -> Iterator[None]:
     """
     if isinstance(loader, Tensor):
         raise InputError(f"expected an iterable of batches, got one {describe(loader)}; pass [batch]")
+    before = _times_read(loader)
     try:
         with keeping_random_state(loader), _own_workers(loader):
             yield
     finally:
-        if hasattr(loader, "gradient_state") and callable(end := getattr(loader, "end", None)):
-            end()  # Accelerate's loaders count as being read, which decides when gradients are synchronised
+        if _times_read(loader) > before:
+            loader.end()  # type: ignore[attr-defined]  # Accelerate's
 
 
 def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[Any]:
@@ -54,6 +55,12 @@ def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[A
     if len(batches) == 0:
         raise InputError("expected at least one measuring batch, got none; pass a loader that is not exhausted")
     return batches
+
+
+def _times_read(loader: Iterable[Any]) -> int:
+    """Return how often Accelerate takes the loader for being read, which decides when gradients are synchronised."""
+    state = getattr(loader, "gradient_state", None)
+    return sum(other is loader for other in getattr(state, "dataloader_references", ()))
 
 
 @contextmanager
