@@ -71,7 +71,12 @@ class Task(ABC):
         Raises:
             InputError: the class does not take the arguments, or has no ``label_smoothing`` and the recipe sets one.
         """
-        arguments = dict(recipe.task_args)
+        return cls._with_arguments(recipe, {})
+
+    @classmethod
+    def _with_arguments(cls, recipe: Recipe, own: dict[str, Any]) -> Self:
+        """Return the class with ``own`` arguments and with those of the recipe, which take precedence."""
+        arguments = own | dict(recipe.task_args)
         if "label_smoothing" in inspect.signature(cls).parameters:
             arguments = {"label_smoothing": recipe.label_smoothing, **arguments}
         elif recipe.label_smoothing:
@@ -79,10 +84,6 @@ class Task(ABC):
                 f"expected label_smoothing 0 with {cls.__name__}, which has no such argument, got "
                 f"{recipe.label_smoothing}; leave it out, or give the class an argument label_smoothing"
             )
-        return cls._with_arguments(arguments)
-
-    @classmethod
-    def _with_arguments(cls, arguments: dict[str, Any]) -> Self:
         check_call(cls, cls.__name__, arguments)
         return cls(**arguments)
 

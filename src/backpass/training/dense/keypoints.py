@@ -103,14 +103,14 @@ class KeypointHeatmaps(Task):
                 "expected label_smoothing 0 with keypoints, whose targets are no labels, got "
                 f"{recipe.label_smoothing}; leave it out"
             )
-        arguments = dict(recipe.task_args)
-        if arguments.get("metric", data.metric) != data.metric:
+        metric = dict(recipe.task_args).get("metric", data.metric)
+        if metric != data.metric:
             raise InputError(
                 f"expected the metric of {data.label}, {data.metric}, whose unit its ground truth has, got "
-                f"{arguments['metric']!r}; leave it out"
+                f"{metric!r}; leave it out"
             )
-        own = {"num_joints": data.num_classes, "pairs": data.pairs, "not_scored": data.not_scored}
-        return cls._with_arguments({**own, **arguments, "metric": data.metric})
+        own = {"num_joints": data.num_classes, "pairs": data.pairs, "not_scored": data.not_scored, "metric": metric}
+        return cls._with_arguments(recipe, own)
 
     def prepare(self, item: Any, training: bool) -> tuple[Tensor, PoseTarget]:
         """Return the crop of a person, augmented for training, and its joints."""

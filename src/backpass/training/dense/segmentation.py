@@ -99,8 +99,7 @@ class SemanticSegmentation(Task):
                 f"expected a data set with a class for each pixel, such as cityscapes:PATH, got {data.label}, which "
                 "has one for each image; choose another data set or task"
             )
-        own = {"num_classes": data.num_classes, "label_smoothing": recipe.label_smoothing}
-        return cls._with_arguments({**own, **dict(recipe.task_args)})
+        return cls._with_arguments(recipe, {"num_classes": data.num_classes})
 
     @property
     def augmentation(self) -> SegmentationAugmentation:
