@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from backpass.experiments import Study
 from backpass.training.recipe import Runtime
 
-__all__ = ["CPU", "DIGITS_SEEDS", "Claim"]
+__all__ = ["BFLOAT16", "CPU", "DIGITS_SEEDS", "Claim"]
 
 DIGITS_SEEDS = (
     "A difference of 0.5 points, at a standard deviation of 0.7 points of the paired differences (five seeds of an "
     "earlier study: 0.5, 0.5, 1.0), is told at p < 0.05 / 3 with power 0.9 by 30 seeds."
 )
 CPU = Runtime(device="cpu", channels_last=True)
+BFLOAT16 = Runtime(precision="bf16", channels_last=True)
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Claim:
         level: of the test, over all entries together.
         stopping: when runs end.
         runtime: how every run is computed.
+        superseded_by: name of the claim that asks the same with another ``runtime``, where this one was given up before
+            a verdict.
     """
 
     question: str
@@ -39,3 +42,4 @@ class Claim:
     level: float = 0.05
     stopping: str = "Every run of the study is made; no verdict is given before the last, and no run is left out."
     runtime: Runtime = field(default=CPU)
+    superseded_by: str | None = None

@@ -97,11 +97,25 @@ def power(claim: Claim) -> str:
     )
 
 
+def computed(claim: Claim) -> str:
+    """Return in which precision the runs of a claim are computed, and which claim took its place, if any."""
+    names = {"no": "float32", "bf16": "bfloat16 (autocast)", "fp16": "float16 (autocast)"}
+    text = f"in {names[claim.runtime.precision]}."
+    if claim.superseded_by is not None:
+        text += (
+            f" Given up before a verdict for `{claim.superseded_by}`, which asks the same with another computation; "
+            "the records stay."
+        )
+    return text
+
+
 def overview(name: str, claim: Claim, records: Sequence[Record], found: Sequence[Summary]) -> list[tuple[str, ...]]:
     """Return the lines of a claim in the table of all."""
     link = f"[{name}](#{name.replace('_', '-')})"
     if not found:
         state = f"{len(records)} of {count_runs(claim.study)} runs, no verdict" if records else "not yet run"
+        if claim.superseded_by is not None:
+            state = f"given up, {len(records)} of {count_runs(claim.study)} runs"
         return [(link, "", "", "", "", state)]
     header, rows = difference_table(found)
     shown = [dict(zip(header, row, strict=True)) for row in rows]
@@ -123,7 +137,7 @@ def section(name: str, claim: Claim, records: Sequence[Record], study: Study, fo
         claim.question,
         f"- Budget: {budget}.\n- Smallest difference of interest: {claim.smallest:g} points. Level: {claim.level:g}.\n"
         f"- Seeds: {claim.seeds_from}\n- Power: {power(claim)}\n- Stopping: {claim.stopping}\n"
-        f"- File: [{name}.py](../claims/{name}.py).",
+        f"- Computed: {computed(claim)}\n- File: [{name}.py](../claims/{name}.py).",
     ]
     if not found:
         return "\n\n".join([*lines, f"{len(records)} runs so far." if records else "Not yet run."])

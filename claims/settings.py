@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from backpass.experiments import compare_study, get_recipe
 from backpass.experiments.tuning import Tuning, parse_space
-from backpass.training.recipe import DataSettings
-from claim import Claim
+from backpass.training.recipe import DataSettings, Runtime
+from claim import BFLOAT16, Claim
 
 __all__ = ["HUNDRED_CLASSES", "TEN_CLASSES", "fixed_claim", "tuned_claim"]
 
@@ -27,7 +27,7 @@ _SEEDS = (
 )
 
 
-def fixed_claim(data: DataSettings, model: str) -> Claim:
+def fixed_claim(data: DataSettings, model: str, runtime: Runtime = BFLOAT16, superseded_by: str | None = None) -> Claim:
     """Return the claim on the methods at the fixed settings of the recipe ``cpu-30``."""
     recipe = replace(get_recipe("cpu-30"), model=model, data=data)
     return Claim(
@@ -36,6 +36,8 @@ def fixed_claim(data: DataSettings, model: str) -> Claim:
         study=compare_study(recipe, _METHODS, range(10)),
         smallest=1.0,
         seeds_from=_SEEDS,
+        runtime=runtime,
+        superseded_by=superseded_by,
     )
 
 
@@ -49,4 +51,5 @@ def tuned_claim(data: DataSettings, model: str) -> Claim:
         study=compare_study(recipe, _METHODS, range(10), space=parse_space(_SPACE), tuning=tuning),
         smallest=1.0,
         seeds_from=_SEEDS,
+        runtime=BFLOAT16,
     )
