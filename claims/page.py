@@ -46,14 +46,15 @@ def page(names: Sequence[str]) -> str:
     """Return the page of these claims."""
     claims = {name: load_claim(name) for name in names}
     kept = {name: list(read_kept(name).values()) for name in names}
-    hours = sum(core_hours(record) for records in kept.values() for record in records)
-    runs = sum(len(records) for records in kept.values())
+    # A run that two claims share has a record in each.
+    computed_once = {(r.run, r.cost): r for records in kept.values() for r in records}.values()
+    hours = sum(map(core_hours, computed_once))
     found = {name: summaries(name, claims[name], kept[name]) for name in names}
     rows = [row for name in names for row in overview(name, claims[name], kept[name], found[name][1])]
     parts = [
         HEAD,
-        f"All records together: {runs} runs, {hours:.1f} core hours (seconds of the runs times their threads, other "
-        "programs on the machine included).",
+        f"All records together: {len(computed_once)} runs, {hours:.1f} core hours (seconds of the runs times their "
+        "threads, other programs on the machine included).",
         markdown_table(("claim", "entry", "difference", "95 % CI", "p (Holm)", "verdict"), rows),
         *(section(name, claims[name], kept[name], *found[name]) for name in names),
     ]

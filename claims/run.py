@@ -5,7 +5,7 @@
     python claims/run.py NAME --entries plain sgs # some of its entries first; what is chosen for them stays
 
 The images are expected in data/ (see claims/README.md). Records that are kept already are not run again, on whatever
-machine they were made.
+machine they were made; nor are runs that another claim has computed with the same runtime.
 """
 
 import argparse
@@ -25,9 +25,10 @@ from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.record import RECORD_FILE, read_record, records_at
 from backpass.experiments.scheduling.termination import when_terminated
 from backpass.experiments.serialization import to_json
-from backpass.experiments.stages import CHOICES_FILE
+from backpass.experiments.stages import CHOICES_FILE, next_runs
 from backpass.experiments.study import StudyRun
 from backpass.training.checkpoint import atomic_write
+from backpass.training.recipe import Runtime
 from claim import Claim
 
 __all__ = ["NAMES", "RESULTS", "load_claim", "read_kept"]
@@ -76,15 +77,30 @@ def restore(name: str, folder: Path) -> None:
         shutil.copy(RESULTS / name / CHOICES_FILE, folder)
 
 
+def borrow(name: str, study: Study, runtime: Runtime, folder: Path) -> None:
+    """Write the records that other claims have of runs of the study, as far as these are known, with this runtime."""
+    others = [record for other in NAMES if other != name for record in read_kept(other).values()]
+    found = {record.run: record for record in others if record.environment.runtime == runtime}
+    for run in next_runs(study, folder):
+        path = folder / run.folder / RECORD_FILE
+        if run.run in found and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace(found[run.run], entry=run.entry).write(path)
+
+
 def run(name: str, folder: Path, *, entries: Sequence[str], processes: int) -> None:
     """Run what is missing of a claim, all of it or some of its entries, and keep every record."""
     claim = load_claim(name)
     restore(name, folder)
     study = _only(claim.study, entries) if entries else claim.study
+    # Tuning on its own first: only then is it known which runs of the second stage other claims have.
+    stages = [study] if study.tuning is None else [replace(study, seeds=()), study]
     try:
-        with when_terminated(), progress_bars(quiet=False) as progress:
-            result = run_study(study, folder, runtime=claim.runtime, processes=processes, progress=progress)
-        result.check()
+        for stage in stages:
+            borrow(name, stage, claim.runtime, folder)
+            with when_terminated(), progress_bars(quiet=False) as progress:
+                result = run_study(stage, folder, runtime=claim.runtime, processes=processes, progress=progress)
+            result.check()
     finally:
         keep(name, folder)
 

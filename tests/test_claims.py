@@ -187,6 +187,38 @@ def test_some_entries_of_a_tuned_claim_first_and_then_all(tmp_path, monkeypatch)
     assert [choice["entry"] for choice in choices] == ["plain", "pgt"]
 
 
+def test_runs_of_other_claims_are_borrowed_in_both_stages(tmp_path, monkeypatch):
+    run, claim = importlib.import_module("run"), claim_of("tuned_digits")
+    faster = replace(TINY, optimizer=replace(TINY.optimizer, lr=0.1))
+    tuned = compare_study(TINY, ("plain",), (0,), space=parse_space(["lr=0.1"]), tuning=Tuning(seeds=(7,)))
+    (point,) = tuning_study(tuned).entries
+    studies = {
+        "fixed": compare_study(faster, ("plain",), (0,)),
+        "held_out": replace(tuned, entries=(replace(point, key="another"),), seeds=(7,), tuning=None),
+        "tuned": tuned,
+    }
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "NAMES", tuple(studies))
+    monkeypatch.setattr(run, "load_claim", lambda name: replace(claim, study=studies[name]))
+    for name in studies:
+        run.run(name, tmp_path / name, entries=(), processes=1)
+    fixed, held_out, kept = map(run.read_kept, studies)
+    assert kept == fixed | {f"{point.key}-seed7": replace(held_out["another-seed7"], entry=point.key)}
+
+
+def test_a_run_in_another_precision_is_not_borrowed(tmp_path, monkeypatch):
+    run, claim = importlib.import_module("run"), claim_of("fixed_digits")
+    study = compare_study(TINY, ("plain", "pgt"), (0,))
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(run, "NAMES", ("fixed", "twin"))
+    monkeypatch.setattr(run, "load_claim", lambda name: replace(claim, study=study))
+    run.run("fixed", tmp_path / "fixed", entries=("plain",), processes=1)
+    run.borrow("twin", study, replace(claim.runtime, precision="bf16"), tmp_path / "twin")
+    assert not list((tmp_path / "twin").glob("*"))
+    run.borrow("twin", study, claim.runtime, tmp_path / "twin")
+    assert [path.name for path in (tmp_path / "twin").glob("*")] == ["plain-seed0"]
+
+
 def test_the_command_names_the_claims():
     command = [sys.executable, str(FOLDER / "run.py"), "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
