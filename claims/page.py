@@ -9,7 +9,7 @@ from pathlib import Path
 
 from backpass.experiments import Record, Study
 from backpass.experiments.power import power_of
-from backpass.experiments.reporting.differences import Difference
+from backpass.experiments.reporting.differences import Difference, paired_difference
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.reporting.tables import difference_table, markdown_table
 from backpass.experiments.stages import count_runs, last_stage
@@ -98,15 +98,21 @@ def power(claim: Claim) -> str:
     )
 
 
-def computed(claim: Claim) -> str:
-    """Return in which precision the runs of a claim are computed, and which claim took its place, if any."""
+def computed(claim: Claim, records: Sequence[Record]) -> str:
+    """Return the precision of the runs of a claim, and by how much those of the claim that took its place differ."""
     names = {"no": "float32", "bf16": "bfloat16 (autocast)", "fp16": "float16 (autocast)"}
     text = f"in {names[claim.runtime.precision]}."
-    if claim.superseded_by is not None:
-        text += (
-            f" Given up before a verdict for `{claim.superseded_by}`, which asks the same with another computation; "
-            "the records stay."
-        )
+    if claim.superseded_by is None:
+        return text
+    text += f" Given up before a verdict for `{claim.superseded_by}`, which asks the same; the records stay."
+    others = {(record.entry, record.run): record.score for record in read_kept(claim.superseded_by).values()}
+    pairs = [(others[key], r.score) for r in records if (key := (r.entry, r.run)) in others]
+    if len(pairs) > 1:
+        found = paired_difference(*zip(*pairs, strict=True))
+        text += f" The accuracy of the {found.n} runs that both have is {100 * found.mean:+.2f} points higher there"
+        if found.low is not None and found.high is not None:
+            text += f" (95 % CI {100 * found.low:+.2f} to {100 * found.high:+.2f})"
+        text += "."
     return text
 
 
@@ -138,7 +144,7 @@ def section(name: str, claim: Claim, records: Sequence[Record], study: Study, fo
         claim.question,
         f"- Budget: {budget}.\n- Smallest difference of interest: {claim.smallest:g} points. Level: {claim.level:g}.\n"
         f"- Seeds: {claim.seeds_from}\n- Power: {power(claim)}\n- Stopping: {claim.stopping}\n"
-        f"- Computed: {computed(claim)}\n- File: [{name}.py](../claims/{name}.py).",
+        f"- Computed: {computed(claim, records)}\n- File: [{name}.py](../claims/{name}.py).",
     ]
     if not found:
         return "\n\n".join([*lines, f"{len(records)} runs so far." if records else "Not yet run."])
