@@ -1,7 +1,7 @@
 """The claims about cost and speed as data: what is claimed of which raw file, and the bound that it has to keep.
 
 A claim holds when the 95 % confidence interval of the mean lies within its bounds, and fails when it lies outside; in
-between it cannot be told. Where a file has several settings, such as sizes, the worst of them decides.
+between it is inconclusive. Where a file has several settings, such as sizes, the worst of them decides.
 """
 
 import math
@@ -59,7 +59,7 @@ class Verdict:
         low: lower end of the interval; ``None`` for a single value.
         high: upper end.
         n: number of values.
-        verdict: ``held``, ``not held``, ``cannot be told`` or ``single value``.
+        verdict: ``held``, ``not held``, ``inconclusive`` or ``single value``.
     """
 
     setting: str
@@ -74,7 +74,7 @@ def judge(claim: Claim, content: Any) -> Verdict | None:
     """Return the verdict on a claim by the setting that keeps its bounds least; ``None`` without values."""
     settings = {name: values for name, values in claim.values(content).items() if values}
     found = [_judge(claim, name if len(settings) > 1 else "", values) for name, values in settings.items()]
-    order = ("not held", "cannot be told", "single value", "held")
+    order = ("not held", "inconclusive", "single value", "held")
     return min(found, key=lambda v: (order.index(v.verdict), _margin(claim, v)), default=None)
 
 
@@ -87,7 +87,7 @@ def _judge(claim: Claim, setting: str, values: Sequence[float]) -> Verdict:
     most = math.inf if claim.high is None else claim.high
     held = least <= low and high <= most
     failed = high < least or low > most
-    text = "held" if held else "not held" if failed else "cannot be told"
+    text = "held" if held else "not held" if failed else "inconclusive"
     return Verdict(setting, mean, low, high, len(values), text)
 
 

@@ -25,7 +25,7 @@ Made by `benchmarks/page.py` from the files in [benchmarks/results](../benchmark
 the versions and the hardware. What has no file there was not run, and is named in the last section.
 
 Times are medians with quartiles in brackets; n is the number of runs or of timings. A claim is *held* when the 95 %
-confidence interval of the mean lies within its bound, *not held* when it lies outside, and *cannot be told* in between.
+confidence interval of the mean lies within its bound, *not held* when it lies outside, and *inconclusive* in between.
 """
 
 # Stem of the raw file, title, and what makes the section.
@@ -120,10 +120,10 @@ def sentence(summary: Summary) -> str:
     """Return one sentence on a difference to the baseline."""
     known = summary.difference
     if known is None or known.low is None or known.high is None:
-        return f"- {summary.label}: too few runs, or runs too much alike, for an interval.\n"
+        return f"- {summary.label}: too few runs, or no spread, for an interval.\n"
     interval = f"{100 * known.low:+.2f} to {100 * known.high:+.2f} points, n = {known.n}"
     if known.low <= 0 <= known.high:
-        return f"- {summary.label}: no difference to the baseline can be told; 95 % CI {interval}.\n"
+        return f"- {summary.label}: no difference to the baseline detected; 95 % CI {interval}.\n"
     side = "higher" if known.low > 0 else "lower"
     return f"- {summary.label}: accuracy is {side} than the baseline's at these settings; 95 % CI {interval}.\n"
 

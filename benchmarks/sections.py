@@ -65,7 +65,11 @@ def measuring(content: dict[str, Any]) -> str:
         for row in content["step"]
     ]
     header = ("batches of 128", "update, s", "forward alone, s", "forward passes", "added memory, MB", "n")
-    return _table(header, updates) + "\n" + _table(("batch", "step, ms", "scaling, ms", "share, %", "n"), steps)
+    return (
+        _table(header, updates)
+        + "\n"
+        + _table(("batch", "step, ms", "scaling, ms", "fraction of a step, %", "n"), steps)
+    )
 
 
 def old_new(content: dict[str, Any]) -> str:

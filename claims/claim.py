@@ -21,7 +21,7 @@ class Claim:
 
     The verdict on each entry of the study that has a baseline follows from the paired t-test over common seeds, with
     Holm's correction over these entries: a gain or a loss where the corrected p-value is below ``level``, otherwise no
-    difference can be told, and the smallest one that could have been is given.
+    difference is detected, and the smallest one that could have been is given.
 
     Attributes:
         question: in one sentence.
@@ -31,8 +31,8 @@ class Claim:
         level: of the test, over all entries together.
         stopping: when runs end.
         runtime: how every run is computed.
-        superseded_by: name of the claim that asks the same with another ``runtime``, where this one was given up before
-            a verdict.
+        superseded_by: name of the claim that has the same question and another ``runtime``, where this one was stopped
+            without a verdict.
     """
 
     question: str

@@ -25,16 +25,16 @@ HEAD = """# Claims
 
 Made by `claims/page.py` from the files in [claims](../claims), which were committed before their runs, and from the raw
 records in [claims/results](../claims/results). Differences are paired over seeds, in points; p-values have Holm's
-correction over all differences of a claim; *detectable* is the smallest true difference that the seeds tell at p < 0.05
-with power 0.9. A claim that is not complete has no verdict.
+correction over all differences of a claim; *detectable* is the smallest true difference that the seeds detect at
+p < 0.05 with power 0.9. A claim that is not complete has no verdict.
 
 *Seeds* is the text that was committed before the runs; that of the claims on digits calculates with three differences,
 also where a claim has more. *Power* is computed here, with the claim's own number of differences: that of the t-test of
-one difference at the claim's level divided by their number, the strictest that Holm's correction asks of a p-value.
+one difference at the claim's level divided by their number, the strictest threshold of Holm's correction.
 
 The verdicts: **gain** or **loss**, where the corrected p-value is below the claim's level; **no difference of
-interest**, where the 95 % confidence interval lies within the smallest difference of interest; otherwise **cannot be
-told**.
+interest**, where the 95 % confidence interval lies within the smallest difference of interest; otherwise
+**inconclusive**.
 """
 
 
@@ -72,14 +72,14 @@ def verdict(found: Difference, claim: Claim) -> str:
         return "gain" if found.mean > 0 else "loss"
     if found.low is not None and found.high is not None and max(-found.low, found.high) < claim.smallest / 100:
         return "no difference of interest"
-    return "cannot be told"
+    return "inconclusive"
 
 
 def summaries(name: str, claim: Claim, records: Sequence[Record]) -> tuple[Study, list[Summary]]:
-    """Return the study that the records are of, and its summaries; without any where runs are missing."""
+    """Return the study that the records are of, and its summaries; none for incomplete or superseded claims."""
     study, _ = last_stage(claim.study, RESULTS / name)
     own = own_records(study, records)
-    complete = study.tuning is None and len(own) == len(study.runs())
+    complete = claim.superseded_by is None and study.tuning is None and len(own) == len(study.runs())
     return study, summarize(study.entries, own) if complete else []
 
 
@@ -104,7 +104,10 @@ def computed(claim: Claim, records: Sequence[Record]) -> str:
     text = f"in {names[claim.runtime.precision]}."
     if claim.superseded_by is None:
         return text
-    text += f" Given up before a verdict for `{claim.superseded_by}`, which asks the same; the records stay."
+    text += (
+        f" Stopped without a verdict and superseded by `{claim.superseded_by}`, which has the same question; the "
+        "records are kept."
+    )
     others = {(record.entry, record.run): record.score for record in read_kept(claim.superseded_by).values()}
     pairs = [(others[key], r.score) for r in records if (key := (r.entry, r.run)) in others]
     if len(pairs) > 1:
@@ -122,7 +125,7 @@ def overview(name: str, claim: Claim, records: Sequence[Record], found: Sequence
     if not found:
         state = f"{len(records)} of {count_runs(claim.study)} runs, no verdict" if records else "not yet run"
         if claim.superseded_by is not None:
-            state = f"given up, {len(records)} of {count_runs(claim.study)} runs"
+            state = f"superseded, {len(records)} of {count_runs(claim.study)} runs"
         return [(link, "", "", "", "", state)]
     header, rows = difference_table(found)
     shown = [dict(zip(header, row, strict=True)) for row in rows]

@@ -113,14 +113,14 @@ def _only(study: Study, keys: Sequence[str]) -> Study:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="default: all")
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="default: all but the superseded ones")
     parser.add_argument("--entries", nargs="+", default=(), help="keys of the entries to run; default: all")
     parser.add_argument("--folder", type=Path, default=HERE.parent / "runs" / "claims", help="of the run folders")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.chdir(HERE.parent)  # The images' folder is relative to it.
-    for name in options.names or NAMES:
+    for name in options.names or [name for name in NAMES if load_claim(name).superseded_by is None]:
         run(name, options.folder / name, entries=options.entries, processes=options.processes)
 
 

@@ -1,9 +1,9 @@
-"""SGS in pretraining and in fine-tuning: the four cells of the SGS paper's Tables 7 and 8, on generated scenes.
+"""SGS in pretraining and in fine-tuning: the four entries of the SGS paper's Tables 7 and 8, on generated scenes.
 
 The scenes are written in the formats of Cityscapes and MPII, and read from there. The models, and the data set of
-pretraining, are one's own, named by their import paths. With `--full`, six runs for each task take minutes on two CPU
-cores; without, seconds. With `--camvid FOLDER` the four cells of segmentation are trained on CamVid instead, and
-evaluated on its validation images.
+pretraining, are one's own, named by their import paths. With `--full`, six runs for each task take nine minutes of
+one CPU core; without, seconds. With `--camvid FOLDER` the four entries of segmentation are trained on CamVid instead,
+and evaluated on its validation images.
 """
 
 import argparse

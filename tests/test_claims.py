@@ -127,9 +127,9 @@ def test_the_power_on_the_page_is_that_of_the_claims_own_number_of_differences(n
     [
         (Difference(9, 0.01, low=0.002, high=0.018, p=0.02, p_holm=0.04), "gain"),
         (Difference(9, -0.01, low=-0.018, high=-0.002, p=0.02, p_holm=0.04), "loss"),
-        (Difference(9, 0.01, low=0.002, high=0.018, p=0.02, p_holm=0.06), "cannot be told"),
+        (Difference(9, 0.01, low=0.002, high=0.018, p=0.02, p_holm=0.06), "inconclusive"),
         (Difference(9, 0.001, low=-0.001, high=0.003, p=0.3, p_holm=0.3), "no difference of interest"),
-        (Difference(1, 0.01), "cannot be told"),
+        (Difference(1, 0.01), "inconclusive"),
     ],
 )
 def test_verdicts_by_hand(found, verdict):

@@ -76,7 +76,7 @@ def test_power(capsys):
     assert main(["power", "--spread", "0.15", "--difference", "0.2", "--level", "0.01", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["seeds"] == 21
     assert main(["power", "--spread", "0.15", "--seeds", "21", "--level", "0.01"]) == 0
-    assert "21 seeds of each method tell a difference of 0.19" in capsys.readouterr().out
+    assert "21 seeds of each method detect a difference of 0.19" in capsys.readouterr().out
     assert main(["power", "--spread", "0.15"]) == 2
     assert "expected either --difference or --seeds" in capsys.readouterr().err
 

@@ -112,7 +112,7 @@ def test_names_are_those_of_the_model_without_wrappers(wrap):
     want = [name for name, _ in model.named_parameters() if name != "4.weight"]
     agc = AdaptiveGradientClipping(wrapped, head="4")
     agc.clip_gradients()
-    assert list(agc.clipped_share) == want
+    assert list(agc.clipped_fraction) == want
     with pytest.raises(InputError, match=r"to be a module of Sequential, .* '4', '5', got 'module.4'; .* without wrap"):
         adaptive_clip_grad_(wrapped, head="module.4")
 

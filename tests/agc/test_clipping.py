@@ -116,10 +116,10 @@ def test_object_is_the_function():
     torch.manual_seed(1)
     backward(twin)
     agc = AdaptiveGradientClipping(model, clip_factor=0.02, eps=1e-2, head="4")
-    assert agc.clipped_share == {}
+    assert agc.clipped_fraction == {}
     agc.clip_gradients()
     shares = adaptive_clip_grad_(twin, 0.02, 1e-2, head="4")
-    assert agc.clipped_share == {name: share.item() for name, share in shares.items()}
+    assert agc.clipped_fraction == {name: share.item() for name, share in shares.items()}
     for p, q in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad)
 

@@ -130,7 +130,7 @@ def test_what_was_not_run_is_folded_and_gets_no_numbers(page, tmp_path):
     ("values", "bounds", "verdict"),
     [
         ([1.00, 1.01, 1.02], {"high": 1.09}, "held"),
-        ([1.05, 1.08, 1.11], {"high": 1.09}, "cannot be told"),
+        ([1.05, 1.08, 1.11], {"high": 1.09}, "inconclusive"),
         ([1.20, 1.21, 1.22], {"high": 1.09}, "not held"),
         ([2.1, 2.0, 2.2], {"low": 1.5, "high": 2.5}, "held"),
         ([1.0], {"high": 1.09}, "single value"),
@@ -146,7 +146,7 @@ def test_the_worst_setting_decides(benchmark_module):
     claims = benchmark_module("claims")
     claim = claims.Claim("c", "f", lambda content: content, high=2.0)
     found = claims.judge(claim, {"small": [1.0, 1.1, 1.2], "large": [1.9, 2.0, 2.1], "none": []})
-    assert (found.setting, found.verdict, found.n) == ("large", "cannot be told", 3)
+    assert (found.setting, found.verdict, found.n) == ("large", "inconclusive", 3)
     assert claims.judge(claim, {"none": []}) is None
 
 

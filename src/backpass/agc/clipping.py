@@ -153,7 +153,7 @@ class AdaptiveGradientClipping:
         return _clip(parameters, self.clip_factor, self.eps, self.error_if_nonfinite)
 
     @property
-    def clipped_share(self) -> dict[str, float]:
+    def clipped_fraction(self) -> dict[str, float]:
         """The fraction of clipped units in the last call, by parameter name; reading it waits for the device."""
         return {name: fraction.item() for name, fraction in self._clipped.items()}
 

@@ -156,15 +156,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Power:
-    """Tell how many seeds a difference needs, or which difference a number of seeds tells (paired t-test).
+    """Compute the number of seeds that detects a difference, or the difference that a number of seeds detects.
 
     Attributes:
         spread: standard deviation of one method's accuracy over seeds, in points.
-        difference: difference to tell, in points.
+        difference: smallest difference to detect, in points, by a paired t-test.
         seeds: number of seeds of each method, instead of a difference.
         level: largest p-value that counts; with m comparisons, divide it by m.
-        power: probability of telling the difference.
-        correlation: of two methods' accuracies over common seeds.
+        power: probability of detecting the difference.
+        correlation: correlation of two methods' accuracies over common seeds.
         json: print JSON.
     """
 
@@ -191,7 +191,7 @@ class Power:
             print_json({"seeds": seeds, "difference": difference, "level": self.level, "power": self.power})
             return
         Console().print(
-            f"{seeds} seeds of each method tell a difference of {difference:.3g} points at p < {self.level:g} with "
+            f"{seeds} seeds of each method detect a difference of {difference:.3g} points at p < {self.level:g} with "
             f"power {self.power:g}, where paired differences have a standard deviation of {std:.3g} points",
             highlight=False,
             soft_wrap=True,

@@ -66,7 +66,7 @@ def compare(
         seeds: one run of each method for each seed.
         tune: settings and the values to try for every method that has them, such as ``["lr=0.05,0.1,0.2"]``, judged on
             held-out training images (:func:`backpass.experiments.tuning.parse_space`).
-        tuning: seeds of the tuning, share of the images held out, number of trials.
+        tuning: seeds of the tuning, fraction of the images held out, number of trials.
         options: of :func:`backpass.experiments.run_study`.
     """
     study = compare_study(recipe, methods, seeds, space=parse_space(tune), tuning=tuning)

@@ -45,13 +45,13 @@ class Published:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a study's table; times the seeds of the study it gives runs.
+    """One entry of a study; with the seeds of the study it gives its runs.
 
     Attributes:
         key: identifies the entry within its study and names the folders of its runs.
-        label: what the line is called.
+        label: its name in tables.
         method: a name of :func:`backpass.training.methods.check_method`.
-        recipe: all other settings; ``None``: the line is shown and not run.
+        recipe: all other settings; ``None``: the entry is shown and not run.
         baseline: key of the entry that this one is compared with; ``None``: none.
         runs_of: key of the entry whose runs this one shares, being the same training; ``None``: it has its own.
         published: what the paper prints; ``None``: nothing.

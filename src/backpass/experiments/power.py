@@ -1,4 +1,4 @@
-"""Power of the paired t-test: how many seeds tell a difference, and which difference a number of seeds can tell."""
+"""Power of the paired t-test: the seeds that detect a difference, and the difference that a number of seeds detects."""
 
 import math
 import warnings
@@ -29,7 +29,7 @@ def spread_of_differences(spread: float, correlation: float = 0.0) -> float:
 
 
 def power_of(difference: float, std: float, seeds: int, level: float = LEVEL) -> float:
-    """Return the probability that the two-sided paired t-test tells a true difference.
+    """Return the probability that the two-sided paired t-test detects a true difference.
 
     With ``t`` the quantile of Student's t at ``1 - level / 2`` with ``n - 1`` degrees of freedom, it is the probability
     that a noncentral t with the same degrees and noncentrality ``sqrt(n) * difference / std`` lies outside ``-t .. t``.
@@ -70,7 +70,7 @@ def power_of(difference: float, std: float, seeds: int, level: float = LEVEL) ->
 
 
 def seeds_needed(difference: float, std: float, level: float = LEVEL, power: float = POWER) -> int:
-    """Return the smallest number of seeds that tells a difference with at least this power (:func:`power_of`).
+    """Return the smallest number of seeds that detects a difference with at least this power (:func:`power_of`).
 
     >>> seeds_needed(0.2, spread_of_differences(0.15), level=0.01, power=0.9)
     21
@@ -81,12 +81,14 @@ def seeds_needed(difference: float, std: float, level: float = LEVEL, power: flo
     """
     _check_power(power, level)
     if difference == 0:
-        raise InputError("expected a difference to tell, got 0, which no number of seeds tells")
+        raise InputError("expected a difference above 0 to detect, got 0; pass the smallest difference of interest")
     high = 2
     while power_of(difference, std, high, level) < power:
         high *= 2
         if high > _MOST_SEEDS:
-            raise InputError(f"expected a difference that a million seeds tell, got {difference} at std {std}")
+            raise InputError(
+                f"expected a difference that a million seeds detect, got {difference} at std {std}; pass a larger one"
+            )
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
@@ -95,7 +97,7 @@ def seeds_needed(difference: float, std: float, level: float = LEVEL, power: flo
 
 
 def smallest_difference(std: float, seeds: int, level: float = LEVEL, power: float = POWER) -> float:
-    """Return the smallest true difference that this number of seeds tells with this power (:func:`power_of`).
+    """Return the smallest true difference that this number of seeds detects with this power (:func:`power_of`).
 
     >>> round(smallest_difference(0.6, 10), 2)
     0.69

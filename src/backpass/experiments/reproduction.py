@@ -25,7 +25,7 @@ class Reduction:
         data: name of the data set; pretraining keeps its own.
         data_label: name of the data in results.
         root: folder of torchvision's data sets.
-        download: whether to fetch CIFAR when it is missing.
+        download: download CIFAR when it is missing.
 
     Raises:
         InputError: a setting is out of range.

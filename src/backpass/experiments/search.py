@@ -44,10 +44,10 @@ def search_study(
         key: dotted name of a setting of the recipe, such as ``sgs.k``, or several joined by commas:
             ``sgs.alpha,sgs.beta``.
         recipe: all other settings.
-        seeds: of each value.
-        values: to try; default: those of :data:`SEARCHES`. With several keys, each has a part for every key: a tuple,
-            or a text such as ``5,10``.
-        method: default: the one that the key belongs to, or ``plain``.
+        seeds: seeds of each value.
+        values: values to try; default: those of :data:`SEARCHES`. With several keys, each has a part for every key: a
+            tuple, or a text such as ``5,10``.
+        method: method to train with; default: the one that the key belongs to, or ``plain``.
         validation: fraction of the training images to judge on.
 
     Raises:
@@ -55,7 +55,10 @@ def search_study(
     """
     values = tuple(values) or SEARCHES.get(key, ())
     if not values:
-        raise InputError(f"expected values to try for {key!r}; only {'; '.join(SEARCHES)} have a grid of their own")
+        raise InputError(
+            f"expected values to try for {key!r}, got none; pass some, since only {'; '.join(SEARCHES)} have a grid of "
+            "their own"
+        )
     family = key.partition(".")[0]
     method = method or (family if family in ("sgs", "pgt", "agc") else "plain")
     space = ((key, tuple(dict.fromkeys(map(_text, values)))),)

@@ -254,7 +254,7 @@ def count_runs(study: Study) -> int:
 
 
 def runs_of_points(number: int, tuning: Tuning) -> int:
-    """Return how many runs it takes to try so many points."""
+    """Return the number of runs that trying ``number`` points takes."""
     runs = 0
     for _ in tuning.seeds:
         runs += number

@@ -33,12 +33,12 @@ class Tuning:
     """The first stage of a study: each entry with a search space tries points of it on held-out training images.
 
     Attributes:
-        seeds: of each point; they share none with the study, whose seeds then judge what was chosen.
+        seeds: seeds of each point, none of them a seed of the study, whose seeds judge what was chosen.
         validation: fraction of the training images that is held out and evaluated.
         trials: points of each entry; ``None``: the whole grid.
         sampler: ``grid``: the grid, or points of it drawn at random with a fixed seed; ``tpe``: Optuna's
             tree-structured Parzen estimator, which needs ``trials``.
-        halving: prune: after each seed, only the better half of the points goes on to the next.
+        halving: prune: only the better half of the points runs with the next seed.
         unequal: let entries try different numbers of points, as papers do. The one that tries most has an advantage.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Paired differences to a baseline: interval, test, effect size, and what n seeds could have told."""
+"""Paired differences to a baseline: interval, test, effect size, and what n seeds could have detected."""
 
 import statistics
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class Difference:
         p: two-sided p-value of the paired t-test.
         p_holm: the same with Holm's correction over all differences of the study.
         effect: effect size ``mean / std`` (Cohen's d of paired samples).
-        detectable: the smallest true difference that n such pairs tell at p < 0.05 with power 0.9
+        detectable: the smallest true difference that n such pairs detect at p < 0.05 with power 0.9
             (:func:`backpass.experiments.power.smallest_difference`).
     """
 

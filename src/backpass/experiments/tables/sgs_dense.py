@@ -1,6 +1,6 @@
 """Tables 7 and 8 of the SGS paper: pretraining on ImageNet, then fine-tuning for segmentation and pose.
 
-The paper prints two of the four cells: without SGS in both stages, and with SGS in both.
+The paper prints two of the four entries: without SGS in both stages, and with SGS in both.
 """
 
 from collections.abc import Mapping
