@@ -13,7 +13,16 @@ from backpass.experiments.tuning import Tuning
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import STUDY, Recipe, Run
 
-__all__ = ["Study", "StudyRun", "make_key", "own_records", "read_study", "run_folder", "write_study"]
+__all__ = [
+    "Study",
+    "StudyRun",
+    "make_key",
+    "own_records",
+    "read_study",
+    "recipe_without_seed",
+    "run_folder",
+    "write_study",
+]
 
 _FILE = "study.json"
 _FOLDER = re.compile(r"[A-Za-z0-9.+_=-]+")
@@ -119,8 +128,24 @@ def own_records(study: Study, records: Iterable[Record]) -> list[Record]:
 
     A folder may hold others: of a tuning stage, or of an earlier study with other settings or seeds.
     """
-    runs = {(run.entry, run.run) for run in study.runs()}
-    return [record for record in records if (record.entry, record.run) in runs]
+    runs = {(run.entry, _with_seed_apart(run.run)) for run in study.runs()}
+    return [record for record in records if (record.entry, _with_seed_apart(record.run)) in runs]
+
+
+def recipe_without_seed(run: Run) -> Recipe:
+    """Return the run's recipe in the form that the runs of all its seeds share.
+
+    A run that starts from another run of its own seed names that run's entry instead of its folder.
+    """
+    first = run.recipe.weights.study_run
+    if first is None:
+        return run.recipe
+    source = STUDY + first.removesuffix(run_folder("", run.seed))
+    return replace(run.recipe, weights=replace(run.recipe.weights, source=source))
+
+
+def _with_seed_apart(run: Run) -> Run:
+    return replace(run, recipe=recipe_without_seed(run))
 
 
 def run_folder(entry: str, seed: int) -> str:

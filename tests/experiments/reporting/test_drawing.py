@@ -9,7 +9,7 @@ import torch
 
 from backpass.__main__ import main
 from backpass.errors import InputError
-from backpass.experiments import FIGURES, RECIPES, records_at, write_figure
+from backpass.experiments import FIGURES, RECIPES, finetuning_study, records_at, write_figure
 from backpass.experiments.reporting.drawing.canvas import style
 from backpass.experiments.reporting.drawing.curves import draw_curves
 from backpass.experiments.reporting.drawing.family import draw_family
@@ -19,7 +19,7 @@ from backpass.experiments.reporting.drawing.kernel_magnitude import draw_kernel_
 from backpass.experiments.reporting.drawing.reliability import draw_reliability
 from backpass.experiments.reporting.drawing.scalings import draw_scalings
 from backpass.experiments.serialization import to_json
-from backpass.training.recipe import PgtSettings
+from backpass.training.recipe import PgtSettings, WeightSettings
 from backpass.training.traces import Traces
 
 RECIPE = replace(RECIPES["digits"], epochs=2)
@@ -108,6 +108,28 @@ def test_a_setting_that_a_method_does_not_use_makes_no_group(make):
     other = replace(RECIPE, sgs=replace(RECIPE.sgs, k=2.0), pgt=PgtSettings(alpha=0.5))
     groups = group_records([make("plain", 0), make("plain", 1, recipe=other)])
     assert [(g.label, len(g.records)) for g in groups] == [("plain", 2)]
+
+
+def test_the_seeds_of_fine_tuned_runs_make_one_group(make):
+    runs = [run.run for run in finetuning_study("net", RECIPE, RECIPE, (0, 1)).runs()]
+    groups = group_records([make(run.method, run.seed, recipe=run.recipe) for run in runs])
+    assert [(g.label, [r.seed for r in g.records]) for g in groups] == [
+        ("plain, weights.source = None", [0, 1]),
+        ("plain, weights.source = study:net-pretraining-plain", [0, 1]),
+        ("plain, weights.source = study:net-pretraining-sgs", [0, 1]),
+        ("sgs, weights.source = None", [0, 1]),
+        ("sgs, weights.source = study:net-pretraining-sgs", [0, 1]),
+        ("sgs, weights.source = study:net-pretraining-plain", [0, 1]),
+    ]
+
+
+def test_runs_that_start_from_another_seed_are_a_group_of_their_own(make):
+    recipe = replace(RECIPE, weights=WeightSettings("study:first-seed1"))
+    groups = group_records([make("plain", seed, recipe=recipe) for seed in (1, 2)])
+    assert [g.label for g in groups] == [
+        "plain, weights.source = study:first",
+        "plain, weights.source = study:first-seed1",
+    ]
 
 
 def test_scalings_are_means_over_seeds_at_the_first_and_the_last_refresh(make):

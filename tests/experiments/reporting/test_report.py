@@ -283,3 +283,18 @@ def test_records_without_a_study_are_grouped_by_recipe_and_method(make_record):
         ("recipe 2, resnet18", "pgt", None),
     ]
     assert keyed[2].entry == "recipe-2-resnet18-pgt"
+
+
+def test_the_seeds_of_fine_tuned_runs_make_one_entry_without_a_study(make_record, tmp_path):
+    runs = [run.run for run in finetuning_study("net", RECIPE, RECIPE, (0, 1)).runs()]
+    study, keyed = study_of([make_record(run.recipe, run.method, run.seed, [0.5]) for run in runs])
+    assert [(entry.key, entry.baseline) for entry in study.entries] == [
+        ("recipe-1-digits_net-plain", None),
+        ("recipe-1-digits_net-sgs", "recipe-1-digits_net-plain"),
+        ("recipe-2-digits_net-plain", None),
+        ("recipe-3-digits_net-sgs", "recipe-3-digits_net-plain"),
+        ("recipe-3-digits_net-plain", None),
+        ("recipe-2-digits_net-sgs", "recipe-2-digits_net-plain"),
+    ]
+    assert [record.run for record in keyed] == runs
+    assert [summary.n for summary in write_report(study, keyed, tmp_path).summaries] == [2] * 6

@@ -24,7 +24,7 @@ from backpass.experiments.reporting.tables import (
 )
 from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section, unfinished_section
 from backpass.experiments.reporting.vega import vega_bundle
-from backpass.experiments.study import Study, make_key, own_records
+from backpass.experiments.study import Study, make_key, own_records, recipe_without_seed
 from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
 
@@ -139,11 +139,12 @@ def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
 
     There is an entry for each recipe and method, compared with plain training by the same recipe.
     """
-    recipes = list(dict.fromkeys(record.run.recipe for record in records))
+    own = [recipe_without_seed(record.run) for record in records]
+    recipes = list(dict.fromkeys(own))
     entries: dict[str, Entry] = {}
     keyed = []
-    for record in records:
-        recipe, method = record.run.recipe, record.method
+    for record, recipe in zip(records, own, strict=True):
+        method = record.method
         label = method if len(recipes) == 1 else f"recipe {recipes.index(recipe) + 1}, {recipe.model}"
         key = make_key(label) if label == method else make_key(label, method)
         entries.setdefault(key, Entry(key, label, method, recipe))

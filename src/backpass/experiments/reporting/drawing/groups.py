@@ -10,6 +10,7 @@ from torch import Tensor
 from backpass.errors import InputError
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.metrics import label_of
+from backpass.experiments.study import recipe_without_seed
 
 __all__ = ["Group", "group_records", "layers_shown", "mean_of", "settings_apart"]
 
@@ -73,7 +74,7 @@ def group_records(records: Sequence[Record]) -> list[Group]:
 def settings_of(record: Record) -> dict[str, Any]:
     """Return the settings that the run's method uses, by dotted name."""
     parts = set(record.method.split("+"))
-    flat = _flat(asdict(record.run.recipe))
+    flat = _flat(asdict(recipe_without_seed(record.run)))
     return {
         name: value
         for name, value in flat.items()
