@@ -232,6 +232,16 @@ def test_reliability_pools_the_images_of_all_seeds(make):
     texts = written(figure)
     error = 0.4 * 0.1 + 0.6 * 0.1
     assert f"$z$: ECE {100 * error:.1f} %" in texts
+    assert {"digits_net on digits, test images", "pgt"} <= set(texts)
+
+
+def test_reliability_names_the_split_of_each_panel_where_they_differ(make):
+    validated = make("sgs", 0)
+    validated = replace(validated, data=replace(validated.data, split="validation"))
+    figure = draw_reliability(group_records([make("plain", 0), validated]))
+    assert figure.get_suptitle() == "digits_net on digits, test and validation images"
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["plain\ntest images", "sgs\nvalidation images"]
 
 
 def test_no_two_groups_look_alike():

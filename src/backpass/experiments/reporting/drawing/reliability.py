@@ -21,7 +21,7 @@ def draw_reliability(groups: Sequence[Group]) -> Any:
 
     Of the most probable class after the last epoch, in 15 bins of equal width, over the images of all seeds together. A
     calibrated model lies on the diagonal; the expected calibration error (ECE) is the mean distance from it. A hollow
-    marker stands for less than 1 % of the images.
+    marker stands for less than 1 % of the images. Where runs differ in their split, each panel names it.
 
     Raises:
         InputError: no run has traces of its bins.
@@ -33,13 +33,19 @@ def draw_reliability(groups: Sequence[Group]) -> Any:
     rows = -(-len(shown) // columns)
     figure = new_figure(3.3 * columns, 4.3 * rows)
     cells = figure.subfigures(rows, columns, squeeze=False).ravel()
+    splits = list(dict.fromkeys(_split(group) for group in shown))
     for cell, group in zip(cells, shown, strict=False):
         above, below = cell.subplots(2, 1, height_ratios=(3, 1), sharex=True)
         _draw(group, above, below)
-    split = shown[0].records[0].data.split
+        title = f"{group.label}\n{_split(group)} images" if len(splits) > 1 else group.label
+        above.set_title(plain_text(title), fontsize=10)
     subjects = ", ".join(dict.fromkeys(group.subject for group in shown))
-    figure.suptitle(plain_text(f"{subjects}, {split} images"), fontsize=10)
+    figure.suptitle(plain_text(f"{subjects}, {' and '.join(splits)} images"), fontsize=10)
     return figure
+
+
+def _split(group: Group) -> str:
+    return group.records[0].data.split
 
 
 def _draw(group: Group, above: Any, below: Any) -> None:
@@ -65,7 +71,6 @@ def _draw(group: Group, above: Any, below: Any) -> None:
         edges = torch.linspace(0, 1, len(count) + 1).tolist()
         below.stairs((100 * count / count.sum()).tolist(), edges, color=look["color"], linewidth=1.4)
     above.set(ylim=(0, 1), ylabel="accuracy")
-    above.set_title(plain_text(group.label), fontsize=10)
     above.legend(frameon=False, fontsize=8, loc="upper left")
     below.set(xlabel="probability of the predicted class", ylabel="images, %")
 
