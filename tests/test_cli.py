@@ -247,6 +247,18 @@ def test_list(capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "runs"), [("sgs-table-5", 510), ("sgs-table-3", 69), ("sgs-k", 24), ("sgs-table-1", 40), ("tiny", 4)]
+)
+def test_list_counts_the_runs_that_a_dry_run_counts(name, runs, tiny_table, capsys):
+    assert main(["list"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"  {name} ")]
+    assert main(["reproduce", name, "--dry-run"]) == 0
+    (planned,) = re.findall(rf"\({name}\):(\d+)runs", "".join(capsys.readouterr().out.split()))
+    assert f" {planned} runs, " in line
+    assert int(planned) == runs
+
+
+@pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["reproduce", "sgs-table4"], "unknown table 'sgs-table4'; did you mean sgs-table-4"),

@@ -16,12 +16,13 @@ from backpass.experiments import train as train_run
 from backpass.experiments.power import LEVEL, POWER, seeds_needed, smallest_difference, spread_of_differences
 from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.reporting.report import study_of
+from backpass.experiments.reproduction import table_study
 from backpass.experiments.running import describe_failures
 from backpass.experiments.scheduling.processes import default_processes, work_in_processes
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.termination import resumable, when_terminated
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
-from backpass.experiments.stages import last_stage
+from backpass.experiments.stages import count_runs, last_stage
 from backpass.experiments.tables import TABLES
 from backpass.experiments.tuning import Choice
 from backpass.models import list_models
@@ -227,7 +228,7 @@ class List:
                 console.print(f"[bold]{kind}[/bold]: {', '.join(entries)}", highlight=False)
         console.print("[bold]tables[/bold]:", highlight=False)
         for name, table in TABLES.items():
-            runs = sum(entry.recipe is not None and entry.runs_of is None for entry in table.entries) * table.seeds
+            runs = count_runs(table_study(table))
             numbers = sum(entry.published is not None for entry in table.entries)
             sizes = f"{len(table.entries)} entries, {runs} runs, {numbers} published"
             console.print(f"  {name:<22}{table.title} ({sizes})", highlight=False, markup=False, soft_wrap=True)
