@@ -5,12 +5,13 @@ python benchmarks/page.py
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from backpass.experiments import Record, Study, result_table
 from backpass.experiments.reporting.statistics import Summary
-from backpass.experiments.reporting.tables import markdown_table
+from backpass.experiments.reporting.tables import ResultTable, markdown_table
 from backpass.experiments.serialization import from_json
 from backpass.experiments.tables import TABLES
 from claims import CLAIMS, Claim, Verdict, judge
@@ -26,6 +27,7 @@ the versions and the hardware. What has no file there was not run, and is named 
 
 Times are medians with quartiles in brackets; n is the number of runs or of timings. A claim is *held* when the 95 %
 confidence interval of the mean lies within its bound, *not held* when it lies outside, and *inconclusive* in between.
+Tables of accuracy leave out the times of their runs: cost and speed have sections of their own.
 """
 
 # Stem of the raw file, title, and what makes the section.
@@ -102,18 +104,28 @@ def found(verdict: Verdict) -> str:
 
 # Accuracy
 
+# Left out: other programs ran next to these runs.
+_TIMES = ("relative time", "seconds", "GPU hours")
+
 
 def comparison(content: Any) -> str:
     """Return table and verdicts of one kept study."""
     study = from_json(Study, json.dumps(content["study"]), "study")
     records = [from_json(Record, json.dumps(record), "record") for record in content["records"]]
-    table = result_table(study, records)
+    table = without_times(result_table(study, records))
     run = records[-1]  # of the last stage, where there are two
     data = f"{run.run.recipe.epochs} epochs of {run.data.train} images, `{content['command']}`."
     notes = " ".join(f"Note: {note}." for note in content["notes"])
     sentences = "".join(sentence(summary) for summary in table.summaries if summary.difference)
     title, _, text = table.markdown().partition("\n")
     return f"### {title.strip('*')}\n\n{data} {notes}".rstrip() + f"\n\n{_cut(content)}{text.strip()}\n\n{sentences}"
+
+
+def without_times(table: ResultTable) -> ResultTable:
+    """Return the table without the times of its runs."""
+    kept = [number for number, name in enumerate(table.header) if name not in _TIMES]
+    header, *rows = (tuple(row[number] for number in kept) for row in (table.header, *table.rows))
+    return replace(table, header=header, rows=tuple(rows))
 
 
 def sentence(summary: Summary) -> str:

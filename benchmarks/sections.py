@@ -37,9 +37,13 @@ def cost(content: dict[str, Any]) -> str:
             )
         grown = " DyRep is measured at the average size of the published runs." if "dyrep" in result["methods"] else ""
         text = f"{result['model']}, recipe {result['recipe']} ({result['epochs']} epochs), batch {content['batch']}, "
-        text += f"precision {content['precision']}, n = {content['rounds']} rounds of {content['steps']} steps."
+        text += f"precision {content['precision']}, n = {content['rounds']} rounds of {_steps(content['steps'])}."
         texts.append(f"{text}{share}{grown}\n\n{_table(header, rows)}")
     return "\n".join(texts)
+
+
+def _steps(number: int) -> str:
+    return f"{number} step{'s'[: number != 1]}"
 
 
 def measuring(content: dict[str, Any]) -> str:

@@ -70,6 +70,22 @@ def test_accuracies_are_those_of_the_records(name):
             assert f"{statistics.mean(gaps):+.2f}" in line
 
 
+def test_tables_of_accuracy_have_no_times():
+    headers = re.findall(r"^(\|.*)\n\|:--", section("Accuracy"), re.MULTILINE)
+    assert len(headers) == len(KEPT)
+    for header in headers:
+        columns = {cell.strip() for cell in header.strip("|").split("|")}
+        assert {"method", "n"} <= columns
+        assert not columns & {"relative time", "seconds", "GPU hours"}
+
+
+def test_one_step_is_a_singular(benchmark_module):
+    content, cost = raw("cost-cpu"), benchmark_module("sections").cost
+    assert content["steps"] == 1
+    assert "n = 3 rounds of 1 step." in section("Cost of training relative to the baseline, cpu")
+    assert "n = 3 rounds of 50 steps." in cost(content | {"steps": 50})
+
+
 def test_relative_times_of_the_cost_table():
     (result,) = [r for r in raw("cost-cpu")["results"] if r["model"] == "vgg16_small"]
     table = rows(section("Cost of training relative to the baseline, cpu"))
