@@ -5,7 +5,7 @@ python benchmarks/page.py
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +23,86 @@ RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "results.md"
 HEAD = """# Results
 
 Made by `benchmarks/page.py` from the files in [benchmarks/results](../benchmarks/results), which hold every raw value,
-the versions and the hardware. What has no file there was not run, and is named in the last section.
+the versions and the hardware. What has no file there was not run, and is named in the last section; the one before it
+has the command of each file.
 
 Times are medians with quartiles in brackets; n is the number of runs or of timings. A claim is *held* when the 95 %
 confidence interval of the mean lies within its bound, *not held* when it lies outside, and *inconclusive* in between.
 Tables of accuracy leave out the times of their runs: cost and speed have sections of their own.
 """
 
-# Stem of the raw file, title, and what makes the section.
-_Section = tuple[str, str, Callable[[Any], str]]
-BENCHMARKS: tuple[_Section, ...] = (
-    ("study-digits", "Studies with killed workers", studies),
-    *(
-        (f"{name}-{device}", f"{title}, {device}", make)
-        for name, title, make in (
-            ("cost", "Cost of training relative to the baseline", cost),
-            ("sgs", "SGS: update and scaling, VGG-16 with the small head", measuring),
-            ("pgt", "The PowerGrad loss and cross-entropy", power_grad),
-            ("throughput", "The trainer and a bare loop", throughput),
-        )
-        for device in ("cpu", "cuda")
+COMMANDS = """The commands measure again what the files hold, in a checkout of this repository; that of
+`sgs-published-cpu.json` measures more. `PATH` and `FOLDER` are places on your machine, and `../old` is a worktree of
+the older commit. `benchmarks/keep.py` makes a file of accuracy from the folder of a study.
+
+"""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A raw file and what the page makes of it.
+
+    Attributes:
+        file: stem of the raw file.
+        title: of its section.
+        script: the script below ``benchmarks`` that makes the file, with its arguments.
+        section: makes the section from the file's content.
+    """
+
+    file: str
+    title: str
+    script: str
+    section: Callable[[Any], str]
+
+    @property
+    def command(self) -> str:
+        """The command that makes the file."""
+        return f"python benchmarks/{self.script}"
+
+
+_COST = "Cost of training relative to the baseline"
+_SGS = "SGS: update and scaling, VGG-16 with the small head"
+_PGT = "The PowerGrad loss and cross-entropy"
+_OLD_NEW = "SGS before and after its measuring code was rewritten"
+BENCHMARKS = (
+    Benchmark("study-digits", "Studies with killed workers", "study.py", studies),
+    Benchmark("cost-cpu", f"{_COST}, cpu", "cost.py --models vgg16_small resnet18 --steps 1 --rounds 3", cost),
+    Benchmark("cost-cuda", f"{_COST}, cuda", "cost.py --device cuda", cost),
+    Benchmark("sgs-cpu", f"{_SGS}, cpu", "sgs.py", measuring),
+    Benchmark("sgs-cuda", f"{_SGS}, cuda", "sgs.py --device cuda", measuring),
+    Benchmark("pgt-cpu", f"{_PGT}, cpu", "pgt.py --threads 1", power_grad),
+    Benchmark("pgt-cuda", f"{_PGT}, cuda", "pgt.py --device cuda", power_grad),
+    Benchmark("throughput-cpu", "The trainer and a bare loop, cpu", "throughput.py", throughput),
+    Benchmark("throughput-cuda", "The trainer and a bare loop, cuda", "throughput.py --device cuda", throughput),
+    Benchmark(
+        "throughput-timm-cpu",
+        "The trainer and timm's script, cpu",
+        "throughput.py --timm-script PATH --models vgg11_small --batches 128 "
+        "--output benchmarks/results/throughput-timm-cpu.json",
+        throughput,
     ),
-    ("throughput-timm-cpu", "The trainer and timm's script, cpu", throughput),
-    ("sgs-published-cpu", "The published estimator and ours, cpu", published),
-    ("sgs-old-new", "SGS before and after its measuring code was rewritten, CPU time", old_new),
-    ("sgs-old-new-wall", "SGS before and after its measuring code was rewritten, wall time", old_new),
-    ("sgs-distributed", "SGS: update on several processes", distributed),
-    ("tests-cuda", "Tests that need a GPU", gpu_tests),
+    Benchmark(
+        "sgs-published-cpu",
+        "The published estimator and ours, cpu",
+        "sgs_published.py --published FOLDER --sizes 2 10 20",
+        published,
+    ),
+    Benchmark(
+        "sgs-old-new",
+        f"{_OLD_NEW}, CPU time",
+        "sgs_old_new.py --old ../old/src --commits 6d54c3b 87c8522 "
+        "--only 'update 2' 'scale 32' 'memory 2' 'update 20' 'memory 20'",
+        old_new,
+    ),
+    Benchmark(
+        "sgs-old-new-wall",
+        f"{_OLD_NEW}, wall time",
+        "sgs_old_new.py --old ../old/src --commits 6d54c3b 7a01dd0 --clock wall "
+        "--only 'update 2' 'scale 32' 'step 32' 'update 20' --output benchmarks/results/sgs-old-new-wall.json",
+        old_new,
+    ),
+    Benchmark("sgs-distributed", "SGS: update on several processes", "sgs_distributed.py", distributed),
+    Benchmark("tests-cuda", "Tests that need a GPU", "gpu.py --images folder:PATH", gpu_tests),
 )
 
 
@@ -62,7 +115,11 @@ def page(folder: Path) -> str:
     """Return the page that the files in ``folder`` make."""
     files = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
     kept = {name: content for name, content in files.items() if "study" in content and "records" in content}
-    made = [(title, make(files[name]), files[name]) for name, title, make in BENCHMARKS if name in files]
+    made = [
+        (benchmark.title, benchmark.section(files[benchmark.file]), files[benchmark.file])
+        for benchmark in BENCHMARKS
+        if benchmark.file in files
+    ]
     sections = [
         HEAD,
         "## Claims on cost and speed\n\n" + claims_table(files),
@@ -147,18 +204,20 @@ def not_run(files: dict[str, Any], kept: dict[str, Any]) -> str:
     run = {name for content in kept.values() for name in TABLES if f"({name})" in content["study"]["title"]}
     missing = {
         "Published tables (`backpass reproduce TABLE`)": [f"`{name}`" for name in TABLES if name not in run],
-        "Benchmarks": [title for name, title, _ in BENCHMARKS if name not in files],
+        "Benchmarks": [benchmark.title for benchmark in BENCHMARKS if benchmark.file not in files],
         "Claims": [claim.subject for claim in CLAIMS if claim.file not in files],
     }
     return "".join(f"- {what}: {'; '.join(names)}.\n" for what, names in missing.items() if names)
 
 
 def environments(files: dict[str, Any]) -> str:
+    commands = {benchmark.file: benchmark.command for benchmark in BENCHMARKS}
     rows = []
     for name, content in files.items():
         where = content.get("environment") or next((r["environment"] for r in content.get("records", [])), None)
         if where is not None:
             device = where["accelerator"] or where["cpu"]
+            command = content.get("command") or commands.get(name)
             rows.append(
                 (
                     f"{name}.json",
@@ -166,9 +225,11 @@ def environments(files: dict[str, Any]) -> str:
                     where["versions"]["torch"],
                     device,
                     str(where["threads"]),
+                    f"`{command}`" if command else "not recorded",
                 )
             )
-    return markdown_table(("file", "commit", "torch", "device", "CPU threads"), rows) + "\n" if rows else "Not run.\n"
+    header = ("file", "commit", "torch", "device", "CPU threads", "command")
+    return COMMANDS + markdown_table(header, rows) + "\n" if rows else "Not run.\n"
 
 
 if __name__ == "__main__":

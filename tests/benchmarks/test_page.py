@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import statistics
 from pathlib import Path
 
@@ -132,6 +133,63 @@ def test_published_times_are_the_gpu_hours_of_sgs_table_1_over_those_of_plain_tr
     assert claims["sgs: relative time of a whole run, VGG-16, cpu"].high == pytest.approx(2.5 / 2.3)
     dyrep = claims["dyrep: relative time of a whole run, VGG-16, cpu"]
     assert (dyrep.low, dyrep.high) == pytest.approx((0.85 * 7.2 / 2.3, 1.15 * 7.2 / 2.3))
+
+
+def commands() -> dict[str, list[str]]:
+    """Return the words of the command of each file, by its stem."""
+    table = rows(section("Where it was measured"))
+    return {cells[0].removesuffix(".json"): shlex.split(cells[-1].strip("`")) for cells in table}
+
+
+def options(words: list[str]) -> dict[str, list[str]]:
+    """Return the values of the options of a command."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            found[word] = []
+        elif found:
+            found[list(found)[-1]].append(word)
+    return found
+
+
+def test_every_file_stands_next_to_the_command_that_makes_it():
+    shown = commands()
+    assert set(shown) == {path.stem for path in RESULTS.glob("*.json")}
+    for name, words in shown.items():
+        content = raw(name)
+        if "command" in content:
+            assert shlex.join(words) == content["command"]
+            continue
+        python, script, *rest = words
+        assert python == "python"
+        source = (ROOT / script).read_text()
+        assert f"python {script}" in source.split('"""')[1]
+        assert all(f'add_argument("{option}"' in source for option in options(rest))
+        output = options(rest).get("--output", [f"benchmarks/results/{name}.json"])
+        assert output == [f"benchmarks/results/{name}.json"]
+
+
+def test_commands_have_the_settings_that_their_files_hold(benchmark_module):
+    shown = commands()
+    cost = raw("cost-cpu")
+    parsed = vars(benchmark_module("cost").parsed(shown["cost-cpu"][2:]))
+    names = ("device", "batch", "steps", "rounds", "precision", "channels_last")
+    assert {name: parsed[name] for name in names} == {name: cost[name] for name in names}
+    assert list(parsed["models"]) == [result["model"] for result in cost["results"]]
+    for name, clock in (("sgs-old-new", ["cpu"]), ("sgs-old-new-wall", ["wall"])):
+        given, content = options(shown[name]), raw(name)
+        assert given["--commits"] == list(content["commits"].values())
+        assert given["--only"] == [row["what"] for row in content["rows"]]
+        assert given.get("--clock", ["cpu"]) == clock == [content["clock"]]
+    assert options(shown["pgt-cpu"])["--threads"] == [str(raw("pgt-cpu")["environment"]["threads"])]
+    timm = options(shown["throughput-timm-cpu"])
+    assert [timm["--models"], timm["--batches"]] == [
+        list({str(result[key]) for result in raw("throughput-timm-cpu")["results"]}) for key in ("model", "batch")
+    ]
+    published = raw("sgs-published-cpu")["rows"]
+    assert {128 * int(size) for size in options(shown["sgs-published-cpu"])["--sizes"]} == {
+        row["images"] for row in published
+    }
 
 
 def test_what_was_not_run_is_folded_and_gets_no_numbers(page, tmp_path):

@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 NOT_RUN = "not run"
-_TEXTS = ("entry", "method", "metric")
+_TEXTS = ("entry", "method", "metric", "command")
 _HEADLINE = "headline"
 _DIFFERENCE = tuple(field.name for field in fields(Difference))
 
