@@ -151,6 +151,20 @@ def test_a_sampler_that_counts_its_epochs_is_left_at_its_epoch() -> None:
     assert sampler.epoch == 0
 
 
+def test_the_generator_of_a_loader_inside_another_is_left_as_it_was() -> None:
+    class Prefetcher:
+        def __init__(self, loader: DataLoader[Tensor]) -> None:
+            self.loader = loader
+
+        def __iter__(self) -> Iterator[Tensor]:
+            yield from self.loader
+
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    scalings(Prefetcher(DataLoader(torch.randn(4, 1, 6, 6), generator=generator)))
+    assert torch.equal(generator.get_state(), before)
+
+
 def test_a_loader_with_an_end_of_its_own_is_not_ended() -> None:
     class Batches(list[Tensor]):
         def end(self) -> None:

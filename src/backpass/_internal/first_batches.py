@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from backpass._internal.batches import describe
+from backpass._internal.nested_loaders import nested_loaders
 from backpass._internal.random_state import keeping_random_state
 from backpass.errors import InputError
 
@@ -26,7 +27,7 @@ def reading(loader: Iterable[Any]) -> Iterator[None]:
         raise InputError(f"expected an iterable of batches, got one {describe(loader)}; pass [batch]")
     before = _times_read(loader)
     try:
-        with keeping_random_state(loader), _own_workers(loader):
+        with keeping_random_state(loader), _own_iterators(loader):
             yield
     finally:
         if _times_read(loader) > before:
@@ -64,14 +65,22 @@ def _times_read(loader: Iterable[Any]) -> int:
 
 
 @contextmanager
-def _own_workers(loader: Iterable[Any]) -> Iterator[None]:
-    """Read a ``DataLoader`` with workers of its own, where they persist: it has one iterator then, perhaps in use."""
-    loader = getattr(loader, "base_dataloader", loader)  # inside Accelerate's
-    if not (isinstance(loader, DataLoader) and loader.persistent_workers):
-        yield
-        return
-    in_use, loader._iterator = loader._iterator, None
+def _own_iterators(loader: Iterable[Any]) -> Iterator[None]:
+    """Read with new iterators where a ``DataLoader`` keeps one, perhaps in use, and restore that at the end.
+
+    ``_iterator`` is that of persistent workers; ``iterator`` that of subclasses that never end it, such as timm's
+    ``MultiEpochsDataLoader``, whose older versions do not create one when they are read.
+    """
+    kept = [
+        (inner, name, vars(inner)[name])
+        for inner in nested_loaders(loader)
+        for name in ("_iterator", "iterator")
+        if isinstance(inner, DataLoader) and name in vars(inner)
+    ]
     try:
+        for inner, name, iterator in kept:
+            setattr(inner, name, None if name == "_iterator" or iterator is None else inner._get_iterator())
         yield
     finally:
-        loader._iterator = in_use  # the last reference to the other one, which ends its workers
+        for inner, name, iterator in kept:
+            setattr(inner, name, iterator)  # the last reference to the new one, which ends its workers
