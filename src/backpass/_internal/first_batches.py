@@ -18,20 +18,15 @@ __all__ = ["first_batches", "reading"]
 
 @contextmanager
 def reading(loader: Iterable[Any]) -> Iterator[None]:
-    """Read the first batches of a loader in a ``with`` block; at its end random states are restored.
+    """Read the first batches of a loader in a ``with`` block; at its end its state is restored, and random states.
 
     Raises:
         InputError: a tensor instead of batches.
     """
     if isinstance(loader, Tensor):
         raise InputError(f"expected an iterable of batches, got one {describe(loader)}; pass [batch]")
-    before = _times_read(loader)
-    try:
-        with keeping_random_state(loader), _own_iterators(loader):
-            yield
-    finally:
-        if _times_read(loader) > before:
-            loader.end()  # type: ignore[attr-defined]  # Accelerate's
+    with _keeping_gradient_state(loader), keeping_random_state(loader), _own_iterators(loader):
+        yield
 
 
 def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[Any]:
@@ -58,10 +53,23 @@ def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[A
     return batches
 
 
-def _times_read(loader: Iterable[Any]) -> int:
-    """Return how often Accelerate takes the loader for being read, which decides when gradients are synchronised."""
-    state = getattr(loader, "gradient_state", None)
-    return sum(other is loader for other in getattr(state, "dataloader_references", ()))
+@contextmanager
+def _keeping_gradient_state(loader: Iterable[Any]) -> Iterator[None]:
+    """Restore what decides when Accelerate synchronises gradients: the loaders being read, and the end of this one."""
+    state: Any = getattr(loader, "gradient_state", None)
+    if not hasattr(state, "dataloader_references"):
+        yield
+        return
+    being_read = list(state.dataloader_references)
+    progress = {name: getattr(loader, name) for name in ("end_of_dataloader", "remainder")}
+    try:
+        yield
+    finally:
+        state.dataloader_references = being_read
+        if "active_dataloader" in vars(state):  # follows from the references in newer versions
+            state.active_dataloader = being_read[-1]
+        for name, value in progress.items():
+            setattr(loader, name, value)
 
 
 @contextmanager
