@@ -207,6 +207,50 @@ def test_floating_point_is_cast_to_the_dtype_of_the_kernels(kernels: torch.dtype
     assert all((x is batch) == (x.dtype == batch.dtype) for x, batch in zip(received, batches, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "kept"),
+    [
+        (torch.float16, torch.float32, {torch.float16, torch.float32}),
+        (torch.float32, torch.bfloat16, {torch.float32, torch.bfloat16}),
+        (torch.float8_e4m3fn, torch.bfloat16, {torch.bfloat16}),
+        (torch.float8_e4m3fn, torch.float8_e4m3fn, {torch.float16, torch.bfloat16, torch.float32, torch.float64}),
+    ],
+)
+def test_the_input_keeps_a_dtype_that_some_kernel_has(
+    first: torch.dtype, second: torch.dtype, kept: set[torch.dtype]
+) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernels = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, dtype=d), False) for d in (first, second))
+
+        def forward(self, x: Tensor) -> torch.dtype:
+            return x.dtype
+
+    forward = forward_on(Model(), torch.device("cpu"))
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        expected = dtype if dtype in kept else next(d for d in (first, second) if d in kept)
+        assert forward(torch.zeros(2, dtype=dtype)) == expected
+
+
+def test_a_frozen_teacher_in_half_precision_leaves_the_batches_of_the_student() -> None:
+    class Distilled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = nn.Conv2d(1, 2, 3).half().requires_grad_(False)
+            self.student = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.student(x)
+
+    model, x = Distilled(), torch.randn(4, 1, 6, 6)
+    sgs = SpatialGradientScaling(model, include=["student.*"])
+    sgs.update([x])
+    expected = SpatialGradientScaling(model.student)
+    expected.update([x])
+    assert all(torch.equal(g, expected.scalings[name.removeprefix("student.")]) for name, g in sgs.scalings.items())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_a_model_in_another_precision_is_measured_on_the_batches_of_training(

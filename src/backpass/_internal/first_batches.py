@@ -18,7 +18,7 @@ __all__ = ["first_batches", "reading"]
 
 @contextmanager
 def reading(loader: Iterable[Any]) -> Iterator[None]:
-    """Read the first batches of a loader in a ``with`` block; at its end its state is restored, and random states.
+    """Read the first batches of a loader in a ``with`` block, and restore it and random states at the end.
 
     Raises:
         InputError: a tensor instead of batches.
