@@ -79,3 +79,27 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     AcceleratorState._reset_state(reset_partial_state=True)
     rest = trained(epochs=range(epochs, EPOCHS), saved=tmp_path / "saved", **RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+@pytest.mark.parametrize("batches", [2, None])
+def test_an_update_while_a_loader_is_read_leaves_when_gradients_are_synchronised(batches: int | None) -> None:
+    def synchronised(update: bool) -> list[bool]:
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+        state = accelerator.gradient_state
+        sgs = backpass.SpatialGradientScaling(net(), **OPTIONS)
+        training, validation = accelerator.prepare(loader(6), loader(16))
+        steps: list[bool] = []
+        for number, _ in enumerate(training):
+            if update and number == 2:
+                for _ in validation:
+                    sgs.update(training, batches=batches)
+                    assert state.active_dataloader is validation
+            assert state.active_dataloader is training
+            assert state.remainder == 32 % 6
+            with accelerator.accumulate():
+                steps.append(accelerator.sync_gradients)
+        assert not state.in_dataloader
+        return steps
+
+    assert synchronised(update=False) == [False, False, False, True, False, True]
+    assert synchronised(update=True) == [False, False, False, True, False, True]

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 
 import backpass
 from backpass.errors import InputError
@@ -23,6 +25,8 @@ from integrations.plain_loop import (
 )
 
 pytest.importorskip("timm")
+from PIL import Image
+from timm.data import create_loader
 from timm.models import resume_checkpoint
 from timm.utils import CheckpointSaver
 
@@ -101,3 +105,49 @@ def test_the_state_of_another_loss_scaler_is_refused() -> None:
     loss_scaler = ScalingLossScaler(backpass.SpatialGradientScaling(net()), "cpu")
     with pytest.raises(InputError, match=r"expected a state with sgs and scaler, got scale, growth_factor, .*; load"):
         loss_scaler.load_state_dict(torch.amp.GradScaler("cpu").state_dict())
+
+
+class Drawn(Dataset[tuple[Any, int]]):
+    """Labels each image with its index and a number that its worker draws, as an augmentation does."""
+
+    transform: Any = None  # set by create_loader
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return self.transform(Image.new("RGB", (8, 8), (index,) * 3)), 1000 * index + int(torch.randint(1000, ()))
+
+
+@pytest.mark.parametrize("while_reading", [False, True])
+@pytest.mark.parametrize("prefetcher", [False, True])
+@pytest.mark.parametrize("multi_epochs", [False, True])
+def test_training_reads_the_same_batches_with_and_without_an_update(
+    while_reading: bool, prefetcher: bool, multi_epochs: bool
+) -> None:
+    def labels(update: bool) -> list[list[int]]:
+        torch.manual_seed(0)
+        loader = create_loader(
+            Drawn(),
+            (3, 8, 8),
+            batch_size=2,
+            is_training=True,
+            no_aug=True,
+            device=torch.device("cpu"),
+            use_prefetcher=prefetcher,
+            use_multi_epochs_loader=multi_epochs,
+        )
+        sgs = backpass.SpatialGradientScaling(nn.Conv2d(3, 4, 3))
+        read: list[list[int]] = []
+        for _ in range(2):
+            if update and not while_reading:
+                sgs.update(loader, batches=2)
+            for number, (_, label) in enumerate(loader):
+                read.append(label.tolist())
+                if update and while_reading and number == 2:
+                    sgs.update(loader, batches=2)
+        return read
+
+    plain = labels(update=False)
+    assert len(plain) == 12
+    assert labels(update=True) == plain

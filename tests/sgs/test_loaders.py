@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from backpass._internal.batches import forward_on
 from backpass.errors import InputError
 from backpass.sgs import SpatialGradientScaling, scalable_convs
 
@@ -151,6 +150,20 @@ def test_a_sampler_that_counts_its_epochs_is_left_at_its_epoch() -> None:
     assert sampler.epoch == 0
 
 
+def test_the_generator_of_a_loader_inside_another_is_left_as_it_was() -> None:
+    class Prefetcher:
+        def __init__(self, loader: DataLoader[Tensor]) -> None:
+            self.loader = loader
+
+        def __iter__(self) -> Iterator[Tensor]:
+            yield from self.loader
+
+    generator = torch.Generator().manual_seed(0)
+    before = generator.get_state()
+    scalings(Prefetcher(DataLoader(torch.randn(4, 1, 6, 6), generator=generator)))
+    assert torch.equal(generator.get_state(), before)
+
+
 def test_a_loader_with_an_end_of_its_own_is_not_ended() -> None:
     class Batches(list[Tensor]):
         def end(self) -> None:
@@ -170,48 +183,6 @@ def test_mappings_by_the_name_of_the_input() -> None:
         InputError, match="expected a batch to be a mapping with a tensor 'pixel_values', got dict with"
     ):
         scalings([{"image": x}], forward="pixel_values")
-
-
-@pytest.mark.parametrize("kernels", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_floating_point_is_cast_to_the_dtype_of_the_kernels(kernels: torch.dtype) -> None:
-    received = []
-
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mean = nn.Parameter(torch.zeros(1))
-            self.conv = nn.Conv2d(1, 1, 3, dtype=kernels)
-
-        def forward(self, x: Tensor) -> None:
-            received.append(x)
-
-    forward = forward_on(Model(), torch.device("cpu"))
-    batches = [torch.zeros(2, dtype=d) for d in (torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.long)]
-    for batch in batches:
-        forward(batch)
-    assert [x.dtype for x in received] == [kernels] * 3 + [torch.uint8, torch.long]
-    assert all((x is batch) == (x.dtype == batch.dtype) for x, batch in zip(received, batches, strict=True))
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("autocast", [False, True])
-def test_a_model_in_another_precision_is_measured_on_the_batches_of_training(
-    dtype: torch.dtype, autocast: bool
-) -> None:
-    model, x = net().to(dtype), torch.randn(4, 1, 6, 6)
-
-    def measured(batch: Any, forward: Any = None) -> dict[str, Tensor]:
-        sgs = SpatialGradientScaling(model)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            sgs.update([batch], forward)
-        return sgs.scalings
-
-    expected = measured(x.to(dtype))
-    for scalings in (measured(x), measured({"pixel_values": x}, "pixel_values")):
-        assert all(torch.equal(g, expected[name]) for name, g in scalings.items())
-    if not autocast:
-        with pytest.raises(InputError, match="the model failed on measuring batch 0"):
-            measured(x, model)
 
 
 def test_an_epoch_starts_with_one_line() -> None:

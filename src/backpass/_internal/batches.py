@@ -19,9 +19,9 @@ def forward_on(model: nn.Module, device: torch.device, name: str | None = None) 
     """Return a function that runs ``model`` on a batch: a tensor, or a tuple or list that starts with one.
 
     With ``name``, batches are mappings, such as ``{"pixel_values": x, "labels": y}``, and the input is ``batch[name]``.
-    The function moves the tensor to ``device``, and casts one of floating point to the dtype of the model's first
-    kernel, as autocast and the precisions of frameworks do in training. It raises an InputError for a batch of another
-    form or an empty one.
+    The function moves the tensor to ``device``, and casts one of floating point whose dtype no kernel of the model has
+    to that of the first, as autocast and the precisions of frameworks do in training. It raises an InputError for a
+    batch of another form or an empty one.
 
     >>> forward = forward_on(nn.Linear(2, 1), torch.device("cpu"))
     >>> forward((torch.ones(3, 2), torch.tensor([0, 1, 0]))).shape
@@ -29,7 +29,7 @@ def forward_on(model: nn.Module, device: torch.device, name: str | None = None) 
     >>> forward_on(nn.Linear(2, 1), torch.device("cpu"), "pixels")({"pixels": torch.ones(3, 2)}).shape
     torch.Size([3, 1])
     """
-    dtype = _dtype_of_first_kernel(model)
+    dtypes = _dtypes_of_kernels(model)
 
     def forward(batch: Any) -> Any:
         if name is not None:
@@ -44,7 +44,8 @@ def forward_on(model: nn.Module, device: torch.device, name: str | None = None) 
             )
         if x.numel() == 0:
             raise InputError(f"expected a non-empty batch, got shape {tuple(x.shape)}")
-        return model(x.to(device, dtype if x.is_floating_point() else None, non_blocking=True))
+        cast = x.is_floating_point() and dtypes and x.dtype not in dtypes
+        return model(x.to(device, dtypes[0] if cast else None, non_blocking=True))
 
     return forward
 
@@ -71,9 +72,9 @@ def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bo
     return batch
 
 
-def _dtype_of_first_kernel(model: nn.Module) -> torch.dtype | None:
+def _dtypes_of_kernels(model: nn.Module) -> list[torch.dtype]:
     kernels = (p for p in model.parameters() if not is_lazy(p) and p.ndim > 1 and p.is_floating_point())
-    return next((p.dtype for p in kernels if p.dtype.itemsize > 1), None)  # kernels of 8 bits take other inputs
+    return [p.dtype for p in kernels if p.dtype.itemsize > 1]  # kernels of 8 bits take other inputs
 
 
 def describe(batch: object) -> str:

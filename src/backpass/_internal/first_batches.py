@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from backpass._internal.batches import describe
+from backpass._internal.nested_loaders import nested_loaders
 from backpass._internal.random_state import keeping_random_state
 from backpass.errors import InputError
 
@@ -17,20 +18,15 @@ __all__ = ["first_batches", "reading"]
 
 @contextmanager
 def reading(loader: Iterable[Any]) -> Iterator[None]:
-    """Read the first batches of a loader in a ``with`` block; at its end random states are restored.
+    """Read the first batches of a loader in a ``with`` block, and restore it and random states at the end.
 
     Raises:
         InputError: a tensor instead of batches.
     """
     if isinstance(loader, Tensor):
         raise InputError(f"expected an iterable of batches, got one {describe(loader)}; pass [batch]")
-    before = _times_read(loader)
-    try:
-        with keeping_random_state(loader), _own_workers(loader):
-            yield
-    finally:
-        if _times_read(loader) > before:
-            loader.end()  # type: ignore[attr-defined]  # Accelerate's
+    with _keeping_gradient_state(loader), keeping_random_state(loader), _own_iterators(loader):
+        yield
 
 
 def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[Any]:
@@ -57,21 +53,42 @@ def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[A
     return batches
 
 
-def _times_read(loader: Iterable[Any]) -> int:
-    """Return how often Accelerate takes the loader for being read, which decides when gradients are synchronised."""
-    state = getattr(loader, "gradient_state", None)
-    return sum(other is loader for other in getattr(state, "dataloader_references", ()))
-
-
 @contextmanager
-def _own_workers(loader: Iterable[Any]) -> Iterator[None]:
-    """Read a ``DataLoader`` with workers of its own, where they persist: it has one iterator then, perhaps in use."""
-    loader = getattr(loader, "base_dataloader", loader)  # inside Accelerate's
-    if not (isinstance(loader, DataLoader) and loader.persistent_workers):
+def _keeping_gradient_state(loader: Iterable[Any]) -> Iterator[None]:
+    """Restore what decides when Accelerate synchronises gradients: the loaders being read, and the end of this one."""
+    state: Any = getattr(loader, "gradient_state", None)
+    if not hasattr(state, "dataloader_references"):
         yield
         return
-    in_use, loader._iterator = loader._iterator, None
+    being_read = list(state.dataloader_references)
+    progress = {name: getattr(loader, name) for name in ("end_of_dataloader", "remainder")}
     try:
         yield
     finally:
-        loader._iterator = in_use  # the last reference to the other one, which ends its workers
+        state.dataloader_references = being_read
+        if "active_dataloader" in vars(state):  # follows from the references in newer versions
+            state.active_dataloader = being_read[-1]
+        for name, value in progress.items():
+            setattr(loader, name, value)
+
+
+@contextmanager
+def _own_iterators(loader: Iterable[Any]) -> Iterator[None]:
+    """Read with new iterators where a ``DataLoader`` keeps one, perhaps in use, and restore that at the end.
+
+    ``_iterator`` is that of persistent workers; ``iterator`` that of subclasses that never end it, such as timm's
+    ``MultiEpochsDataLoader``, whose older versions do not create one when they are read.
+    """
+    kept = [
+        (inner, name, vars(inner)[name])
+        for inner in nested_loaders(loader)
+        for name in ("_iterator", "iterator")
+        if isinstance(inner, DataLoader) and name in vars(inner)
+    ]
+    try:
+        for inner, name, iterator in kept:
+            setattr(inner, name, None if name == "_iterator" or iterator is None else inner._get_iterator())
+        yield
+    finally:
+        for inner, name, iterator in kept:
+            setattr(inner, name, iterator)  # the last reference to the new one, which ends its workers

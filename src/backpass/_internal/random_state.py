@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from backpass._internal.nested_loaders import nested_loaders
+
 __all__ = ["keeping_random_state", "seeded"]
 
 
@@ -88,8 +90,9 @@ def _epochs(loader: object) -> Iterator[tuple[object, str, int]]:
 
 
 def _holders(loader: object) -> Iterator[object]:
-    """Yield a loader, its samplers and its data set."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    whole = getattr(batch_sampler, "batch_sampler", None)  # of all processes, in Accelerate's of one
-    yield from (loader, getattr(loader, "sampler", None), getattr(loader, "dataset", None), batch_sampler, whole)
-    yield from (getattr(batch_sampler, "sampler", None), getattr(whole, "sampler", None))
+    """Yield a loader, the loaders inside it, their samplers and data sets."""
+    for inner in nested_loaders(loader):
+        batch_sampler = getattr(inner, "batch_sampler", None)
+        whole = getattr(batch_sampler, "batch_sampler", None)  # of all processes, in Accelerate's of one
+        yield from (inner, getattr(inner, "sampler", None), getattr(inner, "dataset", None), batch_sampler, whole)
+        yield from (getattr(batch_sampler, "sampler", None), getattr(whole, "sampler", None))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from backpass.errors import InputError
-from backpass.reparam import DyRep, block_map
+from backpass.reparam import DyRep, block_map, reparameterize
 from reference.reparam_cases import Residual, images
 
 X, TARGET = images(6, 3, 9, 9), torch.arange(6) % 5
@@ -84,3 +84,34 @@ def test_a_state_that_does_not_fit_changes_nothing(spoil: Callable[[dict[str, An
     assert optimizer.state_dict() == held
     dyrep.load_state_dict(run[2].state_dict())
     assert list(block_map(model)) == ["conv2"]
+
+
+def test_a_state_that_fits_in_part_leaves_modules_and_values() -> None:
+    model, _, dyrep = make()
+    branched = reparameterize(copy.deepcopy(model), "acb")  # moves the bias of conv2 into the statistics of bn2
+    state = dyrep.state_dict() | {"blocks": block_map(branched)}
+    assert "conv2" in state["blocks"]
+    modules = dict(model.named_modules())
+    values = copy.deepcopy(model.state_dict())
+    with pytest.raises(InputError, match="one of 3 groups for each parameter"):
+        dyrep.load_state_dict(state)
+    assert dict(model.named_modules()) == modules
+    assert all(torch.equal(tensor, values[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_a_model_that_cannot_be_copied_resumes() -> None:
+    def make_normed() -> tuple[nn.Module, torch.optim.Optimizer, DyRep]:
+        torch.manual_seed(0)
+        model = Residual()
+        nn.utils.weight_norm(model.fc)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+        return model, optimizer, DyRep(model, optimizer, metric="snip")
+
+    run, resumed = make_normed(), make_normed()
+    train(*run, "conv2")
+    with pytest.raises(RuntimeError, match="deepcopy"):
+        copy.deepcopy(resumed[0])
+    resumed[2].load_state_dict(run[2].state_dict())
+    assert block_map(resumed[0]) == block_map(run[0])
+    resumed[0].load_state_dict(run[0].state_dict())

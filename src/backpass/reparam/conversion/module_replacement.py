@@ -1,14 +1,18 @@
 """Replacing modules of a model by others."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from torch import nn
 
+from backpass.reparam.blocks.batch_norm import BatchNorm
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.conversion.batch_norm_act import remainder
 
-__all__ = ["copied", "install", "outermost_blocks", "replace"]
+__all__ = ["copied", "install", "outermost_blocks", "replace", "undone_on_error"]
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -43,3 +47,25 @@ def install(model: nn.Module, block: ReparamBlock, conv: nn.Module, norm: nn.Mod
         block.absorbed = (placeholder,)
         replace(model, norm, placeholder)
     replace(model, conv, block)
+
+
+@contextmanager
+def undone_on_error(model: nn.Module) -> Iterator[None]:
+    """Undo what the ``with`` block replaced in ``model``, if it raises an error.
+
+    The values of normalisations are restored too, since a block changes those of the one that it takes over.
+    """
+    children = [(module, dict(module._modules)) for module in model.modules()]
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    values = [(t, t.detach().clone()) for n in norms for t in (*n.parameters(recurse=False), *n.buffers(recurse=False))]
+    try:
+        yield
+    except BaseException:
+        for module, before in children:
+            for name, child in before.items():
+                if module._modules[name] is not child:
+                    setattr(module, name, child)
+        with torch.no_grad():
+            for tensor, value in values:
+                tensor.copy_(value)
+        raise

@@ -19,7 +19,7 @@ from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.blocks.dbb_dyrep import DyRepBlock
 from backpass.reparam.conversion.block_map import block_map, restore_blocks
 from backpass.reparam.conversion.conv_norm_pairs import find_pairs
-from backpass.reparam.conversion.module_replacement import replace
+from backpass.reparam.conversion.module_replacement import undone_on_error
 from backpass.reparam.conversion.probe import Probe
 from backpass.reparam.dyrep.growth import eligible_convs, grow, untouched_rng
 from backpass.reparam.dyrep.parameter_groups import GroupOf, ParameterGroups
@@ -229,14 +229,14 @@ class DyRep:
             )
         generator = torch.Generator()
         generator.set_state(state["generator"].cpu())
-        with untouched_rng(self._device):
-            restored = restore_blocks(self.model, state["blocks"])  # a copy, since the state may not fit
-            self._groups.check(restored, state["groups"])
+        device = torch.device("cpu") if self.metric == "random" else self._device
+        records = {name: record.to(device, copy=True) for name, record in state["records"].items()}
+        with untouched_rng(self._device), undone_on_error(self.model):  # in place, since not all models can be copied
             restore_blocks(self.model, state["blocks"], inplace=True)
+            self._groups.check(state["groups"])
         self._groups.update(state["groups"])
         self._restart_records()
-        device = torch.device("cpu") if self.metric == "random" else self._device
-        self._records = {name: record.to(device, copy=True) for name, record in state["records"].items()}
+        self._records = records
         self._generator = generator
 
     def _restart_records(self) -> None:
@@ -255,7 +255,6 @@ class DyRep:
         return dict(sorted(means.items(), key=lambda item: item[1], reverse=True))
 
     def _grow(self, name: str, batches: Iterable[Any], forward: Callable[[Any], object] | None) -> None:
-        conv = self._convs[name]
         nested = any(isinstance(m, ReparamBlock) and name.startswith(f"{n}.") for n, m in self.model.named_modules())
         if not nested and name not in self._followed:
             warnings.warn(
@@ -270,11 +269,8 @@ class DyRep:
             recalibrate(self.model, norms, batches, limit=self.recalibration_batches, forward=forward)
             self._groups.update()  # here, since group_of may fail: nothing of the convolution has changed yet
 
-        try:
+        with undone_on_error(self.model):
             grow(self.model, name, generator=self._generator, prepare=prepare)
-        except Exception:
-            replace(self.model, self.model.get_submodule(name), conv)
-            raise
 
     def _prune(self) -> dict[str, list[str]]:
         cut: dict[str, list[str]] = {}

@@ -49,9 +49,9 @@ class ParameterGroups:
         index = self._index()
         return {name: index[id(p)] for name, p in self.model.named_parameters() if id(p) in index}
 
-    def check(self, model: nn.Module, placement: Mapping[str, int]) -> None:
-        """Raise InputError if ``placement`` is not one of the parameters of ``model`` in the optimizer's groups."""
-        present = dict(model.named_parameters())
+    def check(self, placement: Mapping[str, int]) -> None:
+        """Raise InputError if ``placement`` is not one of the model's present parameters in the optimizer's groups."""
+        present = dict(self.model.named_parameters())
         missing = {name for name, parameter in present.items() if parameter.requires_grad} - placement.keys()
         foreign = placement.keys() - present.keys()
         count = len(self.optimizer.param_groups)
@@ -59,8 +59,8 @@ class ParameterGroups:
         if missing or foreign or outside:
             got = f"none for {min(missing)}" if missing else f"group {min(outside)}" if outside else min(foreign)
             raise InputError(
-                f"expected a state with one of {count} groups for each parameter of {type(model).__name__} that "
-                f"trains, got {got}; build network and optimizer as in the run that saved the state"
+                f"expected a state with one of {count} groups for each parameter of {type(self.model).__name__} "
+                f"that trains, got {got}; build network and optimizer as in the run that saved the state"
             )
 
     def update(self, placement: Mapping[str, int] | None = None) -> None:

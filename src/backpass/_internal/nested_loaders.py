@@ -1,0 +1,21 @@
+"""Loaders that wrap other loaders."""
+
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["nested_loaders"]
+
+
+def nested_loaders(loader: object) -> Iterator[Any]:
+    """Yield a loader, then the loaders inside it: Accelerate keeps one as ``base_dataloader``, timm as ``loader``.
+
+    >>> class Prefetcher:
+    ...     loader = None
+    >>> outer, outer.loader = Prefetcher(), [1, 2]
+    >>> list(nested_loaders(outer)) == [outer, [1, 2]]
+    True
+    """
+    while loader is not None:
+        yield loader
+        inside = getattr(loader, "__dict__", {})
+        loader = inside.get("base_dataloader", inside.get("loader"))
