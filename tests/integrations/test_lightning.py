@@ -27,7 +27,7 @@ from integrations.plain_loop import (
 
 pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.tuner import Tuner
 
@@ -111,6 +111,25 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", sgs=RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+@pytest.mark.skipif(LIGHTNING.startswith("2.4."), reason="trains more steps after such a checkpoint, also without SGS")
+def test_a_run_resumed_after_the_last_step_of_an_epoch(tmp_path: Path) -> None:
+    every_epoch = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=len(loader()), save_top_k=-1)
+    steps, _ = trained(tmp_path, callbacks=[SpatialGradientScalingCallback(**OPTIONS), every_epoch])
+    assert_same(steps, plain())
+    for step in (8, 16):  # Lightning begins the next epoch without ``on_train_epoch_start``
+        rest, _ = trained(tmp_path, resume=tmp_path / f"step={step}.ckpt")
+        assert_same(steps[:step] + rest, plain())
+
+
+def test_a_run_resumed_within_an_epoch_is_not_measured_again(tmp_path: Path) -> None:
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    within = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=12, save_top_k=-1)
+    trained(tmp_path, callbacks=[callback, within])
+    trained(tmp_path, callbacks=[callback], resume=tmp_path / "step=12.ckpt", epochs=2)
+    saved = torch.load(tmp_path / "step=12.ckpt", weights_only=True)["callbacks"][callback.state_key]
+    torch.testing.assert_close(callback.sgs.scalings, saved["scalings"], rtol=0, atol=0)
 
 
 class RestoredLate(SingleDeviceStrategy):

@@ -64,6 +64,7 @@ class SpatialGradientScalingCallback(Callback):
         self.scale = scale
         self.options = options
         self._loaded: dict[str, Any] | None = None
+        self._begun: int | None = None  # the epoch that on_train_epoch_start was called for
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the controller of an earlier fit."""
@@ -77,6 +78,7 @@ class SpatialGradientScalingCallback(Callback):
         if self._loaded is not None:
             self.sgs.load_state_dict(self._loaded)
             self._loaded = None
+        self._begun = None
         self.sgs.check_epochs(trainer.max_epochs or 0)
         for optimizer in trainer.optimizers:
             if self.sgs.apply == "update":
@@ -86,6 +88,7 @@ class SpatialGradientScalingCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is due."""
+        self._begun = trainer.current_epoch
         loader = trainer.train_dataloader if self.loader is None else self.loader
         if isinstance(loader, dict | list | tuple) and self.loader is None:
             raise InputError(
@@ -94,6 +97,14 @@ class SpatialGradientScalingCallback(Callback):
             )
         forward = self._forward_in_precision(trainer, pl_module)
         self.sgs.start_epoch(trainer.current_epoch, loader, batches=self.batches, forward=forward)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Measure, if it is due and the epoch began without ``on_train_epoch_start``.
+
+        Lightning does not call that for the epoch after a checkpoint of the last step of an epoch.
+        """
+        if self._begun != trainer.current_epoch:
+            self.on_train_epoch_start(trainer, pl_module)
 
     def _forward_in_precision(self, trainer: Trainer, module: LightningModule) -> Forward:
         """Return a function that runs the module on a batch in the trainer's precision, as ``training_step`` runs."""
