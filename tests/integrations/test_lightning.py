@@ -26,7 +26,7 @@ from integrations.plain_loop import (
 )
 
 pytest.importorskip("lightning")
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.tuner import Tuner
@@ -57,6 +57,8 @@ class Module(LightningModule):
             optimizer.step()
         return loss
 
+    test_step = validation_step = predict_step = training_step
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = optimizer_of(self)
         self.steps = recorded(optimizer, self.model)
@@ -77,12 +79,14 @@ def trained(
 ) -> Any:
     module = Module(manual)
     callbacks = callbacks or [SpatialGradientScalingCallback(forward=forward, **(OPTIONS | (sgs or {})))]
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet, **options
-    )
+    trainer = trainer_of(folder, callbacks, max_epochs=epochs, **options)
     trainer.fit(module, batches or loader(), ckpt_path=resume)
     return module.steps, trainer
+
+
+def trainer_of(folder: Path, callbacks: list[Any], **options: Any) -> Trainer:
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return Trainer(accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet, **options)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -156,6 +160,50 @@ def test_a_fit_takes_no_state_of_an_earlier_fit(tmp_path: Path) -> None:
         assert_same(steps, plain(**RESUMED))
 
 
+@pytest.mark.parametrize("stage", ["test", "validate", "predict"])
+def test_a_checkpoint_that_is_evaluated_changes_no_fit(tmp_path: Path, stage: str) -> None:
+    _, other = trained(tmp_path, sgs={"k": 5.0})
+    other.save_checkpoint(tmp_path / "other.ckpt")
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    trainer = trainer_of(tmp_path, [callback], max_epochs=EPOCHS)
+
+    def evaluate() -> None:
+        getattr(trainer, stage)(Module(), loader(), ckpt_path=tmp_path / "other.ckpt")
+
+    evaluate()
+    assert callback.state_dict() == {}
+    trainer.fit(module := Module(), loader())
+    assert_same(module.steps, plain())
+    scalings = callback.sgs.state_dict()["scalings"]
+    evaluate()
+    torch.testing.assert_close(callback.state_dict()["scalings"], scalings, rtol=0, atol=0)
+
+
+class Failing(Callback):
+    """Fails when a fit starts, after the states of a checkpoint were loaded."""
+
+    def on_fit_start(self, *_: Any) -> None:
+        raise RuntimeError
+
+
+def test_a_fit_takes_no_state_of_one_that_failed(tmp_path: Path) -> None:
+    _, trainer = trained(tmp_path)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    with pytest.raises(RuntimeError):
+        trained(tmp_path, callbacks=[Failing(), callback], epochs=EPOCHS + 1, resume=tmp_path / "last.ckpt")
+    steps, _ = trained(tmp_path, callbacks=[callback])
+    assert_same(steps, plain())
+
+
+def test_a_state_loaded_before_a_fit(tmp_path: Path) -> None:
+    trained(tmp_path, callbacks=[trained_one := SpatialGradientScalingCallback(**OPTIONS)])
+    callback = SpatialGradientScalingCallback(**(OPTIONS | {"warmup": EPOCHS}))
+    callback.load_state_dict(trained_one.state_dict())
+    trained(tmp_path, callbacks=[callback])
+    torch.testing.assert_close(callback.sgs.scalings, trained_one.sgs.scalings, rtol=0, atol=0)
+
+
 @pytest.mark.skipif(LIGHTNING.startswith("2.4."), reason="the steps of its search are missing from the training")
 def test_a_search_for_the_learning_rate_at_the_start_of_a_fit(tmp_path: Path) -> None:
     finder = LearningRateFinder(num_training_steps=4, early_stop_threshold=None, update_attr=False)
@@ -184,7 +232,7 @@ def test_persistent_workers_lose_no_batch(tmp_path: Path, epochs: int) -> None:
 
 def test_a_search_for_the_learning_rate_before_any_fit(tmp_path: Path) -> None:
     callback = SpatialGradientScalingCallback(**OPTIONS)
-    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)
+    trainer = trainer_of(tmp_path, [callback], max_epochs=1)
     Tuner(trainer).lr_find(Module(), loader(), num_training=4, update_attr=False)
     assert callback.state_dict() == {}
 
@@ -210,6 +258,6 @@ def test_models_in_another_precision(tmp_path: Path, precision: str, dtype: torc
 
 def test_several_loaders_are_refused(tmp_path: Path) -> None:
     callback = SpatialGradientScalingCallback(**OPTIONS)
-    trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)
+    trainer = trainer_of(tmp_path, [callback], max_epochs=2)
     with pytest.raises(InputError, match="expected one training loader, got dict of 1; pass the one"):
         trainer.fit(Module(), {"a": loader()})

@@ -63,11 +63,13 @@ class SpatialGradientScalingCallback(Callback):
         self.loader = loader
         self.scale = scale
         self.options = options
-        self._loaded: dict[str, Any] | None = None
+        self._evaluating = False
+        self._loaded: dict[str, Any] | None = None  # for the next on_fit_start
         self._begun: int | None = None  # the epoch that on_train_epoch_start was called for
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the controller of an earlier fit."""
+        self._evaluating = stage != "fit"
         if stage == "fit" and "sgs" in vars(self):
             self.sgs.remove()
             del self.sgs
@@ -135,12 +137,22 @@ class SpatialGradientScalingCallback(Callback):
         """Detach from the optimizers."""
         self.sgs.remove()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Forget the checkpoint of a fit that failed before it started."""
+        self._evaluating, self._loaded = False, None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load states again, after an evaluation."""
+        self._evaluating = False
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the controller, for Lightning's checkpoint; before ``on_fit_start``, what was loaded."""
         return self.sgs.state_dict() if "sgs" in vars(self) else self._loaded or {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of a checkpoint, or keep it until the controller exists."""
+        """Load the state of a checkpoint that training resumes from, or keep it until the controller exists."""
+        if self._evaluating:  # Lightning restores the callbacks for trainer.test(ckpt_path=...), too
+            return
         if "sgs" in vars(self):  # FSDP2 and DeepSpeed restore after ``on_fit_start``
             self.sgs.load_state_dict(state_dict)
         else:
