@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 import backpass
 from backpass.errors import InputError, NoEffectWarning
 from integrations.plain_loop import (
-    ALPHA,
     BATCH,
     EPOCHS,
     OPTIONS,
@@ -20,73 +18,20 @@ from integrations.plain_loop import (
     assert_same,
     loader,
     net,
-    optimizer_of,
     plain,
-    recorded,
 )
 
 pytest.importorskip("lightning")
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.tuner import Tuner
 
 from backpass.integrations.lightning import SpatialGradientScalingCallback
+from integrations.lightning_loop import Module, trained, trainer_of
 
 LIGHTNING = version("lightning")
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
-
-
-class Module(LightningModule):
-    def __init__(self, manual: bool = False) -> None:
-        super().__init__()
-        self.model = net()
-        self.automatic_optimization = not manual
-        self.criterion = backpass.PowerGradCrossEntropyLoss(alpha=ALPHA)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
-
-    def training_step(self, batch: Any, _: int) -> Tensor:
-        x, y = batch
-        loss = self.criterion(self(x), y)
-        if not self.automatic_optimization:
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
-        return loss
-
-    test_step = validation_step = predict_step = training_step
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = optimizer_of(self)
-        self.steps = recorded(optimizer, self.model)
-        return optimizer
-
-
-def trained(
-    folder: Path,
-    *,
-    epochs: int = EPOCHS,
-    manual: bool = False,
-    resume: Path | None = None,
-    forward: Any = None,
-    sgs: dict[str, Any] | None = None,
-    batches: Any = None,
-    callbacks: list[Any] | None = None,
-    **options: Any,
-) -> Any:
-    module = Module(manual)
-    callbacks = callbacks or [SpatialGradientScalingCallback(forward=forward, **(OPTIONS | (sgs or {})))]
-    trainer = trainer_of(folder, callbacks, max_epochs=epochs, **options)
-    trainer.fit(module, batches or loader(), ckpt_path=resume)
-    return module.steps, trainer
-
-
-def trainer_of(folder: Path, callbacks: list[Any], **options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return Trainer(accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet, **options)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -105,7 +50,7 @@ def test_gradients_are_those_of_the_plain_loop(
 
 
 def test_manual_optimization(tmp_path: Path) -> None:
-    steps, _ = trained(tmp_path, manual=True)
+    steps, _ = trained(tmp_path, module=Module(manual=True))
     assert_same(steps, plain())
 
 
@@ -240,20 +185,6 @@ def test_a_search_for_the_learning_rate_before_any_fit(tmp_path: Path) -> None:
 def test_a_training_that_ends_before_it_measures_is_warned_of(tmp_path: Path) -> None:
     with pytest.warns(NoEffectWarning, match="1 epochs of training end before scalings are measured, at epoch 1"):
         trained(tmp_path, epochs=1, sgs={"warmup": 1})
-
-
-def test_batches_of_another_form(tmp_path: Path) -> None:
-    steps, _ = trained(tmp_path, forward=lambda module, batch: module.model(batch[0]))
-    assert_same(steps, plain())
-
-
-@pytest.mark.parametrize("forward", [None, lambda module, batch: module.model(batch[0] + torch.zeros(1))])
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
-def test_models_in_another_precision(tmp_path: Path, precision: str, dtype: torch.dtype, forward: Any) -> None:
-    steps, _ = trained(tmp_path, precision=precision, forward=forward)
-    assert_same(steps, plain(dtype=dtype))
-    with pytest.raises(AssertionError, match="step"):
-        assert_same(steps, plain(dtype=dtype, sgs=False))
 
 
 def test_several_loaders_are_refused(tmp_path: Path) -> None:
