@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 import backpass
 from backpass.errors import InputError, NoEffectWarning
 from integrations.plain_loop import (
-    ALPHA,
     BATCH,
     EPOCHS,
     OPTIONS,
@@ -20,69 +18,20 @@ from integrations.plain_loop import (
     assert_same,
     loader,
     net,
-    optimizer_of,
     plain,
-    recorded,
 )
 
 pytest.importorskip("lightning")
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.tuner import Tuner
 
 from backpass.integrations.lightning import SpatialGradientScalingCallback
+from integrations.lightning_loop import Module, trained, trainer_of
 
 LIGHTNING = version("lightning")
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
-
-
-class Module(LightningModule):
-    def __init__(self, manual: bool = False) -> None:
-        super().__init__()
-        self.model = net()
-        self.automatic_optimization = not manual
-        self.criterion = backpass.PowerGradCrossEntropyLoss(alpha=ALPHA)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
-
-    def training_step(self, batch: Any, _: int) -> Tensor:
-        x, y = batch
-        loss = self.criterion(self(x), y)
-        if not self.automatic_optimization:
-            optimizer = self.optimizers()
-            optimizer.zero_grad()
-            self.manual_backward(loss)
-            optimizer.step()
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        optimizer = optimizer_of(self)
-        self.steps = recorded(optimizer, self.model)
-        return optimizer
-
-
-def trained(
-    folder: Path,
-    *,
-    epochs: int = EPOCHS,
-    manual: bool = False,
-    resume: Path | None = None,
-    forward: Any = None,
-    sgs: dict[str, Any] | None = None,
-    batches: Any = None,
-    callbacks: list[Any] | None = None,
-    **options: Any,
-) -> Any:
-    module = Module(manual)
-    callbacks = callbacks or [SpatialGradientScalingCallback(forward=forward, **(OPTIONS | (sgs or {})))]
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, callbacks=callbacks, **quiet, **options
-    )
-    trainer.fit(module, batches or loader(), ckpt_path=resume)
-    return module.steps, trainer
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])
@@ -101,7 +50,7 @@ def test_gradients_are_those_of_the_plain_loop(
 
 
 def test_manual_optimization(tmp_path: Path) -> None:
-    steps, _ = trained(tmp_path, manual=True)
+    steps, _ = trained(tmp_path, module=Module(manual=True))
     assert_same(steps, plain())
 
 
@@ -111,6 +60,25 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     rest, _ = trained(tmp_path, resume=tmp_path / "last.ckpt", sgs=RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+@pytest.mark.skipif(LIGHTNING.startswith("2.4."), reason="trains more steps after such a checkpoint, also without SGS")
+def test_a_run_resumed_after_the_last_step_of_an_epoch(tmp_path: Path) -> None:
+    every_epoch = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=len(loader()), save_top_k=-1)
+    steps, _ = trained(tmp_path, callbacks=[SpatialGradientScalingCallback(**OPTIONS), every_epoch])
+    assert_same(steps, plain())
+    for step in (8, 16):  # Lightning begins the next epoch without ``on_train_epoch_start``
+        rest, _ = trained(tmp_path, resume=tmp_path / f"step={step}.ckpt")
+        assert_same(steps[:step] + rest, plain())
+
+
+def test_a_run_resumed_within_an_epoch_is_not_measured_again(tmp_path: Path) -> None:
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    within = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=12, save_top_k=-1)
+    trained(tmp_path, callbacks=[callback, within])
+    trained(tmp_path, callbacks=[callback], resume=tmp_path / "step=12.ckpt", epochs=2)
+    saved = torch.load(tmp_path / "step=12.ckpt", weights_only=True)["callbacks"][callback.state_key]
+    torch.testing.assert_close(callback.sgs.scalings, saved["scalings"], rtol=0, atol=0)
 
 
 class RestoredLate(SingleDeviceStrategy):
@@ -135,6 +103,50 @@ def test_a_fit_takes_no_state_of_an_earlier_fit(tmp_path: Path) -> None:
         assert_same(first + rest, plain(**RESUMED))
         steps, _ = trained(tmp_path, callbacks=[callback])
         assert_same(steps, plain(**RESUMED))
+
+
+@pytest.mark.parametrize("stage", ["test", "validate", "predict"])
+def test_a_checkpoint_that_is_evaluated_changes_no_fit(tmp_path: Path, stage: str) -> None:
+    _, other = trained(tmp_path, sgs={"k": 5.0})
+    other.save_checkpoint(tmp_path / "other.ckpt")
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    trainer = trainer_of(tmp_path, [callback], max_epochs=EPOCHS)
+
+    def evaluate() -> None:
+        getattr(trainer, stage)(Module(), loader(), ckpt_path=tmp_path / "other.ckpt")
+
+    evaluate()
+    assert callback.state_dict() == {}
+    trainer.fit(module := Module(), loader())
+    assert_same(module.steps, plain())
+    scalings = callback.sgs.state_dict()["scalings"]
+    evaluate()
+    torch.testing.assert_close(callback.state_dict()["scalings"], scalings, rtol=0, atol=0)
+
+
+class Failing(Callback):
+    """Fails when a fit starts, after the states of a checkpoint were loaded."""
+
+    def on_fit_start(self, *_: Any) -> None:
+        raise RuntimeError
+
+
+def test_a_fit_takes_no_state_of_one_that_failed(tmp_path: Path) -> None:
+    _, trainer = trained(tmp_path)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    callback = SpatialGradientScalingCallback(**OPTIONS)
+    with pytest.raises(RuntimeError):
+        trained(tmp_path, callbacks=[Failing(), callback], epochs=EPOCHS + 1, resume=tmp_path / "last.ckpt")
+    steps, _ = trained(tmp_path, callbacks=[callback])
+    assert_same(steps, plain())
+
+
+def test_a_state_loaded_before_a_fit(tmp_path: Path) -> None:
+    trained(tmp_path, callbacks=[trained_one := SpatialGradientScalingCallback(**OPTIONS)])
+    callback = SpatialGradientScalingCallback(**(OPTIONS | {"warmup": EPOCHS}))
+    callback.load_state_dict(trained_one.state_dict())
+    trained(tmp_path, callbacks=[callback])
+    torch.testing.assert_close(callback.sgs.scalings, trained_one.sgs.scalings, rtol=0, atol=0)
 
 
 @pytest.mark.skipif(LIGHTNING.startswith("2.4."), reason="the steps of its search are missing from the training")
@@ -165,7 +177,7 @@ def test_persistent_workers_lose_no_batch(tmp_path: Path, epochs: int) -> None:
 
 def test_a_search_for_the_learning_rate_before_any_fit(tmp_path: Path) -> None:
     callback = SpatialGradientScalingCallback(**OPTIONS)
-    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)
+    trainer = trainer_of(tmp_path, [callback], max_epochs=1)
     Tuner(trainer).lr_find(Module(), loader(), num_training=4, update_attr=False)
     assert callback.state_dict() == {}
 
@@ -175,22 +187,8 @@ def test_a_training_that_ends_before_it_measures_is_warned_of(tmp_path: Path) ->
         trained(tmp_path, epochs=1, sgs={"warmup": 1})
 
 
-def test_batches_of_another_form(tmp_path: Path) -> None:
-    steps, _ = trained(tmp_path, forward=lambda module, batch: module.model(batch[0]))
-    assert_same(steps, plain())
-
-
-@pytest.mark.parametrize("forward", [None, lambda module, batch: module.model(batch[0] + torch.zeros(1))])
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("64-true", torch.float64)])
-def test_models_in_another_precision(tmp_path: Path, precision: str, dtype: torch.dtype, forward: Any) -> None:
-    steps, _ = trained(tmp_path, precision=precision, forward=forward)
-    assert_same(steps, plain(dtype=dtype))
-    with pytest.raises(AssertionError, match="step"):
-        assert_same(steps, plain(dtype=dtype, sgs=False))
-
-
 def test_several_loaders_are_refused(tmp_path: Path) -> None:
     callback = SpatialGradientScalingCallback(**OPTIONS)
-    trainer = Trainer(max_epochs=2, accelerator="cpu", callbacks=[callback], logger=False, default_root_dir=tmp_path)
+    trainer = trainer_of(tmp_path, [callback], max_epochs=2)
     with pytest.raises(InputError, match="expected one training loader, got dict of 1; pass the one"):
         trainer.fit(Module(), {"a": loader()})

@@ -1,6 +1,7 @@
 """The callback and the loss for the Hugging Face Trainer: the gradients of the plain loop, step by step."""
 
 import copy
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -219,6 +220,32 @@ def test_callback_states_are_restored_from_the_checkpoint(tmp_path: Path, caplog
         logging.getLogger("transformers.trainer").removeHandler(caplog.handler)
     assert_same(first + rest, plain(**RESUMED))
     assert "callbacks not included" not in caplog.text
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_two_callbacks_resume_as_one(tmp_path: Path, restored: bool) -> None:
+    def two(epochs: int = EPOCHS, resume: bool = False) -> Gradients:
+        trainer, steps = made(
+            tmp_path, epochs=epochs, include=["model.0"], restore_callback_states_from_checkpoint=restored, **RESUMED
+        )
+        second = SpatialGradientScalingCallback(trainer, **(OPTIONS | RESUMED), include=["model.2"])
+        trainer.add_callback(second)
+        trainer.train(resume_from_checkpoint=resume)
+        assert "training_step" not in vars(trainer)
+        return steps
+
+    first = two(epochs=2)
+    assert_same(first + two(resume=True), plain(**RESUMED))
+
+
+def test_a_checkpoint_from_before_there_could_be_two_callbacks(tmp_path: Path) -> None:
+    first = trained(tmp_path, epochs=2, **RESUMED)
+    path = next(tmp_path.glob("checkpoint-16")) / "trainer_state.json"
+    state = json.loads(path.read_text())
+    name = "SpatialGradientScalingState"
+    [state["stateful_callbacks"][name]] = state["stateful_callbacks"][name]
+    path.write_text(json.dumps(state))
+    assert_same(first + trained(tmp_path, resume=True, **RESUMED), plain(**RESUMED))
 
 
 def test_a_checkpoint_of_training_without_the_callback(tmp_path: Path) -> None:

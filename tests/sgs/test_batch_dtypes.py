@@ -62,6 +62,24 @@ def test_the_input_keeps_a_dtype_that_some_kernel_has(
         assert forward(torch.zeros(2, dtype=dtype)) == expected
 
 
+def test_a_head_in_float32_leaves_the_batches_of_a_bfloat16_backbone() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = net().bfloat16()
+            self.head = nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.backbone(x).flatten(1).float())
+
+    model, x = Model(), torch.randn(4, 1, 6, 6)
+    sgs = SpatialGradientScaling(model)
+    sgs.update([x])
+    expected = SpatialGradientScaling(model.backbone)
+    expected.update([x.bfloat16()])
+    assert all(torch.equal(g, expected.scalings[name.removeprefix("backbone.")]) for name, g in sgs.scalings.items())
+
+
 def test_a_frozen_teacher_in_half_precision_leaves_the_batches_of_the_student() -> None:
     class Distilled(nn.Module):
         def __init__(self) -> None:

@@ -267,7 +267,8 @@ def test_modes_buffers_and_random_state_come_back(fails: bool) -> None:
     state, random_state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
 
     def use() -> None:
-        with evaluating(model):
+        with evaluating(model) as untouched:
+            assert untouched()
             assert not any(m.training for m in model.modules())
             assert not torch.is_grad_enabled()
             model[0](torch.ones(1, 3, 2, 2))

@@ -65,7 +65,7 @@ def lightning(
     dtype: torch.dtype = torch.float32,
 ) -> Gradients:
     """Return the gradients of Lightning's trainer."""
-    from integrations.test_lightning import trained
+    from integrations.lightning_loop import trained
 
     options: dict[str, Any] = {"precision": "bf16-mixed" if autocast else PRECISIONS[dtype]}
     steps: Gradients = trained(folder, accumulate_grad_batches=accumulate, gradient_clip_val=clip, **options)[0]
@@ -74,9 +74,9 @@ def lightning(
 
 def lightning_manual(folder: Path, **_: Any) -> Gradients:
     """Return the gradients of a LightningModule that steps itself."""
-    from integrations.test_lightning import trained
+    from integrations.lightning_loop import Module, trained
 
-    steps: Gradients = trained(folder, manual=True)[0]
+    steps: Gradients = trained(folder, module=Module(manual=True))[0]
     return steps
 
 

@@ -1,6 +1,6 @@
 """Batches in the forms that loaders yield: running a model on their input, mapping and describing them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,13 +15,15 @@ Forward = Callable[[Any], Any]
 """Runs a model on a batch of any form."""
 
 
-def forward_on(model: nn.Module, device: torch.device, name: str | None = None) -> Forward:
+def forward_on(
+    model: nn.Module, device: torch.device, name: str | None = None, *, kernels: Iterable[Tensor] | None = None
+) -> Forward:
     """Return a function that runs ``model`` on a batch: a tensor, or a tuple or list that starts with one.
 
     With ``name``, batches are mappings, such as ``{"pixel_values": x, "labels": y}``, and the input is ``batch[name]``.
-    The function moves the tensor to ``device``, and casts one of floating point whose dtype no kernel of the model has
-    to that of the first, as autocast and the precisions of frameworks do in training. It raises an InputError for a
-    batch of another form or an empty one.
+    The function moves the tensor to ``device``, and casts one of floating point whose dtype none of ``kernels``
+    (default: all of the model's) has to that of the first, as autocast and the precisions of frameworks do in training.
+    It raises an InputError for a batch of another form or an empty one.
 
     >>> forward = forward_on(nn.Linear(2, 1), torch.device("cpu"))
     >>> forward((torch.ones(3, 2), torch.tensor([0, 1, 0]))).shape
@@ -29,7 +31,7 @@ def forward_on(model: nn.Module, device: torch.device, name: str | None = None) 
     >>> forward_on(nn.Linear(2, 1), torch.device("cpu"), "pixels")({"pixels": torch.ones(3, 2)}).shape
     torch.Size([3, 1])
     """
-    dtypes = _dtypes_of_kernels(model)
+    dtypes = _dtypes_of_kernels(model.parameters() if kernels is None else kernels)
 
     def forward(batch: Any) -> Any:
         if name is not None:
@@ -72,8 +74,8 @@ def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bo
     return batch
 
 
-def _dtypes_of_kernels(model: nn.Module) -> list[torch.dtype]:
-    kernels = (p for p in model.parameters() if not is_lazy(p) and p.ndim > 1 and p.is_floating_point())
+def _dtypes_of_kernels(parameters: Iterable[Tensor]) -> list[torch.dtype]:
+    kernels = (p for p in parameters if not is_lazy(p) and p.ndim > 1 and p.is_floating_point())
     return [p.dtype for p in kernels if p.dtype.itemsize > 1]  # kernels of 8 bits take other inputs
 
 

@@ -1,15 +1,17 @@
-"""Random states that reading a loader draws from: kept, or seeded for a while."""
+"""Random states that a loader or a model draws from: kept, or seeded for a while."""
 
+import pickle
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from backpass._internal.nested_loaders import nested_loaders
 
-__all__ = ["keeping_random_state", "seeded"]
+__all__ = ["keeping_global_states", "keeping_random_state", "seeded"]
 
 
 @contextmanager
@@ -30,7 +32,7 @@ def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
     generators = {id(g): g for g in _generators(loader)}.values()
     kept = [(generator, generator.get_state()) for generator in generators]
     epochs = list(_epochs(loader))
-    with _keeping_global_states():
+    with keeping_global_states():
         try:
             yield
         finally:
@@ -50,7 +52,7 @@ def seeded(seed: int) -> Iterator[None]:
     ...     first == (random.random(), torch.rand(1))
     True
     """
-    with _keeping_global_states():
+    with keeping_global_states():
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         if numpy := sys.modules.get("numpy"):
@@ -59,17 +61,38 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _keeping_global_states() -> Iterator[None]:
+def keeping_global_states(devices: Sequence[torch.device] = ()) -> Iterator[Callable[[], bool]]:
+    """Restore the states of the global generators of torch, Python and NumPy at the end.
+
+    Of torch on the CPU and on ``devices``, which are CUDA's. The context returns a function that returns whether the
+    states are unchanged so far.
+
+    >>> with keeping_global_states() as unchanged:
+    ...     before, _ = unchanged(), random.random()
+    ...     before, unchanged()
+    (True, False)
+    """
     numpy = sys.modules.get("numpy")
     python_state = random.getstate()
     numpy_state = numpy.random.get_state() if numpy else None
-    with torch.random.fork_rng(devices=[]):  # loaders draw on the CPU
+    before = _comparable_states(devices)
+    with torch.random.fork_rng(devices=devices):
         try:
-            yield
+            yield lambda: all(map(_equal, _comparable_states(devices), before))
         finally:
             random.setstate(python_state)
             if numpy:
                 numpy.random.set_state(numpy_state)
+
+
+def _comparable_states(devices: Sequence[torch.device]) -> list[bytes | Tensor]:
+    numpy = sys.modules.get("numpy")
+    others = pickle.dumps((random.getstate(), numpy and numpy.random.get_state()))  # NumPy's has an array within
+    return [others, torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+
+def _equal(one: bytes | Tensor, other: bytes | Tensor) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
 
 
 def _generators(loader: object) -> Iterator[torch.Generator]:

@@ -4,18 +4,20 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from backpass._internal.batches import Forward, forward_on
+from backpass._internal.modes import flagged
 from backpass.errors import InputError, missing_extra
 from backpass.sgs import SpatialGradientScaling
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer
+        from pytorch_lightning.utilities.model_helpers import is_overridden
     except ImportError as error:
         raise missing_extra("lightning", "lightning", "the callbacks for Lightning") from error
 
@@ -25,11 +27,12 @@ __all__ = ["SpatialGradientScalingCallback"]
 class SpatialGradientScalingCallback(Callback):
     """Train with Spatial Gradient Scaling: ``Trainer(callbacks=[SpatialGradientScalingCallback(k=5.0)])``.
 
-    Measures at the start of the epochs where it is due, on the first batches of the training loader, and scales in
-    ``on_before_optimizer_step``: once per optimizer step, on accumulated and unscaled gradients, before Lightning
-    clips them. Under manual optimization this is inside ``optimizer.step()``, so after ``self.clip_gradients``; to clip
-    there, call ``callback.sgs.scale_gradients()`` before it and pass ``scale=False``. The scalings are part of
-    Lightning's checkpoints.
+    Measures at the start of the epochs where it is due, on the first batches of the training loader as
+    ``training_step`` receives them, after the hooks of the transfer to the device (``on_after_batch_transfer`` and the
+    others), and scales in ``on_before_optimizer_step``: once per optimizer step, on accumulated and unscaled gradients,
+    before Lightning clips them. Under manual optimization this is inside ``optimizer.step()``, so after
+    ``self.clip_gradients``; to clip there, call ``callback.sgs.scale_gradients()`` before it and pass ``scale=False``.
+    The scalings are part of Lightning's checkpoints.
 
     Args:
         batches: the number of batches to measure on.
@@ -63,10 +66,13 @@ class SpatialGradientScalingCallback(Callback):
         self.loader = loader
         self.scale = scale
         self.options = options
-        self._loaded: dict[str, Any] | None = None
+        self._evaluating = False
+        self._loaded: dict[str, Any] | None = None  # for the next on_fit_start
+        self._begun: int | None = None  # the epoch that on_train_epoch_start was called for
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the controller of an earlier fit."""
+        self._evaluating = stage != "fit"
         if stage == "fit" and "sgs" in vars(self):
             self.sgs.remove()
             del self.sgs
@@ -77,6 +83,7 @@ class SpatialGradientScalingCallback(Callback):
         if self._loaded is not None:
             self.sgs.load_state_dict(self._loaded)
             self._loaded = None
+        self._begun = None
         self.sgs.check_epochs(trainer.max_epochs or 0)
         for optimizer in trainer.optimizers:
             if self.sgs.apply == "update":
@@ -86,34 +93,41 @@ class SpatialGradientScalingCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is due."""
+        self._begun = trainer.current_epoch
         loader = trainer.train_dataloader if self.loader is None else self.loader
         if isinstance(loader, dict | list | tuple) and self.loader is None:
             raise InputError(
                 f"expected one training loader, got {type(loader).__name__} of {len(loader)}; pass the one to measure "
                 "on as loader=..."
             )
-        forward = self._forward_in_precision(trainer, pl_module)
+        forward = self._forward_in_training(trainer, pl_module)
         self.sgs.start_epoch(trainer.current_epoch, loader, batches=self.batches, forward=forward)
 
-    def _forward_in_precision(self, trainer: Trainer, module: LightningModule) -> Forward:
-        """Return a function that runs the module on a batch in the trainer's precision, as ``training_step`` runs."""
-        device, precision = trainer.strategy.root_device, trainer.precision_plugin
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Measure, if it is due and the epoch began without ``on_train_epoch_start``.
+
+        Lightning does not call that for the epoch after a checkpoint of the last step of an epoch.
+        """
+        if self._begun != trainer.current_epoch:
+            self.on_train_epoch_start(trainer, pl_module)
+
+    def _forward_in_training(self, trainer: Trainer, module: LightningModule) -> Forward:
+        """Return a function that runs the module on what ``training_step`` receives of a batch, in its precision."""
+        strategy, precision = trainer.strategy, trainer.precision_plugin
         if isinstance(self.forward, str | None):
-            run = forward_on(module, device, self.forward)
+            run = forward_on(module, strategy.root_device, self.forward)
         else:
-            run = partial(self._run, module, device, self.forward)
+            run = partial(self.forward, module)
+        modes = {part: part.training for part in module.modules()}
 
         def forward(batch: Any) -> Any:
+            with flagged(modes):  # measuring runs the module in eval mode, where a hook may not augment
+                batch = _before_transfer(trainer, module, precision.convert_input(batch))
+                batch = strategy.batch_to_device(batch)
             with precision.forward_context():
-                return run(precision.convert_input(batch))
+                return run(batch)
 
         return forward
-
-    @staticmethod
-    def _run(
-        module: LightningModule, device: torch.device, forward: Callable[[LightningModule, Any], Any], batch: Any
-    ) -> Any:
-        return forward(module, module.transfer_batch_to_device(batch, device, 0))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Scale the gradients of the kernels that the optimizer holds."""
@@ -124,13 +138,30 @@ class SpatialGradientScalingCallback(Callback):
         """Detach from the optimizers."""
         self.sgs.remove()
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Forget the checkpoint of a fit that failed before it started."""
+        self._evaluating, self._loaded = False, None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Load states again, after an evaluation."""
+        self._evaluating = False
+
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the controller, for Lightning's checkpoint; before ``on_fit_start``, what was loaded."""
         return self.sgs.state_dict() if "sgs" in vars(self) else self._loaded or {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state of a checkpoint, or keep it until the controller exists."""
+        """Load the state of a checkpoint that training resumes from, or keep it until the controller exists."""
+        if self._evaluating:  # Lightning restores the callbacks for trainer.test(ckpt_path=...), too
+            return
         if "sgs" in vars(self):  # FSDP2 and DeepSpeed restore after ``on_fit_start``
             self.sgs.load_state_dict(state_dict)
         else:
             self._loaded = state_dict
+
+
+def _before_transfer(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
+    """Call the hook of the data module, if it has one, otherwise of the module, as the training loop does."""
+    data = trainer.datamodule
+    own = data is not None and is_overridden("on_before_batch_transfer", data)
+    return (data if own else module).on_before_batch_transfer(batch, 0)

@@ -32,7 +32,8 @@ class SpatialGradientScalingCallback(TrainerCallback):
     Measures at the start of the epochs where it is due, on the first batches of the training loader. The ``Trainer``
     has no event between backward and clipping, so this scales at the end of ``trainer.training_step`` where gradients
     are synchronised: once per optimizer step, on accumulated gradients, before the ``Trainer`` clips them
-    (``max_grad_norm`` is 1 by default). The scalings are part of ``trainer_state.json``.
+    (``max_grad_norm`` is 1 by default). The scalings are part of ``trainer_state.json``. Where a trainer has several
+    callbacks, such as one for each stage of the model, add them in the same order to resume.
 
     Args:
         trainer: the trainer that it is added to.
@@ -70,9 +71,11 @@ class SpatialGradientScalingCallback(TrainerCallback):
         self._restore()  # a train() that was interrupted had no on_train_end
         self.sgs = SpatialGradientScaling(self.trainer.model, **self.options)
         self._epoch = int(state.epoch or 0)  # counted from here on: it is late for data without a length
-        saved = state.stateful_callbacks.get(SpatialGradientScalingState.__name__)
-        if saved is not None:
-            self.sgs.load_state_dict(_with_tensors(saved["saved"]))
+        saved = state.stateful_callbacks.get(SpatialGradientScalingState.__name__, [])
+        saved = saved if isinstance(saved, list) else [saved]  # of the one callback in older checkpoints
+        position = self._siblings().index(self)
+        if position < len(saved):
+            self.sgs.load_state_dict(_with_tensors(saved[position]["saved"]))
         self.sgs.check_epochs(state.num_train_epochs)
         if self.sgs.apply == "update":
             self.sgs.attach(kwargs["optimizer"])
@@ -96,14 +99,20 @@ class SpatialGradientScalingCallback(TrainerCallback):
         loader = kwargs["train_dataloader"]
         self.sgs.start_epoch(self._epoch, loader, batches=self.batches, forward=self.forward)
         self._epoch += 1
-        saved = {"args": {}, "attributes": {}, "saved": _with_numbers(self.sgs.state_dict())}
-        state.stateful_callbacks[SpatialGradientScalingState.__name__] = saved
+        state.stateful_callbacks[SpatialGradientScalingState.__name__] = [
+            {"args": {}, "attributes": {}, "saved": _with_numbers(callback.sgs.state_dict())}
+            for callback in self._siblings()
+        ]
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave the trainer and its optimizer as they were."""
         self._restore()
+
+    def _siblings(self) -> list["SpatialGradientScalingCallback"]:
+        """Return the trainer's callbacks for SGS, in its order, in which their states are saved."""
+        return [c for c in self.trainer.callback_handler.callbacks if isinstance(c, SpatialGradientScalingCallback)]
 
     def _restore(self) -> None:
         if "sgs" in vars(self):
@@ -113,6 +122,9 @@ class SpatialGradientScalingCallback(TrainerCallback):
                 del self.trainer.training_step
             else:
                 self.trainer.training_step = self._replaced
+        for sibling in self._siblings():
+            if self._step is not None and sibling._replaced is self._step:  # it puts back what was there before both
+                sibling._replaced = self._replaced
         self._step = self._replaced = None  # inside a wrapper of someone else, it no longer scales
 
 

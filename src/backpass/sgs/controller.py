@@ -200,8 +200,8 @@ class SpatialGradientScaling(AppliedScalings):
                 ``(input, target)``.
             forward: runs the model on a batch of any other form, such as ``lambda batch: model(batch["image"])``; or
                 the name of the input in batches that are mappings, such as ``"pixel_values"``. Default:
-                ``model(input)`` on the model's device, with floating point of a dtype that no kernel has cast to that
-                of the first kernel.
+                ``model(input)`` on the model's device, with floating point cast to the dtype of the first kernel to
+                measure, if none of them has its dtype.
             batches: the number of batches to read; default: all.
 
         Raises:

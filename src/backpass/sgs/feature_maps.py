@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from backpass._internal.eager import eagerly
 from backpass._internal.modes import eval_mode
 from backpass._internal.padding import same_padding
+from backpass._internal.random_state import keeping_global_states
 from backpass.sgs.distributed import computing_device
 from backpass.sgs.layers import ConvLayer
 
@@ -126,27 +127,24 @@ def capture_feature_maps(layers: Sequence[ConvLayer], visit: FeatureMapVisitor) 
 def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Run the model eagerly, in eval mode and without gradients, and restore it.
 
-    Modes of all modules, buffers and torch's random state are restored, also after an exception. Buffers keep their
-    identity; those that the model adds are removed. The context returns a function that returns whether buffers and
-    random state are unchanged so far.
+    Modes of all modules, buffers and the random states of torch, Python and NumPy are restored, also after an
+    exception. Buffers keep their identity; those that the model adds are removed. The context returns a function that
+    returns whether buffers and random states are unchanged so far.
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     values = [
         (buffer, buffer.detach().clone()) for _, held in buffers for buffer in held.values() if buffer is not None
     ]
     devices = [device for device in {computing_device(p) for p in model.parameters()} if device.type == "cuda"]
-    random_state = _random_state(devices)
 
-    def untouched() -> bool:
-        return (
-            all(map(torch.equal, random_state, _random_state(devices)))
-            and all(_same_objects(module._buffers, held) for module, held in buffers)
-            and all(b.shape == value.shape and b.dtype == value.dtype and torch.equal(b, value) for b, value in values)
+    def same_buffers() -> bool:
+        return all(_same_objects(module._buffers, held) for module, held in buffers) and all(
+            b.shape == value.shape and b.dtype == value.dtype and torch.equal(b, value) for b, value in values
         )
 
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), eval_mode(model), eagerly():
-            yield untouched
+        with keeping_global_states(devices) as same_random_states, torch.no_grad(), eval_mode(model), eagerly():
+            yield lambda: same_random_states() and same_buffers()
     finally:
         for module, held in buffers:
             module._buffers.clear()
@@ -160,7 +158,3 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
 
 def _same_objects(buffers: Mapping[str, Tensor | None], held: Mapping[str, Tensor | None]) -> bool:
     return buffers.keys() == held.keys() and all(buffers[name] is held[name] for name in held)
-
-
-def _random_state(devices: Sequence[torch.device]) -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]

@@ -59,7 +59,8 @@ class MapsOfBatches:
         # Evaluating, since a loader may draw random numbers on the model's device, or run the model.
         with failing_together(self._device, group), evaluating(model):
             self._batches = first_batches(loader, count)
-        self._forward = forward if callable(forward) else forward_on(model, self._device, forward)
+        kernels = [layer.parameter for layer in self._layers]  # a head, or a teacher, may have another dtype
+        self._forward = forward if callable(forward) else forward_on(model, self._device, forward, kernels=kernels)
         self._sharded = is_sharded(model)
         self._kept = KeptMaps()
         if self._sharded:

@@ -74,8 +74,8 @@ def measure_scalings(
             counts as 0 in the mean over channels.
         dilation: ``"measured"``, or ``"ignored"``: neighbours are one pixel apart in dilated convolutions too.
         forward: runs the model on a batch of any other form; or the name of the input in batches that are mappings,
-            such as ``"pixel_values"``; default: ``model(input)`` on the model's device, with floating point of a dtype
-            that no kernel has cast to that of the first kernel.
+            such as ``"pixel_values"``; default: ``model(input)`` on the model's device, with floating point cast to the
+            dtype of the first kernel to measure, if none of them has its dtype.
         process_group: the processes that measure together, each on its own batches, of any number; default: all, where
             ``torch.distributed`` is in use. Ranges and counts are all-reduced, and every process returns the same
             scalings, bit for bit: those of the union of the batches.
