@@ -1,3 +1,4 @@
+import shutil
 from contextlib import closing
 from dataclasses import replace
 
@@ -138,6 +139,41 @@ def test_both_stages_in_one_study_and_the_choice_stays(tmp_path):
     assert last_stage(found, tmp_path) == (result.study, result.choices)
     with pytest.raises(InputError, match=r"expected .*tuning\.json to hold the points of this study"):
         run_study(study("lr=0.01,0.1"), tmp_path)
+
+
+def tuned(*texts, recipe=RECIPE):
+    return compare_study(recipe, ("plain",), (0,), space=parse_space(texts), tuning=Tuning(seeds=(7,)))
+
+
+def with_rate(lr):
+    return compare_study(replace(RECIPE, optimizer=replace(RECIPE.optimizer, lr=lr)), ("plain",), (0,))
+
+
+@pytest.mark.parametrize("lost", ["nothing", "study.db", "plain-seed0"])
+def test_a_folder_with_runs_where_the_tuned_ones_belong_is_refused_before_it_tunes(lost, tmp_path):
+    run_study(with_rate(0.1), tmp_path)
+    (tmp_path / lost).unlink() if lost == "study.db" else shutil.rmtree(tmp_path / lost, ignore_errors=True)
+    with pytest.raises(
+        InputError, match=r"expected .*plain-seed0 to be free for a run with tuned .*; choose another f"
+    ):
+        run_study(tuned("lr=0.05,0.1"), tmp_path)
+    assert not list(tmp_path.glob("tuning*"))
+
+
+def test_a_run_that_takes_the_folder_of_a_tuned_one_meanwhile_is_not_taken_for_it(tmp_path, monkeypatch):
+    def disturb(storage, name, folder, **options):
+        with closing(running.Queue.open(storage, name)) as queue:
+            queue.fill(with_rate(0.2).runs())
+            with pytest.raises(
+                InputError, match=r"expected plain-seed0 to belong to one run .*; choose another folder"
+            ):
+                running.work(queue, folder)
+
+    monkeypatch.setattr(running, "work_in_processes", disturb)
+    with pytest.raises(
+        StateError, match=r"the 3 runs of the study to have ended, got 1 .*, such as plain-seed0, since"
+    ):
+        run_study(tuned("lr=0.001,0.1"), tmp_path, processes=2)
 
 
 def test_some_entries_first_and_then_all_choose_once_each(tmp_path):

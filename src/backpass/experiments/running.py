@@ -15,7 +15,7 @@ from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.run_state import RunState
 from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
-from backpass.experiments.stages import count_runs, last_stage, next_runs
+from backpass.experiments.stages import check_second_stage, count_runs, last_stage, next_runs
 from backpass.experiments.study import Study, StudyRun, write_study
 from backpass.experiments.tuning import Choice
 from backpass.training.items import Data
@@ -87,8 +87,9 @@ def run_study(
         grace: seconds without one until a run is taken over.
 
     Raises:
-        InputError: several ranks call this together, the study has no run, a run folder belongs to another run, the
-            storage cannot be opened, or its study of this name is that of another folder.
+        InputError: several ranks call this together, the study has no run, a run folder belongs to another run, one of
+            the second stage is taken before anything is chosen, the storage cannot be opened, or its study of this name
+            is that of another folder.
         StateError: a worker process ended with an error and left runs that wait or run, or without a choice of settings
             although no run of the tuning stage failed; or another study was started in the folder meanwhile.
     """
@@ -105,6 +106,7 @@ def run_study(
     name = "study" if storage is None else folder.resolve().name
     address = storage or str(folder)
     with closing(Queue.create(address, name, folder=folder, runtime=runtime or Runtime())) as queue:
+        check_second_stage(study, folder, {state.run.folder: state.run.run for state in queue.states()})
         queue.fill(runs)
         write_study(study, folder)
         queue.drop_others(next_runs(study, folder))  # After the file, by which workers let missing runs wait.
@@ -122,15 +124,16 @@ def run_study(
             work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace, watch=watch)
         runs = next_runs(study, folder)
         states = _states(queue, runs)
-    if missing := {run.folder for run in runs} - {state.run.folder for state in states}:
+    if missing := set(runs) - {state.run for state in states}:
         raise StateError(
             f"expected the {len(runs)} runs of the study to have ended, got {len(missing)} that wait no more, such as "
-            f"{min(missing)}, since another study was started in {folder} meanwhile; start the same command again"
+            f"{min(run.folder for run in missing)}, since another study was started in {folder} meanwhile or has a run "
+            "of this name; start the same command again"
         )
     final, choices = last_stage(study, folder)
-    own = {run.folder for run in final.runs()}
-    records = [_record(state, folder) for state in states if state.state == "complete" and state.run.folder in own]
-    failed = [state for state in states if state.run.folder in own or not state.diverged]
+    own = set(final.runs())
+    records = [_record(state, folder) for state in states if state.state == "complete" and state.run in own]
+    failed = [state for state in states if state.run in own or not state.diverged]
     failures = {state.run.folder: state.error for state in failed if state.error is not None}
     if study.tuning is not None and not choices and not failures:
         raise StateError(
@@ -152,8 +155,8 @@ def describe_failures(failures: dict[str, str], runs: int) -> str:
 
 def _states(queue: Queue, runs: Sequence[StudyRun]) -> list[RunState]:
     """Return the states of the runs, in their order; the queue may hold others of an earlier study in this folder."""
-    states = {state.run.folder: state for state in queue.states()}
-    return [states[run.folder] for run in runs if run.folder in states]
+    states = {state.run: state for state in queue.states()}
+    return [states[run] for run in runs if run in states]
 
 
 def _show_ended(queue: Queue, study: Study, folder: Path, progress: Progress, shown: set[str]) -> None:

@@ -17,9 +17,11 @@ from backpass.experiments.settings import replace_settings
 from backpass.experiments.study import Study, StudyRun
 from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point
 from backpass.training.checkpoint import atomic_write
+from backpass.training.recipe import Run
 
 __all__ = [
     "CHOICES_FILE",
+    "check_second_stage",
     "choose",
     "count_runs",
     "known_results",
@@ -200,6 +202,31 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     stored = {choice.entry: choice for choice in choose(study, known)} | stored
     atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(stored.values()))).encode())
     return first + tuned_study(study, list(stored.values())).runs()
+
+
+def check_second_stage(study: Study, folder: Path, queued: Mapping[str, Run]) -> None:
+    """Check, before settings are tuned, that the runs of the second stage will have their folders for themselves.
+
+    Args:
+        study: with or without a tuning stage.
+        folder: of the study.
+        queued: the runs of its queue, by the name of their folder.
+
+    Raises:
+        InputError: a folder of that stage holds another run, or holds one before settings are chosen for its entry.
+    """
+    if study.tuning is None:
+        return
+    second = tuned_study(study, list(_read_choices(folder).values()))
+    undecided = {entry.key for entry in second.entries if entry.tuned}
+    for run in second.runs():
+        path = folder / run.folder / RECORD_FILE
+        found = read_record(path).run if path.is_file() else queued.get(run.folder)
+        if found is not None and (run.entry in undecided or found != run.run):
+            raise InputError(
+                f"expected {folder / run.folder} to be free for a run with tuned settings, got a run of another study; "
+                "choose another folder"
+            )
 
 
 def _is_chosen(study: Study, stored: Mapping[str, Choice]) -> bool:
