@@ -160,6 +160,18 @@ def test_a_folder_with_runs_where_the_tuned_ones_belong_is_refused_before_it_tun
     assert not list(tmp_path.glob("tuning*"))
 
 
+def test_records_of_other_settings_choose_nothing(tmp_path):
+    run_study(tuned("lr=0.001,0.1"), tmp_path)
+    for name in ("study.db", "tuning.json"):
+        (tmp_path / name).unlink()
+    shutil.rmtree(tmp_path / "plain-seed0")
+    result = run_study(tuned("lr=0.001,0.1", recipe=replace(RECIPE, epochs=2)), tmp_path)
+    assert (len(result.failures), result.records, result.choices) == (2, [], [])
+    assert all(
+        "to belong to this run" in error or "choose another folder" in error for error in result.failures.values()
+    )
+
+
 def test_a_run_that_takes_the_folder_of_a_tuned_one_meanwhile_is_not_taken_for_it(tmp_path, monkeypatch):
     def disturb(storage, name, folder, **options):
         with closing(running.Queue.open(storage, name)) as queue:

@@ -157,7 +157,7 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
 
 
-def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = None) -> list[StudyRun]:
+def next_runs(study: Study, folder: Path, diverged: Collection[StudyRun] | None = None) -> list[StudyRun]:
     """Return the runs of a study that can be known by now.
 
     Without tuning, these are all. With it, the first stage's as far as they follow from the records in the folder, and
@@ -168,7 +168,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     Args:
         study: with or without a tuning stage.
         folder: of the study.
-        diverged: folders of the runs that diverged, where every run so far has ended; ``None``: not every one has.
+        diverged: the runs that diverged, where every run so far has ended; ``None``: not every one has.
 
     Raises:
         InputError: the file holds choices of another search, or all points of an entry diverged.
@@ -190,9 +190,10 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
     if diverged is None and tuning.sampler == "grid" and not tuning.halving:
         return tuning_runs(study, {})
 
-    def read(name: str) -> float | None:
-        path = folder / name / RECORD_FILE
-        return read_record(path).score if path.is_file() else None
+    def read(run: StudyRun) -> float | None:
+        path = folder / run.folder / RECORD_FILE
+        record = read_record(path) if path.is_file() else None
+        return record.score if record is not None and record.run == run.run else None
 
     known = known_results(study, read, diverged or ()) | tried
     first = tuning_runs(study, known)
@@ -236,14 +237,14 @@ def _is_chosen(study: Study, stored: Mapping[str, Choice]) -> bool:
 
 
 def known_results(
-    study: Study, read: Callable[[str], float | None], diverged: Collection[str]
+    study: Study, read: Callable[[StudyRun], float | None], diverged: Collection[StudyRun]
 ) -> dict[str, dict[tuple[Point, int], float | None]]:
     """Return what is known of the first stage; found round by round, since later points follow from earlier.
 
     Args:
         study: with a tuning stage.
-        read: returns the score of the run with a folder of this name; ``None``: it has no record.
-        diverged: names of the folders of runs that diverged.
+        read: returns the score of a run; ``None``: it has no record.
+        diverged: runs that diverged.
     """
     tuning = tuning_of(study)
     known: dict[str, dict[tuple[Point, int], float | None]] = {}
@@ -253,11 +254,11 @@ def known_results(
         while more:
             more = False
             for point, seed in wanted(entry.key, entry.space, tuning, found):
-                name = point_run(entry, point, seed, tuning).folder
                 if (point, seed) in found:
                     continue
-                score = None if name in diverged else read(name)
-                if name in diverged or score is not None:
+                run = point_run(entry, point, seed, tuning)
+                score = None if run in diverged else read(run)
+                if run in diverged or score is not None:
                     found[point, seed] = score
                     more = True
     return known

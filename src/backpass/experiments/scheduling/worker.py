@@ -116,7 +116,7 @@ def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> b
     study = read_study(folder)
     if study is None or study.tuning is None:
         return False
-    diverged = {run.run.folder for run in ended if run.diverged}
+    diverged = {run.run for run in ended if run.diverged}
     known = {run.run for run in ended}
     new = [run for run in next_runs(study, folder, diverged) if run not in known]
     queue.fill(new)
