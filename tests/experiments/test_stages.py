@@ -7,6 +7,7 @@ import pytest
 from backpass.errors import InputError, StateError
 from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study, running
 from backpass.experiments.sampling import wanted
+from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.stages import choose, count_runs, last_stage, next_runs, tuned_study, tuning_study
 from backpass.experiments.study import write_study
 from backpass.experiments.tuning import Tuning, parse_space
@@ -244,6 +245,20 @@ def test_a_first_stage_that_ends_without_a_choice_is_an_error(tmp_path, monkeypa
     monkeypatch.setattr(running, "work_in_processes", diverge)
     with pytest.raises(StateError, match=r"expected the first stage of the study to end with a choice .*, got no"):
         run_study(study("lr=0.05,0.1"), tmp_path, processes=2)
+
+
+def test_a_failure_after_a_round_that_diverged_is_named(tmp_path, monkeypatch):
+    def fail(queue, folder, **options):
+        for diverged in (True, False):
+            while (claim := queue.claim()) is not None:
+                queue.fail(claim, "no such disk", diverged=diverged)
+            workers._fill_next_stage(queue, folder, queue.states())
+
+    monkeypatch.setattr(running, "work", fail)
+    rates = ",".join(f"{number / 100:g}" for number in range(1, 21))
+    found = study(f"lr={rates}", methods=("plain",), tuning=Tuning((7,), trials=8, sampler="tpe"))
+    result = run_study(found, tmp_path)
+    assert len(result.failures) == result.runs - 4 > 0  # the first round has four points
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from backpass.experiments.tuning import Choice
 from backpass.training.items import Data
 from backpass.training.recipe import DataSettings, Runtime
 
-__all__ = ["StudyResult", "describe_failures", "run_study"]
+__all__ = ["StudyResult", "describe_failures", "failures_of", "own_states", "run_study"]
 
 _SHOWN = 3
 
@@ -122,8 +122,8 @@ def run_study(
                     _show_ended(queue, study, folder, progress, shown)
 
             work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace, watch=watch)
-        runs = next_runs(study, folder)
-        states = _states(queue, runs)
+        every = queue.states()
+    runs, states = _known_runs(study, folder, every), own_states(study, folder, every)
     if missing := set(runs) - {state.run for state in states}:
         raise StateError(
             f"expected the {len(runs)} runs of the study to have ended, got {len(missing)} that wait no more, such as "
@@ -133,8 +133,7 @@ def run_study(
     final, choices = last_stage(study, folder)
     own = set(final.runs())
     records = [_record(state, folder) for state in states if state.state == "complete" and state.run in own]
-    failed = [state for state in states if state.run in own or not state.diverged]
-    failures = {state.run.folder: state.error for state in failed if state.error is not None}
+    failures = failures_of(study, folder, states)
     if study.tuning is not None and not choices and not failures:
         raise StateError(
             "expected the first stage of the study to end with a choice for every entry, got none, although no run of "
@@ -143,25 +142,52 @@ def run_study(
     return StudyResult(final, choices, records, failures, len(states))
 
 
-def describe_failures(failures: dict[str, str], runs: int) -> str:
+def own_states(study: Study | None, folder: Path, states: Sequence[RunState]) -> list[RunState]:
+    """Return the states of the runs of a study that are known by now, in their order.
+
+    Args:
+        study: of the folder; ``None``: not known, so that every run is taken for its own.
+        folder: of the study.
+        states: of all runs of the queue, which may hold others of an earlier study in this folder.
+    """
+    if study is None:
+        return list(states)
+    by_run = {state.run: state for state in states}
+    return [by_run[run] for run in _known_runs(study, folder, states) if run in by_run]
+
+
+def failures_of(study: Study | None, folder: Path, states: Sequence[RunState]) -> dict[str, str]:
+    """Return the errors of the runs that failed, by folder; a point of a tuning that diverged is an answer.
+
+    Args:
+        study: of the folder; ``None``: not known, so that every run counts.
+        folder: of the study.
+        states: of its runs (:func:`own_states`).
+    """
+    last = {state.run for state in states} if study is None else set(last_stage(study, folder)[0].runs())
+    failed = [state for state in states if state.run in last or not state.diverged]
+    return {state.run.folder: state.error for state in failed if state.error is not None}
+
+
+def describe_failures(
+    failures: dict[str, str], runs: int, next_step: str = "start the same command again to try them again"
+) -> str:
     """Return a line that names the first failed runs and what to do."""
     shown = "; ".join(f"{folder}: {error}" for folder, error in list(failures.items())[:_SHOWN])
     more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
     return (
-        f"{len(failures)} of {runs} runs failed ({shown}{more}); error.txt in their folders has the traceback; start "
-        "the same command again to try them again"
+        f"{len(failures)} of {runs} runs failed ({shown}{more}); error.txt in their folders has the traceback; "
+        f"{next_step}"
     )
 
 
-def _states(queue: Queue, runs: Sequence[StudyRun]) -> list[RunState]:
-    """Return the states of the runs, in their order; the queue may hold others of an earlier study in this folder."""
-    states = {state.run: state for state in queue.states()}
-    return [states[run] for run in runs if run in states]
+def _known_runs(study: Study, folder: Path, states: Sequence[RunState]) -> list[StudyRun]:
+    return next_runs(study, folder, {state.run for state in states if state.diverged})
 
 
 def _show_ended(queue: Queue, study: Study, folder: Path, progress: Progress, shown: set[str]) -> None:
     """Show the runs that have ended and are not in ``shown``, and add them to it."""
-    for state in _states(queue, next_runs(study, folder)):
+    for state in own_states(study, folder, queue.states()):
         if state.run.folder in shown or state.state not in ("complete", "failed"):
             continue
         if state.error is None:

@@ -157,18 +157,21 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
 
 
-def next_runs(study: Study, folder: Path, diverged: Collection[StudyRun] | None = None) -> list[StudyRun]:
+def next_runs(
+    study: Study, folder: Path, diverged: Collection[StudyRun] = (), *, ended: bool = False
+) -> list[StudyRun]:
     """Return the runs of a study that can be known by now.
 
     Without tuning, these are all. With it, the first stage's as far as they follow from the records in the folder, and
-    also the second's once settings are chosen. That happens in the first call that knows that the first stage has
-    ended; the choices are written to ``tuning.json`` of the folder and stay. A study with further entries chooses for
-    these alone, and one with fewer leaves the choices of the others in the file.
+    also the second's once settings are chosen. That happens in the first call that is told that the runs have ended and
+    finds the first stage complete; the choices are written to ``tuning.json`` of the folder and stay. A study with
+    further entries chooses for these alone, and one with fewer leaves the choices of the others in the file.
 
     Args:
         study: with or without a tuning stage.
         folder: of the study.
-        diverged: the runs that diverged, where every run so far has ended; ``None``: not every one has.
+        diverged: the runs that diverged so far.
+        ended: whether every run so far has ended.
 
     Raises:
         InputError: the file holds choices of another search, or all points of an entry diverged.
@@ -187,7 +190,7 @@ def next_runs(study: Study, folder: Path, diverged: Collection[StudyRun] | None 
             )
     if _is_chosen(study, stored):
         return tuning_runs(study, tried) + tuned_study(study, list(stored.values())).runs()
-    if diverged is None and tuning.sampler == "grid" and not tuning.halving:
+    if not ended and tuning.sampler == "grid" and not tuning.halving:
         return tuning_runs(study, {})
 
     def read(run: StudyRun) -> float | None:
@@ -195,10 +198,10 @@ def next_runs(study: Study, folder: Path, diverged: Collection[StudyRun] | None 
         record = read_record(path) if path.is_file() else None
         return record.score if record is not None and record.run == run.run else None
 
-    known = known_results(study, read, diverged or ()) | tried
+    known = known_results(study, read, diverged) | tried
     first = tuning_runs(study, known)
     tuned = [(entry, known[entry.key]) for entry in study.entries if entry.tuned]
-    if diverged is None or any(set(wanted(e.key, e.space, tuning, found)) - set(found) for e, found in tuned):
+    if not ended or any(set(wanted(e.key, e.space, tuning, found)) - set(found) for e, found in tuned):
         return first
     stored = {choice.entry: choice for choice in choose(study, known)} | stored
     atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(stored.values()))).encode())

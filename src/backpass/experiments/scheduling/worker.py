@@ -118,7 +118,7 @@ def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> b
         return False
     diverged = {run.run for run in ended if run.diverged}
     known = {run.run for run in ended}
-    new = [run for run in next_runs(study, folder, diverged) if run not in known]
+    new = [run for run in next_runs(study, folder, diverged, ended=True) if run not in known]
     queue.fill(new)
     return bool(new)
 
