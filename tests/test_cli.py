@@ -188,6 +188,12 @@ def test_failed_runs_are_named_after_the_table(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert "not run" in printed.out
     assert "backpass: 1 of 2 runs failed (agc-seed0: " in printed.err
+    assert printed.err.endswith("; start the same command again to try them again\n")
+    assert main(["worker", "--study", out]) == 2
+    error = capsys.readouterr().err
+    assert "backpass: 1 of 2 runs failed (agc-seed0: " in error
+    assert error.endswith("; start the command that began the study again: it tries them again, a worker does not\n")
+    (tmp_path / "c" / "study.json").unlink()  # as for a worker with a folder of its own: every run of the queue counts
     assert main(["worker", "--study", out]) == 2
     assert "backpass: 1 of 2 runs failed (agc-seed0: " in capsys.readouterr().err
 

@@ -34,14 +34,20 @@ def test_without_plain_nothing_is_compared():
 def test_a_setting_that_no_method_has_is_refused():
     both = parse_space(["lr=0.05,0.1", "k=3,5"])
     for space in (both, both[1:]):
-        with pytest.raises(InputError, match=r"that one of plain, pgt has, got sgs\.k; leave it out, or add a method"):
+        with pytest.raises(InputError, match=r"tune that one of plain, pgt has, got sgs\.k; leave them out, or give a"):
             compare_study(RECIPE, ["plain", "pgt"], [0], space=space)
     with pytest.raises(InputError, match=r"got sgs\.alpha,sgs\.beta; leave"):
         compare_study(RECIPE, ["plain"], [0], space=(("sgs.alpha,sgs.beta", ("1,2", "2,1")),))
     gamma = parse_space(["reparam.acb_gamma=0.3,1"])
-    with pytest.raises(InputError, match=r"that one of plain, sgs has, got reparam\.acb_gamma"):
-        compare_study(RECIPE, ["plain", "sgs"], [0], space=gamma)
-    assert compare_study(RECIPE, ["plain", "acb"], [0], space=gamma).entries[1].space == gamma
+    with pytest.raises(InputError, match=r"that one of plain, dbb, repvgg has, got reparam\.acb_gamma"):
+        compare_study(RECIPE, ["plain", "dbb", "repvgg"], [0], space=gamma)
+    assert [e.space for e in compare_study(RECIPE, ["plain", "acb", "dbb"], [0], space=gamma).entries] == [
+        (),
+        gamma,
+        (),
+    ]
+    with pytest.raises(InputError, match=r"unknown setting 'gamma' of ReparamSettings"):
+        compare_study(RECIPE, ["acb"], [0], space=parse_space(["reparam.gamma=0.3,1"]))
 
 
 def test_options_of_a_tuning_that_tunes_nothing_are_refused():

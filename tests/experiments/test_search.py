@@ -59,5 +59,35 @@ def test_a_search_over_half_of_a_fixed_scaling_needs_the_other_half():
         search_study("sgs.alpha", RECIPE, [0], values=["0.5"]).runs()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "method"),
+    [
+        ("dyrep.every", "2", "dyrep"),
+        ("reparam.acb_gamma", "0.5", "acb"),
+        ("agc.eps", "0.01", "agc"),
+        ("optimizer.lr,sgs.k", "0.1,3", "sgs"),
+        ("pgt.alpha,sgs.k", "0.5,3", "sgs+pgt"),
+        ("epochs", "2", "plain"),
+    ],
+)
+def test_the_default_method_is_the_one_that_has_the_settings(key, value, method):
+    study = search_study(key, RECIPE, [0], values=[value])
+    assert [entry.method for entry in study.entries] == (["plain"] if method == "plain" else ["plain", method])
+
+
+@pytest.mark.parametrize(
+    ("key", "method"), [("sgs.k", "pgt"), ("sgs.k", "plain"), ("optimizer.lr,pgt.alpha", "sgs"), ("dyrep.every", "acb")]
+)
+def test_a_method_without_the_settings_is_refused(key, method):
+    message = rf"expected settings to tune that {method} has, got {key}; leave them out, or give a method that has them"
+    with pytest.raises(InputError, match=message):
+        search_study(key, RECIPE, [0], values=["1,1" if "," in key else "1"], method=method)
+
+
+def test_settings_of_methods_that_do_not_go_together_are_refused():
+    with pytest.raises(InputError, match=r"expected sgs with kernels that stay in the model, got 'sgs\+dyrep'"):
+        search_study("sgs.k,dyrep.every", RECIPE, [0], values=["3,2"])
+
+
 def test_a_value_given_twice_is_tried_once():
     assert len(search_study("sgs.k", RECIPE, [0], values=["3", "3"]).entries) == 2

@@ -1,3 +1,4 @@
+import shutil
 from contextlib import closing
 from dataclasses import replace
 
@@ -6,6 +7,7 @@ import pytest
 from backpass.errors import InputError, StateError
 from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study, running
 from backpass.experiments.sampling import wanted
+from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.stages import choose, count_runs, last_stage, next_runs, tuned_study, tuning_study
 from backpass.experiments.study import write_study
 from backpass.experiments.tuning import Tuning, parse_space
@@ -140,6 +142,53 @@ def test_both_stages_in_one_study_and_the_choice_stays(tmp_path):
         run_study(study("lr=0.01,0.1"), tmp_path)
 
 
+def tuned(*texts, recipe=RECIPE):
+    return compare_study(recipe, ("plain",), (0,), space=parse_space(texts), tuning=Tuning(seeds=(7,)))
+
+
+def with_rate(lr):
+    return compare_study(replace(RECIPE, optimizer=replace(RECIPE.optimizer, lr=lr)), ("plain",), (0,))
+
+
+@pytest.mark.parametrize("lost", ["nothing", "study.db", "plain-seed0"])
+def test_a_folder_with_runs_where_the_tuned_ones_belong_is_refused_before_it_tunes(lost, tmp_path):
+    run_study(with_rate(0.1), tmp_path)
+    (tmp_path / lost).unlink() if lost == "study.db" else shutil.rmtree(tmp_path / lost, ignore_errors=True)
+    with pytest.raises(
+        InputError, match=r"expected .*plain-seed0 to be free for a run with tuned .*; choose another f"
+    ):
+        run_study(tuned("lr=0.05,0.1"), tmp_path)
+    assert not list(tmp_path.glob("tuning*"))
+
+
+def test_records_of_other_settings_choose_nothing(tmp_path):
+    run_study(tuned("lr=0.001,0.1"), tmp_path)
+    for name in ("study.db", "tuning.json"):
+        (tmp_path / name).unlink()
+    shutil.rmtree(tmp_path / "plain-seed0")
+    result = run_study(tuned("lr=0.001,0.1", recipe=replace(RECIPE, epochs=2)), tmp_path)
+    assert (len(result.failures), result.records, result.choices) == (2, [], [])
+    assert all(
+        "to belong to this run" in error or "choose another folder" in error for error in result.failures.values()
+    )
+
+
+def test_a_run_that_takes_the_folder_of_a_tuned_one_meanwhile_is_not_taken_for_it(tmp_path, monkeypatch):
+    def disturb(storage, name, folder, **options):
+        with closing(running.Queue.open(storage, name)) as queue:
+            queue.fill(with_rate(0.2).runs())
+            with pytest.raises(
+                InputError, match=r"expected plain-seed0 to belong to one run .*; choose another folder"
+            ):
+                running.work(queue, folder)
+
+    monkeypatch.setattr(running, "work_in_processes", disturb)
+    with pytest.raises(
+        StateError, match=r"the 3 runs of the study to have ended, got 1 .*, such as plain-seed0, since"
+    ):
+        run_study(tuned("lr=0.001,0.1"), tmp_path, processes=2)
+
+
 def test_some_entries_first_and_then_all_choose_once_each(tmp_path):
     whole = study("lr=0.001,0.1", tuning=Tuning(seeds=(7,)))
     part = replace(whole, entries=whole.entries[:1])
@@ -196,6 +245,20 @@ def test_a_first_stage_that_ends_without_a_choice_is_an_error(tmp_path, monkeypa
     monkeypatch.setattr(running, "work_in_processes", diverge)
     with pytest.raises(StateError, match=r"expected the first stage of the study to end with a choice .*, got no"):
         run_study(study("lr=0.05,0.1"), tmp_path, processes=2)
+
+
+def test_a_failure_after_a_round_that_diverged_is_named(tmp_path, monkeypatch):
+    def fail(queue, folder, **options):
+        for diverged in (True, False):
+            while (claim := queue.claim()) is not None:
+                queue.fail(claim, "no such disk", diverged=diverged)
+            workers._fill_next_stage(queue, folder, queue.states())
+
+    monkeypatch.setattr(running, "work", fail)
+    rates = ",".join(f"{number / 100:g}" for number in range(1, 21))
+    found = study(f"lr={rates}", methods=("plain",), tuning=Tuning((7,), trials=8, sampler="tpe"))
+    result = run_study(found, tmp_path)
+    assert len(result.failures) == result.runs - 4 > 0  # the first round has four points
 
 
 @pytest.mark.parametrize(

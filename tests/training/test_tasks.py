@@ -164,6 +164,8 @@ def test_items_are_held_out_and_limited():
     assert not held & kept
     with pytest.raises(InputError, match="1 <= limit_test <= 16, the number of items in the split, got 17"):
         stripes().reduced(0.0, None, 17, 0)
+    with pytest.raises(InputError, match="<= 30, the number of items in the split without the 10 held out for valid"):
+        stripes(train=40).reduced(0.25, 31, None, 0)
 
 
 def test_items_have_no_mean_and_std():

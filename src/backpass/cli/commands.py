@@ -17,7 +17,7 @@ from backpass.experiments.power import LEVEL, POWER, seeds_needed, smallest_diff
 from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.reporting.report import study_of
 from backpass.experiments.reproduction import table_study
-from backpass.experiments.running import describe_failures
+from backpass.experiments.running import describe_failures, failures_of, own_states
 from backpass.experiments.scheduling.processes import default_processes, work_in_processes
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.termination import resumable, when_terminated
@@ -36,6 +36,7 @@ __all__ = ["List", "Power", "Report", "Train", "Worker"]
 _LONGEST = 86400.0
 _POINTS = Range(at_least=1e-6, at_most=100)
 _WORKER_HINT = "its runs wait again; start the same command again to resume"
+_RETRY_HINT = "start the command that began the study again: it tries them again, a worker does not"
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,17 @@ class Worker:
                 with progress_bars(quiet=self.json) as progress:
                     progress.start_study(len(queue.states()))
                     work(queue, folder, progress=progress, heartbeat=self.heartbeat, grace=self.grace)
-            states = queue.states()
-        failures = {state.run.folder: state.error for state in states if state.error is not None}
+            every = queue.states()
+        study = read_study(folder)
+        states = own_states(study, folder, every)
+        failures = failures_of(study, folder, states)
         if self.json:
             print_json({"folder": str(folder), "runs": len(states), "failures": failures})
         else:
             ended = f"{len(states)} runs have ended, {len(failures)} failed\nruns   {folder}"
             Console().print(ended, highlight=False, markup=False)
         if failures:
-            raise StateError(describe_failures(failures, len(states)))
+            raise StateError(describe_failures(failures, len(states), _RETRY_HINT))
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ class Search(_Study):
             sgs.alpha,sgs.beta. These three have default values.
         values: values to try; of several settings at once, such as 5,10.
         recipe: name of the recipe whose settings are the defaults of the options below.
-        method: method to train with; default: the one that the key belongs to, compared with plain.
+        method: method to train with; default: the one that has the settings, compared with plain.
         seeds: seeds; each value is run once with each.
         validation: fraction of the training images to judge on.
         settings: settings of the recipe.

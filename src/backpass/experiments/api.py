@@ -91,7 +91,7 @@ def search(
         recipe: all other settings.
         folder: of the runs.
         values: to try; default: the setting's own grid, where it has one.
-        method: default: the method that the key belongs to.
+        method: default: the method that has the settings, or ``plain``.
         seeds: one run of each value for each seed.
         validation: fraction of the training images to judge on.
         options: of :func:`backpass.experiments.run_study`.

@@ -10,14 +10,14 @@ from backpass.experiments.tuning import Space, Tuning
 from backpass.training.methods import check_method
 from backpass.training.recipe import Recipe
 
-__all__ = ["compare_study", "recipe_title"]
+__all__ = ["check_space", "compare_study", "method_of", "recipe_title"]
 
-_GROUPS = {  # groups of settings of the recipe, and the methods that have them
-    "sgs": ("sgs",),
-    "pgt": ("pgt",),
-    "agc": ("agc",),
-    "dyrep": ("dyrep",),
-    "reparam": ("acb", "repvgg", "dbb", "dbb_dyrep"),
+_OWNERS = {  # settings of the recipe, or whole groups of them, and the method that has them
+    "sgs": "sgs",
+    "pgt": "pgt",
+    "agc": "agc",
+    "dyrep": "dyrep",
+    "reparam.acb_gamma": "acb",
 }
 
 
@@ -44,12 +44,7 @@ def compare_study(
         check_method(method)
     names = list(dict.fromkeys(methods))
     entries = [Entry(n, n, n, recipe, _baseline(n, names), space=_own_space(n, space)) for n in names]
-    for key, _ in space:
-        if all(key not in dict(entry.space) for entry in entries):
-            raise InputError(
-                f"expected settings to tune that one of {', '.join(names)} has, got {key}; leave it out, or add a "
-                "method that has it"
-            )
+    check_space(space, names)
     options = [f"tuning.{name}" for name, value in vars(tuning or Tuning()).items() if value != vars(Tuning())[name]]
     if options and not space:
         raise InputError(
@@ -73,15 +68,38 @@ def recipe_title(recipe: Recipe) -> str:
     return f"{recipe.model} on {recipe.data.label or recipe.data.name}"
 
 
+def method_of(key: str) -> str:
+    """Return the method that has the settings of a key.
+
+    >>> method_of("optimizer.lr"), method_of("sgs.k"), method_of("pgt.alpha,sgs.k")
+    ('plain', 'sgs', 'sgs+pgt')
+    """
+    return "+".join(_owners(key)) or "plain"
+
+
+def check_space(space: Space, methods: Sequence[str]) -> None:
+    """Check that each setting to tune means something to one of the methods.
+
+    Raises:
+        InputError: one means nothing to all of them.
+    """
+    for key, values in space:
+        if not any(_own_space(method, ((key, values),)) for method in methods):
+            names = ("one of " if len(methods) > 1 else "") + ", ".join(methods)
+            raise InputError(
+                f"expected settings to tune that {names} has, got {key}; leave them out, or give a method that has them"
+            )
+
+
 def _own_space(method: str, space: Space) -> Space:
-    """Return what means something to a method: the settings of its own groups, and those of no method."""
+    """Return what means something to a method: its own settings, and those of no method."""
     parts = set(method.split("+"))
-    foreign = {group for group, methods in _GROUPS.items() if parts.isdisjoint(methods)}
-    return tuple(
-        (key, values)
-        for key, values in space
-        if foreign.isdisjoint(name.strip().partition(".")[0] for name in key.split(","))
-    )
+    return tuple((key, values) for key, values in space if parts.issuperset(_owners(key)))
+
+
+def _owners(key: str) -> list[str]:
+    names = [f"{name.strip()}." for name in key.split(",")]
+    return [method for owned, method in _OWNERS.items() if any(name.startswith(f"{owned}.") for name in names)]
 
 
 def _baseline(name: str, names: Sequence[str]) -> str | None:

@@ -15,13 +15,13 @@ from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.run_state import RunState
 from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
-from backpass.experiments.stages import count_runs, last_stage, next_runs
+from backpass.experiments.stages import check_second_stage, count_runs, last_stage, next_runs
 from backpass.experiments.study import Study, StudyRun, write_study
 from backpass.experiments.tuning import Choice
 from backpass.training.items import Data
 from backpass.training.recipe import DataSettings, Runtime
 
-__all__ = ["StudyResult", "describe_failures", "run_study"]
+__all__ = ["StudyResult", "describe_failures", "failures_of", "own_states", "run_study"]
 
 _SHOWN = 3
 
@@ -87,8 +87,9 @@ def run_study(
         grace: seconds without one until a run is taken over.
 
     Raises:
-        InputError: several ranks call this together, the study has no run, a run folder belongs to another run, the
-            storage cannot be opened, or its study of this name is that of another folder.
+        InputError: several ranks call this together, the study has no run, a run folder belongs to another run, one of
+            the second stage is taken before anything is chosen, the storage cannot be opened, or its study of this name
+            is that of another folder.
         StateError: a worker process ended with an error and left runs that wait or run, or without a choice of settings
             although no run of the tuning stage failed; or another study was started in the folder meanwhile.
     """
@@ -105,6 +106,7 @@ def run_study(
     name = "study" if storage is None else folder.resolve().name
     address = storage or str(folder)
     with closing(Queue.create(address, name, folder=folder, runtime=runtime or Runtime())) as queue:
+        check_second_stage(study, folder, {state.run.folder: state.run.run for state in queue.states()})
         queue.fill(runs)
         write_study(study, folder)
         queue.drop_others(next_runs(study, folder))  # After the file, by which workers let missing runs wait.
@@ -120,18 +122,18 @@ def run_study(
                     _show_ended(queue, study, folder, progress, shown)
 
             work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace, watch=watch)
-        runs = next_runs(study, folder)
-        states = _states(queue, runs)
-    if missing := {run.folder for run in runs} - {state.run.folder for state in states}:
+        every = queue.states()
+    runs, states = _known_runs(study, folder, every), own_states(study, folder, every)
+    if missing := set(runs) - {state.run for state in states}:
         raise StateError(
             f"expected the {len(runs)} runs of the study to have ended, got {len(missing)} that wait no more, such as "
-            f"{min(missing)}, since another study was started in {folder} meanwhile; start the same command again"
+            f"{min(run.folder for run in missing)}, since another study was started in {folder} meanwhile or has a run "
+            "of this name; start the same command again"
         )
     final, choices = last_stage(study, folder)
-    own = {run.folder for run in final.runs()}
-    records = [_record(state, folder) for state in states if state.state == "complete" and state.run.folder in own]
-    failed = [state for state in states if state.run.folder in own or not state.diverged]
-    failures = {state.run.folder: state.error for state in failed if state.error is not None}
+    own = set(final.runs())
+    records = [_record(state, folder) for state in states if state.state == "complete" and state.run in own]
+    failures = failures_of(study, folder, states)
     if study.tuning is not None and not choices and not failures:
         raise StateError(
             "expected the first stage of the study to end with a choice for every entry, got none, although no run of "
@@ -140,25 +142,52 @@ def run_study(
     return StudyResult(final, choices, records, failures, len(states))
 
 
-def describe_failures(failures: dict[str, str], runs: int) -> str:
+def own_states(study: Study | None, folder: Path, states: Sequence[RunState]) -> list[RunState]:
+    """Return the states of the runs of a study that are known by now, in their order.
+
+    Args:
+        study: of the folder; ``None``: not known, so that every run is taken for its own.
+        folder: of the study.
+        states: of all runs of the queue, which may hold others of an earlier study in this folder.
+    """
+    if study is None:
+        return list(states)
+    by_run = {state.run: state for state in states}
+    return [by_run[run] for run in _known_runs(study, folder, states) if run in by_run]
+
+
+def failures_of(study: Study | None, folder: Path, states: Sequence[RunState]) -> dict[str, str]:
+    """Return the errors of the runs that failed, by folder; a point of a tuning that diverged is an answer.
+
+    Args:
+        study: of the folder; ``None``: not known, so that every run counts.
+        folder: of the study.
+        states: of its runs (:func:`own_states`).
+    """
+    last = {state.run for state in states} if study is None else set(last_stage(study, folder)[0].runs())
+    failed = [state for state in states if state.run in last or not state.diverged]
+    return {state.run.folder: state.error for state in failed if state.error is not None}
+
+
+def describe_failures(
+    failures: dict[str, str], runs: int, next_step: str = "start the same command again to try them again"
+) -> str:
     """Return a line that names the first failed runs and what to do."""
     shown = "; ".join(f"{folder}: {error}" for folder, error in list(failures.items())[:_SHOWN])
     more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
     return (
-        f"{len(failures)} of {runs} runs failed ({shown}{more}); error.txt in their folders has the traceback; start "
-        "the same command again to try them again"
+        f"{len(failures)} of {runs} runs failed ({shown}{more}); error.txt in their folders has the traceback; "
+        f"{next_step}"
     )
 
 
-def _states(queue: Queue, runs: Sequence[StudyRun]) -> list[RunState]:
-    """Return the states of the runs, in their order; the queue may hold others of an earlier study in this folder."""
-    states = {state.run.folder: state for state in queue.states()}
-    return [states[run.folder] for run in runs if run.folder in states]
+def _known_runs(study: Study, folder: Path, states: Sequence[RunState]) -> list[StudyRun]:
+    return next_runs(study, folder, {state.run for state in states if state.diverged})
 
 
 def _show_ended(queue: Queue, study: Study, folder: Path, progress: Progress, shown: set[str]) -> None:
     """Show the runs that have ended and are not in ``shown``, and add them to it."""
-    for state in _states(queue, next_runs(study, folder)):
+    for state in own_states(study, folder, queue.states()):
         if state.run.folder in shown or state.state not in ("complete", "failed"):
             continue
         if state.error is None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from backpass.errors import InputError
-from backpass.experiments.comparison import recipe_title
+from backpass.experiments.comparison import check_space, method_of, recipe_title
 from backpass.experiments.entry import Entry
 from backpass.experiments.stages import tuning_study
 from backpass.experiments.study import Study
@@ -47,11 +47,13 @@ def search_study(
         seeds: seeds of each value.
         values: values to try; default: those of :data:`SEARCHES`. With several keys, each has a part for every key: a
             tuple, or a text such as ``5,10``.
-        method: method to train with; default: the one that the key belongs to, or ``plain``.
+        method: method to train with; default: the one that has the settings, such as ``sgs+pgt`` for
+            ``sgs.k,pgt.alpha``, or ``plain``.
         validation: fraction of the training images to judge on.
 
     Raises:
-        InputError: an unknown key, method or value, no seed, or no values for a key without a grid of its own.
+        InputError: an unknown key, method or value, no seed, no values for a key without a grid of its own, or a method
+            without the settings.
     """
     values = tuple(values) or SEARCHES.get(key, ())
     if not values:
@@ -59,9 +61,9 @@ def search_study(
             f"expected values to try for {key!r}, got none; pass some, since only {'; '.join(SEARCHES)} have a grid of "
             "their own"
         )
-    family = key.partition(".")[0]
-    method = method or (family if family in ("sgs", "pgt", "agc") else "plain")
+    method = method or method_of(key)
     space = ((key, tuple(dict.fromkeys(map(_text, values)))),)
+    check_space(space, [method])
     tuned = Entry(method, method, method, recipe, space=space)
     tuning = Tuning(tuple(dict.fromkeys(seeds)), validation)
     search = tuning_study(Study(f"{key}, {recipe_title(recipe)}", (tuned,), (), tuning=tuning))

@@ -17,9 +17,11 @@ from backpass.experiments.settings import replace_settings
 from backpass.experiments.study import Study, StudyRun
 from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point
 from backpass.training.checkpoint import atomic_write
+from backpass.training.recipe import Run
 
 __all__ = [
     "CHOICES_FILE",
+    "check_second_stage",
     "choose",
     "count_runs",
     "known_results",
@@ -155,18 +157,21 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
 
 
-def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = None) -> list[StudyRun]:
+def next_runs(
+    study: Study, folder: Path, diverged: Collection[StudyRun] = (), *, ended: bool = False
+) -> list[StudyRun]:
     """Return the runs of a study that can be known by now.
 
     Without tuning, these are all. With it, the first stage's as far as they follow from the records in the folder, and
-    also the second's once settings are chosen. That happens in the first call that knows that the first stage has
-    ended; the choices are written to ``tuning.json`` of the folder and stay. A study with further entries chooses for
-    these alone, and one with fewer leaves the choices of the others in the file.
+    also the second's once settings are chosen. That happens in the first call that is told that the runs have ended and
+    finds the first stage complete; the choices are written to ``tuning.json`` of the folder and stay. A study with
+    further entries chooses for these alone, and one with fewer leaves the choices of the others in the file.
 
     Args:
         study: with or without a tuning stage.
         folder: of the study.
-        diverged: folders of the runs that diverged, where every run so far has ended; ``None``: not every one has.
+        diverged: the runs that diverged so far.
+        ended: whether every run so far has ended.
 
     Raises:
         InputError: the file holds choices of another search, or all points of an entry diverged.
@@ -185,21 +190,47 @@ def next_runs(study: Study, folder: Path, diverged: Collection[str] | None = Non
             )
     if _is_chosen(study, stored):
         return tuning_runs(study, tried) + tuned_study(study, list(stored.values())).runs()
-    if diverged is None and tuning.sampler == "grid" and not tuning.halving:
+    if not ended and tuning.sampler == "grid" and not tuning.halving:
         return tuning_runs(study, {})
 
-    def read(name: str) -> float | None:
-        path = folder / name / RECORD_FILE
-        return read_record(path).score if path.is_file() else None
+    def read(run: StudyRun) -> float | None:
+        path = folder / run.folder / RECORD_FILE
+        record = read_record(path) if path.is_file() else None
+        return record.score if record is not None and record.run == run.run else None
 
-    known = known_results(study, read, diverged or ()) | tried
+    known = known_results(study, read, diverged) | tried
     first = tuning_runs(study, known)
     tuned = [(entry, known[entry.key]) for entry in study.entries if entry.tuned]
-    if diverged is None or any(set(wanted(e.key, e.space, tuning, found)) - set(found) for e, found in tuned):
+    if not ended or any(set(wanted(e.key, e.space, tuning, found)) - set(found) for e, found in tuned):
         return first
     stored = {choice.entry: choice for choice in choose(study, known)} | stored
     atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(stored.values()))).encode())
     return first + tuned_study(study, list(stored.values())).runs()
+
+
+def check_second_stage(study: Study, folder: Path, queued: Mapping[str, Run]) -> None:
+    """Check, before settings are tuned, that the runs of the second stage will have their folders for themselves.
+
+    Args:
+        study: with or without a tuning stage.
+        folder: of the study.
+        queued: the runs of its queue, by the name of their folder.
+
+    Raises:
+        InputError: a folder of that stage holds another run, or holds one before settings are chosen for its entry.
+    """
+    if study.tuning is None:
+        return
+    second = tuned_study(study, list(_read_choices(folder).values()))
+    undecided = {entry.key for entry in second.entries if entry.tuned}
+    for run in second.runs():
+        path = folder / run.folder / RECORD_FILE
+        found = read_record(path).run if path.is_file() else queued.get(run.folder)
+        if found is not None and (run.entry in undecided or found != run.run):
+            raise InputError(
+                f"expected {folder / run.folder} to be free for a run with tuned settings, got a run of another study; "
+                "choose another folder"
+            )
 
 
 def _is_chosen(study: Study, stored: Mapping[str, Choice]) -> bool:
@@ -209,14 +240,14 @@ def _is_chosen(study: Study, stored: Mapping[str, Choice]) -> bool:
 
 
 def known_results(
-    study: Study, read: Callable[[str], float | None], diverged: Collection[str]
+    study: Study, read: Callable[[StudyRun], float | None], diverged: Collection[StudyRun]
 ) -> dict[str, dict[tuple[Point, int], float | None]]:
     """Return what is known of the first stage; found round by round, since later points follow from earlier.
 
     Args:
         study: with a tuning stage.
-        read: returns the score of the run with a folder of this name; ``None``: it has no record.
-        diverged: names of the folders of runs that diverged.
+        read: returns the score of a run; ``None``: it has no record.
+        diverged: runs that diverged.
     """
     tuning = tuning_of(study)
     known: dict[str, dict[tuple[Point, int], float | None]] = {}
@@ -226,11 +257,11 @@ def known_results(
         while more:
             more = False
             for point, seed in wanted(entry.key, entry.space, tuning, found):
-                name = point_run(entry, point, seed, tuning).folder
                 if (point, seed) in found:
                     continue
-                score = None if name in diverged else read(name)
-                if name in diverged or score is not None:
+                run = point_run(entry, point, seed, tuning)
+                score = None if run in diverged else read(run)
+                if run in diverged or score is not None:
                     found[point, seed] = score
                     more = True
     return known

@@ -71,6 +71,7 @@ class Study:
         seeds: of each entry.
         notes: what a reader of the table must know, such as what is not as in the paper.
         tuning: a first stage that chooses settings for the entries with a search space; ``None``: none.
+        planned: whether every entry was to run with every seed; ``False``: the study was made from the runs there are.
 
     Raises:
         InputError: entries that do not fit together (:func:`check_entries`), a seed given twice, or one that tunes too,
@@ -82,6 +83,7 @@ class Study:
     seeds: tuple[int, ...]
     notes: tuple[str, ...] = ()
     tuning: Tuning | None = None
+    planned: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what makes no study."""

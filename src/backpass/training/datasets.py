@@ -143,7 +143,7 @@ def load_dataset(
         data = data.reduced(split_validation, limit_train, limit_test, seed)
         return replace(data, label=label or data.label)
     train, validation = _split_validation(data.train, split_validation, seed)
-    train = _limit(train, limit_train, "limit_train", seed)
+    train = _limit(train, limit_train, "limit_train", seed, held_out=0 if validation is None else len(validation))
     test = _limit(data.test, limit_test, "limit_test", seed)
     data = replace(data, train=train, validation=validation or data.validation, test=test)
     if kind == "folder":
@@ -212,8 +212,8 @@ def _split_validation(train: Split, fraction: float, seed: int) -> tuple[Split, 
     return train.select(rest), train.select(chosen)
 
 
-def _limit(split: Split, limit: int | None, argument: str, seed: int) -> Split:
-    check_limit(limit, len(split), argument)
+def _limit(split: Split, limit: int | None, argument: str, seed: int, held_out: int = 0) -> Split:
+    check_limit(limit, len(split), argument, held_out)
     if limit is None:
         return split
     generator = torch.Generator().manual_seed(seed)

@@ -75,12 +75,13 @@ class ItemData:
             InputError: nothing would be left of a split, or a limit is above the number of items.
         """
         train, held_out = self.train, self.validation
-        if count := held_out_count(_count(train), validation):
+        count = held_out_count(_count(train), validation)
+        if count:
             order = torch.randperm(_count(train), generator=torch.Generator().manual_seed(seed)).tolist()
             held_out, train = Subset(train, sorted(order[:count])), Subset(train, sorted(order[count:]))
         return replace(
             self,
-            train=_limited(train, limit_train, "limit_train", seed),
+            train=_limited(train, limit_train, "limit_train", seed, count),
             test=_limited(self.test, limit_test, "limit_test", seed),
             validation=held_out,
         )
@@ -113,8 +114,8 @@ def call_data_function(path: str, arguments: Mapping[str, Any]) -> Data:
     return data
 
 
-def _limited(split: Dataset[Any], limit: int | None, argument: str, seed: int) -> Dataset[Any]:
-    check_limit(limit, _count(split), argument)
+def _limited(split: Dataset[Any], limit: int | None, argument: str, seed: int, held_out: int = 0) -> Dataset[Any]:
+    check_limit(limit, _count(split), argument, held_out)
     if limit is None:
         return split
     order = torch.randperm(_count(split), generator=torch.Generator().manual_seed(seed))

@@ -103,7 +103,7 @@ class Recipe:
         sgs: settings of methods with ``sgs``.
         pgt: settings of methods with ``pgt``.
         agc: settings of methods with ``agc``.
-        reparam: settings of ``acb``, ``repvgg``, ``dbb`` and ``dbb_dyrep``.
+        reparam: settings of ``acb``; ``repvgg``, ``dbb`` and ``dbb_dyrep`` have none.
         dyrep: settings of ``dyrep``.
 
     Raises:

@@ -25,10 +25,18 @@ def held_out_count(total: int, fraction: float) -> int:
     return count
 
 
-def check_limit(limit: int | None, total: int, argument: str) -> None:
-    """Raise :class:`InputError` unless a limit is ``None`` or a number of items that the split has."""
+def check_limit(limit: int | None, total: int, argument: str, held_out: int = 0) -> None:
+    """Raise :class:`InputError` unless a limit is ``None`` or a number of items that the split has.
+
+    Args:
+        limit: number of items to keep.
+        total: number of items of the split, without those held out.
+        argument: name of the limit.
+        held_out: number of items held out for validation.
+    """
     if limit is not None and not 1 <= limit <= total:
+        split = f"the split without the {held_out} held out for validation" if held_out else "the split"
         raise InputError(
-            f"expected 1 <= {argument} <= {total}, the number of items in the split, got {limit}; leave it out to "
-            "keep all"
+            f"expected 1 <= {argument} <= {total}, the number of items in {split}, got {limit}; leave it out to keep "
+            "all"
         )

@@ -10,6 +10,7 @@ from backpass.experiments import Entry, Published, Study, compare_study, finetun
 from backpass.experiments.reporting.charts import cost_chart, difference_chart
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.report import study_of
+from backpass.experiments.reporting.tables import result_table
 from backpass.experiments.reporting.tuning_charts import tuning_chart
 from backpass.experiments.stages import tuning_runs
 from backpass.experiments.tuning import Choice, Trial, Tuning, parse_space
@@ -276,6 +277,7 @@ def test_records_without_a_study_are_grouped_by_recipe_and_method(make_record):
     assert [(entry.label, entry.baseline) for entry in study.entries] == [("sgs", "plain"), ("plain", None)]
     assert (study.title, study.seeds) == ("digits_net on digits", (0, 1))
     assert [record.entry for record in keyed] == ["sgs", "plain"]
+    assert result_table(study, keyed).notes == ()  # Nobody planned both seeds for both.
     study, keyed = study_of([*records, make_record(other, "pgt", 0, [0.5])])
     assert [(entry.label, entry.method, entry.baseline) for entry in study.entries] == [
         ("recipe 1, digits_net", "sgs", "recipe-1-digits_net-plain"),

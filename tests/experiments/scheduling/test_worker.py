@@ -1,3 +1,4 @@
+import json
 import os
 import time
 from contextlib import closing
@@ -46,6 +47,16 @@ def test_a_grace_in_which_live_workers_are_silent_is_refused(processes, tmp_path
     assert "expected a grace of at least two heartbeats, 20 s, got 15 s, in which" in capsys.readouterr().err
     with closing(Queue.open(str(tmp_path))) as queue:
         assert run_states(queue) == ["waiting"]
+
+
+def test_a_worker_takes_no_tuning_that_diverged_and_no_run_of_another_study_for_a_failure(tmp_path, capsys):
+    out = str(tmp_path)
+    compare = ["compare", "--epochs", "1", "--seeds", "0", "--runtime.device", "cpu", "--out", out, "--methods"]
+    assert main([*compare, "plain", "agc", "--agc.head", "nope"]) == 2
+    assert main([*compare, "pgt", "--tune", "lr=0.05,1e30", "--tuning.seeds", "7"]) == 0
+    capsys.readouterr()
+    assert main(["worker", "--study", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"folder": out, "runs": 3, "failures": {}}
 
 
 def test_an_interrupted_worker_puts_its_run_back(tmp_path):

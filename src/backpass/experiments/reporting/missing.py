@@ -18,11 +18,12 @@ def missing_note(study: Study, summaries: Sequence[Summary], folder: Path | None
     Entries without any record are left out where no run of theirs is known to have failed: tables show them as not run.
 
     Args:
-        study: with or without a tuning stage; before that has ended, no record can be missing.
+        study: with or without a tuning stage; before that has ended, no record can be missing, nor where none was
+            planned.
         summaries: of its entries, in their order.
         folder: of its run folders, which tell whether a run diverged or failed; ``None``: that is not known.
     """
-    if study.tuning is not None:
+    if study.tuning is not None or not study.planned:
         return None
     folders = {(run.entry, run.run.seed): run.folder for run in study.runs()}
     parts: list[str] = []

@@ -154,7 +154,8 @@ def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
         if entry.method != "plain":
             entries[key] = replace(entry, baseline=plain)
     title = ", ".join(dict.fromkeys(_subject(record) for record in records))
-    return Study(title, tuple(entries.values()), tuple(sorted({record.seed for record in records}))), keyed
+    seeds = tuple(sorted({record.seed for record in records}))
+    return Study(title, tuple(entries.values()), seeds, planned=False), keyed
 
 
 def _subject(record: Record) -> str:

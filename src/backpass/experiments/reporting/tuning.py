@@ -59,7 +59,7 @@ def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Tr
         study: with a tuning stage.
         records: of that stage; others are left out.
     """
-    scores = {StudyRun(record.entry, record.run).folder: record.score for record in records if record.entry}
+    scores = {StudyRun(record.entry, record.run): record.score for record in records if record.entry}
     trials: dict[str, tuple[Trial, ...]] = {}
     for key, known in known_results(study, scores.get, ()).items():
         by_point: dict[Point, list[tuple[int, float]]] = {}

@@ -61,7 +61,8 @@ def work(
 
     Raises:
         StorageLostError: the storage did not answer for an hour, its disk is full, or its file is gone.
-        InputError: the storage holds what is no run of a study, or ``grace`` is too short (:func:`check_grace`).
+        InputError: the storage holds what is no run of a study, a folder of the next stage belongs to another run, or
+            ``grace`` is too short (:func:`check_grace`).
     """
     check_grace(heartbeat, grace)
     runtime = _insist(queue, lambda: queue.runtime, heartbeat)
@@ -108,13 +109,16 @@ def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> b
     """Let the runs wait that follow from those that have ended; return whether there are any.
 
     Those that have ended may belong to an earlier study in the folder; which of this one's are missing, its file tells.
+
+    Raises:
+        InputError: the folder of one that follows belongs to another run.
     """
     study = read_study(folder)
     if study is None or study.tuning is None:
         return False
-    diverged = {run.run.folder for run in ended if run.diverged}
-    known = {run.run.folder for run in ended}
-    new = [run for run in next_runs(study, folder, diverged) if run.folder not in known]
+    diverged = {run.run for run in ended if run.diverged}
+    known = {run.run for run in ended}
+    new = [run for run in next_runs(study, folder, diverged, ended=True) if run not in known]
     queue.fill(new)
     return bool(new)
 
