@@ -122,6 +122,15 @@ def test_what_is_not_tuned_is_named():
         tuning_study(replace(mixed, entries=mixed.entries[1:]))
 
 
+def test_a_choice_of_an_earlier_study_leaves_an_entry_that_is_not_tuned():
+    found = study("lr=0.05,0.1")
+    choices = choose(found, results(found, lambda key, lr, seed: lr))
+    first, second = found.entries
+    fewer = replace(found, entries=(replace(first, space=()), second))
+    rates = [entry.recipe.optimizer.lr for entry in tuned_study(fewer, choices).entries]
+    assert rates == [first.recipe.optimizer.lr, 0.1]
+
+
 def test_both_stages_in_one_study_and_the_choice_stays(tmp_path):
     found = study("lr=0.001,0.1")
     result = run_study(found, tmp_path)

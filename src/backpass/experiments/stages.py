@@ -145,7 +145,7 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
     by_entry = {choice.entry: choice for choice in choices}
     entries, notes = [], list(study.notes)
     for entry in study.entries:
-        choice = by_entry.get(entry.key)
+        choice = by_entry.get(entry.key) if entry.tuned else None  # an earlier study may have tuned it
         if choice is None or entry.recipe is None:
             entries.append(entry)
             continue
