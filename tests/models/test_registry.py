@@ -1,5 +1,6 @@
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -60,12 +61,16 @@ def test_an_unknown_name_with_nothing_close():
     assert str(caught.value) == "unknown model 'qqqqqqqq'; backpass.models.list_models() lists all names"
 
 
-@pytest.mark.parametrize("value", [0, -3, 2.5, "10"])
+@pytest.mark.parametrize("value", [0, -3, 2.5, "10", True])
 @pytest.mark.parametrize("key", ["num_classes", "in_channels"])
 def test_counts_must_be_positive_integers(key, value):
     with pytest.raises(InputError) as caught:
         create_model("digits_net", **{key: value})
     assert str(caught.value) == f"expected {key} of 'digits_net' to be a positive integer, got {value!r}"
+
+
+def test_counts_may_be_integers_of_numpy():
+    assert create_model("digits_net", num_classes=np.int64(3)).fc.out_features == 3
 
 
 def test_an_unknown_argument_is_named_with_those_that_exist():

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -540,6 +541,16 @@ def test_state_survives_a_file_that_loads_weights_only() -> None:
     fresh.load_state_dict(torch.load(file, weights_only=True))
     assert not torch.equal(fresh.scalings["0.weight"], torch.ones(3, 3))
     assert all(torch.equal(fresh.scalings[name], scaling) for name, scaling in sgs.scalings.items())
+
+
+def test_state_with_an_epoch_of_numpy_loads_weights_only() -> None:
+    sgs = SpatialGradientScaling(nn.Conv2d(1, 2, 3), k=np.int64(4), warmup=0)
+    sgs.start_epoch(np.arange(1)[0], [torch.randn(8, 1, 6, 6)])
+    file = io.BytesIO()
+    torch.save(sgs.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    assert (state["epoch"], state["k"]) == (0, 4.0)
 
 
 def test_the_state_is_a_copy() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from backpass.errors import InputError
 from backpass.sgs import autocorrelation, mutual_information, scaling_from_dependence
-from backpass.sgs.dependence import correlation_of_moments, entropy, normalized_mutual_information
+from backpass.sgs.dependence import Dependence, correlation_of_moments, entropy, normalized_mutual_information
 from backpass.sgs.fast_counting import joint_histograms
 from backpass.sgs.histogram import bin_indices, number_of_bins, number_of_pairs, pixel_pairs
 from backpass.sgs.measuring import MEASURES
@@ -194,6 +194,18 @@ def test_any_split_of_the_maps_gives_the_same_totals(measure: str) -> None:
                 assert torch.equal(a, b)
             else:
                 torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", MEASURES.values())
+def test_a_device_without_float64_is_measured_on_the_cpu_and_in_float32(kind: type[Dependence]) -> None:
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        dependence = kind((3, 3), 2, device=torch.device("mps"))
+    finally:
+        torch.set_default_dtype(default)
+    assert (dependence.low.device.type, dependence.pairs.device.type) == ("cpu", "cpu")
+    assert (dependence.low.dtype, dependence.high.dtype) == (torch.float32, torch.float32)
 
 
 def test_half_precision_maps_are_measured_in_float32() -> None:

@@ -51,6 +51,15 @@ def test_every_rank_and_subclasses_but_no_transposed_convolution() -> None:
     assert list(scalable_convs(model)) == ["0.weight", "1.weight", "2.weight"]
 
 
+def test_a_kernel_that_is_no_parameter_is_left_out() -> None:
+    generated, absent, conv = (nn.Conv2d(1, 1, 3) for _ in range(3))
+    kernel = generated.weight.detach()
+    del generated.weight
+    generated.weight = kernel
+    absent.weight = None
+    assert list(scalable_convs(nn.Sequential(generated, absent, conv))) == ["2.weight"]
+
+
 def test_a_convolution_alone_is_a_model() -> None:
     assert list(scalable_convs(nn.Conv2d(1, 1, 3))) == ["weight"]
 

@@ -173,6 +173,32 @@ def test_any_split_in_batches_gives_bitwise_the_same_scalings() -> None:
     assert not torch.equal(scalings(model, [x[:6]])["0.weight"], whole["0.weight"])
 
 
+class InPlace(nn.Module):
+    """Normalises its input in place, as some models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.sub_(0.5).div_(0.25))
+
+
+def test_a_model_that_writes_to_its_input_leaves_the_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = InPlace(), noise(4, 2, 8, 8)
+    expected = scalings(model.net, [(x - 0.5) / 0.25])
+    monkeypatch.setattr(kept_maps, "KEPT_BYTES", 0)
+    before = x.clone()
+    measured = scalings(model, [x])
+    assert_same({name.removeprefix("net."): scaling for name, scaling in measured.items()}, expected)
+    assert torch.equal(x, before)
+
+
+def test_a_lazy_normalisation_is_measured_with_its_first_batch() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Conv2d(3, 3, 3))
+    assert scalings(model, [noise(4, 2, 8, 8)]).keys() == {"0.weight", "3.weight"}
+
+
 def test_forms_of_batches() -> None:
     model, x = net(), noise(4, 2, 8, 8)
     expected = scalings(model, [x])

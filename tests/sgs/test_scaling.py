@@ -69,6 +69,11 @@ def test_normalize_has_mean_one_is_positive_and_keeps_order(values: list[float])
     assert bool((scaling[order].diff() >= 0).all())
 
 
+def test_k_may_be_a_number_of_numpy() -> None:
+    assert [check_k(k) for k in np.arange(2, 4)] == [2.0, 3.0]
+    assert type(check_k(np.float32(5))) is float
+
+
 def test_normalize_by_hand() -> None:
     assert normalize(torch.tensor([[1.0, 3.0], [3.0, 1.0]])).tolist() == [[0.5, 1.5], [1.5, 0.5]]
 

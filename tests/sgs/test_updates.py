@@ -332,3 +332,10 @@ def test_a_constant_scaling_of_the_gradient_cancels_under_adam_and_one_of_the_up
 def test_decay_factor(optimizer: Any, factor: float) -> None:
     made = optimizer([nn.Parameter(torch.ones(1))], lr=0.5)
     assert math.isclose(decay_factor(made, made.param_groups[0]), factor)
+
+
+@pytest.mark.parametrize(("name", "mode", "factor"), [("FusedAdam", 1, 0.9), ("FusedAdam", 0, 1), ("FusedLAMB", 1, 1)])
+def test_an_optimizer_that_says_that_its_decay_is_decoupled(name: str, mode: int, factor: float) -> None:
+    kind = type(name, (Optimizer,), {"adam_w_mode": mode})  # as in apex and DeepSpeed
+    made = kind([nn.Parameter(torch.ones(1))], {"lr": 0.5, "weight_decay": 0.2})
+    assert math.isclose(decay_factor(made, made.param_groups[0]), factor)

@@ -47,7 +47,8 @@ def forward_on(
         if x.numel() == 0:
             raise InputError(f"expected a non-empty batch, got shape {tuple(x.shape)}")
         cast = x.is_floating_point() and dtypes and x.dtype not in dtypes
-        return model(x.to(device, dtypes[0] if cast else None, non_blocking=True))
+        moved = x.to(device, dtypes[0] if cast else None, non_blocking=True)
+        return model(moved.clone() if moved is x else moved)  # it may work in place, and a batch may be run again
 
     return forward
 

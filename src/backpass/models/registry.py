@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from numbers import Integral
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -70,7 +71,7 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
         name: one of :func:`list_models`, ``timm/NAME`` for ``timm.create_model(NAME)``, or the import path of a
             function of your own, ``package.module:function``, which takes ``num_classes`` and ``in_channels``.
         num_classes: number of logits. The default is the model's own: 100 for the CIFAR models, 1000 for the
-            ImageNet models and timm's, 10 for ``digits_net``.
+            ImageNet models and timm's, 10 for ``digits_net``, 19 for PSPNet, 16 for the pose nets.
         **kwargs: further arguments of the builder or of timm's model, such as ``zero_init_last=False`` for timm's
             ResNets. Every model takes ``in_channels``, timm's as well.
 
@@ -84,10 +85,11 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
     """
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    for key in ("num_classes", "in_channels"):
-        value = kwargs.get(key, 1)
-        if not isinstance(value, int) or value < 1:
+    for key in kwargs.keys() & {"num_classes", "in_channels"}:
+        value = kwargs[key]
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
             raise InputError(f"expected {key} of {name!r} to be a positive integer, got {value!r}")
+        kwargs[key] = int(value)
     if name.startswith(TIMM_PREFIX):
         return _create_timm_model(name, kwargs)
     if name not in _builders and is_import_path(name):

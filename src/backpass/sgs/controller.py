@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -38,7 +39,8 @@ class SpatialGradientScaling(AppliedScalings):
         measure: ``"mutual_information"`` (the paper's) or ``"autocorrelation"``.
         warmup: first epoch that measures, counted from 0. 1 in the paper. Earlier epochs are plain training, without a
             warning: pass 0 for a training of one epoch, or by steps.
-        every: epochs between later measurements: 5 for CIFAR-100 and ImageNet in the paper, 30 for its 600-epoch runs.
+        every: epochs between later measurements. In the paper 5 for CIFAR-100 and ImageNet, 30 for runs of 600 epochs,
+            10 in its Table 3.
         include: restrict the convolutions: glob patterns on module names, or ``(name, module) -> bool``.
         drop_near_equal: remove pairs that hold a zero or share a bin (the paper's ImageNet recipes).
         dilation: ``"measured"`` compares pixels as far apart as the taps of a dilated convolution are; ``"ignored"``
@@ -118,7 +120,8 @@ class SpatialGradientScaling(AppliedScalings):
             InputError: as at construction.
         """
         layers = scalable_convs(model, self._include)
-        scalings = {name: torch.ones(layer.kernel_size, device="cpu") for name, layer in layers.items()}
+        ones = partial(torch.ones, dtype=torch.float32, device="cpu")
+        scalings = {name: ones(layer.kernel_size) for name, layer in layers.items()}
         if self._given is not None:
             given = fixed_scalings(self._given, scalings)
             layers = {name: layer for name, layer in layers.items() if name in given}
@@ -172,7 +175,8 @@ class SpatialGradientScaling(AppliedScalings):
 
         One line at the start of each epoch instead of two. The published recipes measure on 2 batches, or on 20 where
         ``every=30``. An epoch that is resumed in its middle is not measured again; after a call with an earlier epoch,
-        which starts another training, every epoch is. In a training of one epoch, or by steps on a stream of data,
+        which starts another training, every epoch is; until then that training has the scalings of the one before, so
+        make a new controller for one that starts plain. In a training of one epoch, or by steps on a stream of data,
         nothing is measured unless ``warmup=0``.
         """
         if self._epoch is not None and epoch < self._epoch:
@@ -180,7 +184,7 @@ class SpatialGradientScaling(AppliedScalings):
         if epoch == self._epoch or not self.due(epoch):
             return False
         self.update(loader, forward, batches=batches)
-        self._epoch = epoch
+        self._epoch = int(epoch)
         return True
 
     def update(

@@ -94,6 +94,8 @@ class Dependence(ABC):
     :meth:`result`. To measure over several processes, reduce ``minima``, ``maxima`` and ``sums`` between the two
     passes, and sum up ``totals`` after the second (``distributed``).
 
+    Everything is on the given device, and the maps have to be there; on the CPU where the device has no float64 (MPS).
+
     Attributes:
         low: float32 ``(C,)``, smallest value of each channel so far; ``+inf`` before the first map.
         high: float32 ``(C,)``, largest value; ``-inf`` before the first map.
@@ -110,8 +112,10 @@ class Dependence(ABC):
     def __init__(self, kernel_size: Sequence[int], channels: int, *, device: torch.device | None = None) -> None:
         self.kernel_size = tuple(kernel_size)
         self.offsets: list[Offset] = half_offsets(self.kernel_size)
-        self.low = torch.full((channels,), torch.inf, device=device)
-        self.high = torch.full((channels,), -torch.inf, device=device)
+        if device is not None and device.type == "mps":
+            device = torch.device("cpu")
+        self.low = torch.full((channels,), torch.inf, dtype=torch.float32, device=device)
+        self.high = torch.full((channels,), -torch.inf, dtype=torch.float32, device=device)
         self.pairs = torch.zeros(len(self.offsets), dtype=torch.int64, device=device)
         self.minima, self.maxima, self.sums = [self.low], [self.high], [self.pairs]
         self.totals: list[Tensor] = []

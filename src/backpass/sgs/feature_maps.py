@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from backpass._internal.eager import eagerly
 from backpass._internal.modes import eval_mode
+from backpass._internal.module_state import keeping_buffers
 from backpass._internal.padding import same_padding
 from backpass._internal.random_state import keeping_global_states
 from backpass.sgs.distributed import computing_device
@@ -131,30 +132,12 @@ def evaluating(model: nn.Module) -> Iterator[Callable[[], bool]]:
     exception. Buffers keep their identity; those that the model adds are removed. The context returns a function that
     returns whether buffers and random states are unchanged so far.
     """
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [
-        (buffer, buffer.detach().clone()) for _, held in buffers for buffer in held.values() if buffer is not None
-    ]
     devices = [device for device in {computing_device(p) for p in model.parameters()} if device.type == "cuda"]
-
-    def same_buffers() -> bool:
-        return all(_same_objects(module._buffers, held) for module, held in buffers) and all(
-            b.shape == value.shape and b.dtype == value.dtype and torch.equal(b, value) for b, value in values
-        )
-
-    try:
-        with keeping_global_states(devices) as same_random_states, torch.no_grad(), eval_mode(model), eagerly():
-            yield lambda: same_random_states() and same_buffers()
-    finally:
-        for module, held in buffers:
-            module._buffers.clear()
-            module._buffers.update(held)
-        for buffer, value in values:
-            if buffer.shape != value.shape or buffer.dtype != value.dtype:
-                buffer.data = value
-            elif not torch.equal(buffer, value):  # an untouched buffer keeps its version for autograd
-                buffer.data.copy_(value)
-
-
-def _same_objects(buffers: Mapping[str, Tensor | None], held: Mapping[str, Tensor | None]) -> bool:
-    return buffers.keys() == held.keys() and all(buffers[name] is held[name] for name in held)
+    with (
+        keeping_buffers(model) as same_buffers,
+        keeping_global_states(devices) as same_random_states,
+        torch.no_grad(),
+        eval_mode(model),
+        eagerly(),
+    ):
+        yield lambda: same_random_states() and same_buffers()

@@ -40,7 +40,9 @@ def mutual_information(
         InputError: the map is empty, not finite, not floating, or it, the padding or the dilation does not fit the
             kernel's number of axes.
 
-    Source: SGS paper, section 3.3. Equal to the published estimator wherever that one is defined.
+    Source: SGS paper, section 3.3. Equal to the published estimator where that one is defined, dilation is 1, and the
+    zeros reach as far as the taps (``padding >= k // 2``), as in the published recipes. With less padding the published
+    bins span each displaced crop, and here the whole map.
 
     >>> import torch
     >>> ramp = torch.arange(6.0).expand(1, 1, 6, 6)
@@ -90,6 +92,7 @@ def _measure(
     zeros = [(pad, pad) for pad in pads]
     values = feature_map.detach().float()
     dependence = measure(kernel_size, values.shape[1], device=values.device)
+    values = values.to(dependence.low.device)
     dependence.observe(values, steps, zeros)
     if not dependence.finite:
         raise InputError("expected finite values in the feature map, got NaN or infinity")

@@ -67,7 +67,7 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
 
     ``Conv1d``, ``Conv2d``, ``Conv3d`` and their subclasses with some kernel axis longer than 1. A kernel shared by
     several modules appears once. A parametrised kernel (weight norm, spectral norm) is represented by the underlying
-    parameter that has the kernel's shape.
+    parameter that has the kernel's shape. A convolution whose kernel is no parameter is left out.
 
     Args:
         model: any module; wrappers are looked through.
@@ -91,7 +91,9 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
         if prefix not in wanted:
             continue
         owner, key, suffix = _kernel_parameter(module)
-        parameter = getattr(owner, key)
+        parameter = owner._parameters.get(key)
+        if parameter is None:  # made by other code, such as a network that generates kernels
+            continue
         if id(parameter) in layers:
             first = layers[id(parameter)]
             channels = first.modules[0].in_channels

@@ -117,7 +117,12 @@ def scalings_of_maps(
     dependences = {
         name: kind(layer.kernel_size, layer.channels, device=devices[name]) for name, layer in layers.items()
     }
-    for_each_map(lambda m: dependences[m.layer.name].observe(m.values, m.dilation, m.zeros))
+
+    def observe(m: FeatureMap) -> None:
+        dependence = dependences[m.layer.name]
+        dependence.observe(m.values.to(dependence.low.device), m.dilation, m.zeros)
+
+    for_each_map(observe)
     reduce_ranges(list(dependences.values()), process_group)
 
     unreached = tuple(name for name, d in dependences.items() if not d.seen)
@@ -129,7 +134,8 @@ def scalings_of_maps(
 
     def count(m: FeatureMap) -> None:
         if m.layer.name in measurable:
-            measurable[m.layer.name].count(m.values, m.dilation, m.zeros)
+            dependence = measurable[m.layer.name]
+            dependence.count(m.values.to(dependence.low.device), m.dilation, m.zeros)
 
     for_each_map(count)
     reduce_totals(list(measurable.values()), process_group)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ _SMALLEST = 1e-6  # keeps every tap learning; the paper asks for strictly positi
 
 def check_k(k: float) -> float:
     """Return ``k`` if it is a finite number above 0, else raise :class:`InputError`."""
-    if isinstance(k, bool) or not isinstance(k, int | float) or not (math.isfinite(k) and k > 0):
+    if isinstance(k, bool) or not isinstance(k, Real) or not (math.isfinite(k) and k > 0):
         raise InputError(f"expected k to be a finite number > 0 (the SGS paper uses 5), got {k!r}")
     return float(k)
 

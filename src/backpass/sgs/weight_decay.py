@@ -22,6 +22,7 @@ _DECOUPLED = re.compile(
 _OWN_AMOUNT = re.compile("^(adamp|adams|apollo|asgd|ranger21|sgdp|splus)$|^dadapt|prodigy", re.I)
 _OWN_AMOUNT_BY = ("normalized", "stable_weight_decay", "stochastic_weight_decay")
 _ADAN = re.compile("^adan$", re.I)
+_ADAM = re.compile("adam", re.I)
 
 
 def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tensor:
@@ -29,10 +30,11 @@ def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tens
 
     ``1 - lr * weight_decay`` where the decay is decoupled from the gradient: in groups that say so, by the keys of
     torch, timm and pytorch_optimizer (``decoupled_weight_decay``, ``weight_decouple``, ``decoupled_decay``,
-    ``decoupled``), and otherwise under AdamW, Adafactor, Lion, Muon, Adan, LaProp, Mars, SGDW and others, recognised by
-    the names of the optimizer's class and its base classes. Instead of ``lr``: 1 with ``fixed_decay`` or
-    ``unscaled_wd``, times ``lr / max_lr`` with timm's ``corrected_weight_decay``; and ``1 / (1 + lr * weight_decay)``
-    under Adan, unless with ``no_prox`` or ``weight_decouple``.
+    ``decoupled``), or where the optimizer does (``adam_w_mode`` of apex and DeepSpeed), and otherwise under AdamW,
+    Adafactor, Lion, Muon, Adan, LaProp, Mars, SGDW and others, recognised by the names of the optimizer's class and
+    its base classes. Instead of ``lr``: 1 with ``fixed_decay`` or ``unscaled_wd``, times ``lr / max_lr`` with
+    timm's ``corrected_weight_decay``; and ``1 / (1 + lr * weight_decay)`` under Adan, unless with ``no_prox`` or
+    ``weight_decouple``.
 
     1 otherwise, where the decay is part of the rest of the update: the optimizer adds it to the gradient, or how much
     it decays is not in the group (AdamP, SGDP, Prodigy, D-Adaptation and a few others).
@@ -59,6 +61,9 @@ def decay_factor(optimizer: Optimizer, group: Mapping[str, Any]) -> float | Tens
 
 def _is_decoupled(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
     said = [bool(group[key]) for key in _SAID_BY if key in group]
+    mode = getattr(stepping_optimizer(optimizer), "adam_w_mode", None)
+    if mode is not None and is_called(optimizer, _ADAM):  # LAMB has the attribute too, for a decay inside its update
+        said.append(bool(mode))
     return any(said) if said else is_called(optimizer, _DECOUPLED)
 
 

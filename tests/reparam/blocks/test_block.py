@@ -100,6 +100,13 @@ def test_the_main_branch_takes_over_the_weight_and_the_normalisation(kind: str) 
     torch.testing.assert_close(nn.functional.conv2d(x, kernel, bias, padding=1), expected)
 
 
+def test_blocks_have_the_attributes_of_their_convolution() -> None:
+    conv = nn.Conv2d(4, 8, 3, stride=2, padding="valid", groups=2)
+    block = BLOCKS["acb"](conv)
+    assert (block.in_channels, block.out_channels, block.kernel_size) == (4, 8, (3, 3))
+    assert (block.stride, block.padding, block.groups, block.padding_mode) == ((2, 2), (0, 0), 2, "zeros")
+
+
 def test_a_bias_that_the_convolution_lacked_starts_at_zero() -> None:
     conv, norm = nn.Conv2d(8, 8, 3, padding=1, bias=False).eval(), randomise(nn.BatchNorm2d(8)).eval()
     x = images(2, 8, 5, 5)

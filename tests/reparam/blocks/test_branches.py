@@ -21,6 +21,18 @@ def test_the_inner_pointwise_starts_as_the_identity_and_follows_the_dtype() -> N
     torch.testing.assert_close(pointwise(x.half()), expected)
 
 
+def test_the_inner_pointwise_survives_the_meta_device_and_reset_parameters() -> None:
+    block = DiverseBranchBlock(nn.Conv2d(4, 8, 3, padding=1, groups=2))
+    x = images(2, 4, 6, 6)
+    expected = block.eval()(x)
+    empty = DiverseBranchBlock(nn.Conv2d(4, 8, 3, padding=1, groups=2, device="meta")).to_empty(device="cpu").eval()
+    empty.load_state_dict(block.state_dict())
+    assert torch.equal(empty(x), expected)
+    pointwise = block.branches["1x1_kxk"].pointwise
+    pointwise.reset_parameters()
+    assert not pointwise.weight.any()
+
+
 def test_the_border_follows_the_running_statistics_of_this_step_without_gradient() -> None:
     layer = BatchNormAndPad(randomise(nn.BatchNorm2d(3)), (1, 2)).double()
     x = images(4, 3, 5, 6).double().requires_grad_()

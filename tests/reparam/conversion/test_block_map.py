@@ -7,6 +7,7 @@ from torch import nn
 
 from backpass.errors import InputError
 from backpass.reparam import (
+    ACBlock,
     DyRepBlock,
     block_map,
     restore_blocks,
@@ -42,6 +43,13 @@ def test_blocks_are_restored_inside_a_wrapper_and_inside_each_other() -> None:
     restored.load_state_dict(model.state_dict())
     assert torch.equal(restored(X), model(X))
     assert block_map(restored) == blocks
+
+
+def test_normalisation_settings_of_a_block_that_a_user_made_come_back() -> None:
+    model = nn.Sequential(ACBlock(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.1, momentum=0.3)))
+    restored = restore_blocks(nn.Sequential(nn.Conv2d(3, 4, 3)), block_map(model))
+    norms = [module for module in restored.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(0.1, 0.3)}
 
 
 def test_a_block_map_of_another_network_is_refused() -> None:

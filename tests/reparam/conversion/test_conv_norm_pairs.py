@@ -127,6 +127,76 @@ def test_the_model_comes_back_as_it_was(probe: Tensor | None) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+class Remembering(Wired):
+    """Keeps things on itself as it runs, as models with caches, counters and averages do."""
+
+    def __init__(self) -> None:
+        super().__init__(self.run)
+        self.grid, self.steps, self.seen = None, 0, {"shapes": []}
+        self.register_buffer("average", torch.ones(3))
+
+    @staticmethod
+    def run(model: "Remembering", x: Tensor) -> Tensor:
+        if model.grid is None:
+            model.grid = torch.ones_like(x[:1, :1])
+        if model.training:
+            model.steps += 1
+            model.average.mul_(0.9)
+        model.seen["shapes"].append(x.shape)
+        model.last = model.n(model.a(x)) + torch.rand(1)
+        return model.last * model.grid
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_what_the_model_keeps_on_itself_as_it_runs_is_undone(probe: Tensor | None) -> None:
+    model = Remembering()
+    average, state = model.average, torch.get_rng_state()
+    assert find_pairs(model, probe).pairs == {"a": "n"}
+    assert (model.grid, model.steps, model.seen, hasattr(model, "last")) == (None, 0, {"shapes": []}, False)
+    assert model.average is average
+    assert model.average.tolist() == [1.0, 1.0, 1.0]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_train_mode_alone_does_counts_with_a_probe() -> None:
+    pairs, reasons, _, doubt = find_pairs(
+        Wired(lambda s, x: (y := s.a(x), s.n(y), y.square().mean(), s.m(s.b(x))) if s.training else s.n(s.a(x))),
+        images(2, 3, 8, 8),
+    )
+    assert pairs == {"b": "m"}
+    assert reasons["a"] == "its output goes to n, square, the output of the model, not to one batch normalisation"
+    assert doubt is None
+
+
+def test_a_probe_that_train_mode_does_not_take_leaves_a_doubt() -> None:
+    def detector(model: Wired, x: Tensor) -> Tensor:
+        if model.training:
+            raise ValueError("targets should not be none when in training mode")
+        return model.n(model.a(x))
+
+    pairs, reasons, _, doubt = find_pairs(Wired(detector), images(2, 3, 8, 8))
+    assert pairs == {"a": "n"}
+    assert doubt.startswith("in train mode the model did not run on the probe (ValueError: targets should not be none")
+    assert doubt.endswith("pass a probe on which the model trains")
+    assert reasons["b"] == f"the forward pass in eval mode never calls it, and {doubt}"
+
+
+def test_a_compiled_model_runs_on_a_probe() -> None:
+    compiled = torch.compile(Residual(), backend="eager")
+    compiled(images(2, 3, 8, 8))
+    pairs = find_pairs(compiled, images(2, 3, 8, 8)).pairs
+    assert {conv.removeprefix("_orig_mod.") for conv in pairs} == {*RESIDUAL}
+
+
+@pytest.mark.parametrize("repeated", [nn.ReLU(), nn.BatchNorm2d(3)])
+def test_repeated_modules_of_a_sequential_lie_between_its_layers(repeated: nn.Module) -> None:
+    convs = [nn.Conv2d(3, 3, 3) for _ in range(2)]
+    model = nn.Sequential(convs[0], repeated, convs[1], repeated, nn.BatchNorm2d(3), Untraceable())
+    found = find_pairs(model)
+    assert found.pairs == {"5.shortcut.0": "5.shortcut.1"}
+    assert {"0", "2"} <= found.unpaired.keys()
+
+
 def test_hooks_go_also_when_the_probe_fails() -> None:
     model = Residual()
     with pytest.raises(RuntimeError, match="expected input"):

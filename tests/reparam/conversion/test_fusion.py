@@ -1,10 +1,11 @@
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from backpass.errors import StateError
+from backpass.errors import InputError, StateError
 from backpass.reparam import BLOCKS, ACBlock, DyRepBlock, fuse, reparameterize
 from reference.reparam_cases import Residual, images, randomise
 
@@ -86,6 +87,25 @@ def test_fusing_keeps_dtype_and_memory_format(dtype: torch.dtype) -> None:
         assert parameter.dtype == dtype, name
         if parameter.ndim == 4:
             assert parameter.is_contiguous(memory_format=torch.channels_last), name
+
+
+def test_half_precision_kernels_near_zero_fuse() -> None:
+    block = ACBlock(nn.Conv2d(64, 64, 3, padding=1), gamma=1e-6).half().eval()
+    assert fuse(block).weight.dtype == torch.float16
+
+
+def test_a_probe_without_a_tensor_to_compare_is_refused() -> None:
+    @dataclass
+    class Output:
+        logits: Tensor
+
+    class Wrapping(Residual):
+        def forward(self, x: Tensor) -> Output:
+            return Output(super().forward(x))
+
+    model = reparameterize(Wrapping(), "acb", probe=images(2, 3, 8, 8)).eval()
+    with pytest.raises(InputError, match="floating-point tensor, or lists, tuples and mappings with one, got Output"):
+        fuse(model, probe=images(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize("inplace", [False, True])

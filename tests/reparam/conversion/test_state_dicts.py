@@ -5,10 +5,12 @@ from torch import nn
 from backpass.errors import InputError
 from backpass.reparam import (
     BLOCKS,
+    DyRepBlock,
     block_map,
     fuse,
     load_state_dict,
     reparameterize,
+    restore_blocks,
 )
 from reference.reparam_cases import Residual, assert_same, randomise, trained
 
@@ -36,8 +38,29 @@ def test_normalisation_settings_come_back_in_the_fused_form() -> None:
 def test_a_branchless_checkpoint_does_not_load_into_a_training_form() -> None:
     model = trained()
     for state in (Residual().state_dict(), fuse(model).state_dict()):
-        with pytest.raises(InputError, match=r"a dbb block at 'conv1', got .* with a plain convolution \(2 such"):
+        with pytest.raises(InputError, match=r"a block \(dbb\) at 'conv1', got .* with a plain convolution \(2 such"):
             load_state_dict(model, state)
+
+
+def test_a_checkpoint_of_a_wrapped_model_names_the_prefix() -> None:
+    model = reparameterize(Residual(), "acb")
+    state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
+    with pytest.raises(InputError, match=r"such as 'conv1', got 'module.conv1', as of a wrapper .* remove the prefix"):
+        load_state_dict(model, state)
+
+
+def test_a_block_that_replaced_no_normalisation_needs_a_fused_form() -> None:
+    def plain() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4))
+
+    model = nn.Sequential(DyRepBlock(nn.Conv2d(3, 4, 3, padding=1, bias=False)), nn.BatchNorm2d(4))
+    randomise(model).eval()
+    state, blocks = model.state_dict(), block_map(model)
+    with pytest.raises(InputError, match=r"a bias at '0'.* load the checkpoint into fuse\(restore_blocks"):
+        load_state_dict(plain(), state, blocks=blocks)
+    fused = fuse(restore_blocks(plain(), blocks).eval())
+    load_state_dict(fused, state, blocks=blocks)
+    assert_same(fused, model)
 
 
 def test_a_training_checkpoint_without_its_blocks_says_what_to_pass() -> None:

@@ -41,7 +41,8 @@ class ReparamBlock(nn.Module):
 
     Attributes:
         name: what :func:`backpass.reparam.reparameterize` calls this kind of block.
-        geometry: the convolution that the block amounts to.
+        geometry: the convolution that the block amounts to. Its fields, ``in_channels`` to ``padding_mode``, are
+            attributes of the block too, for code that reads them of a convolution.
         branches: the branches by name.
         had_bias: whether the replaced convolution had a bias.
         absorbed: the module that replaces the normalisation that the block took over (in a tuple, so that it is no
@@ -55,6 +56,7 @@ class ReparamBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.geometry: ConvGeometry = layers.geometry
+        vars(self).update(asdict(self.geometry))
         self.branches = nn.ModuleDict(branches)
         self.had_bias = conv.bias is not None
         self.absorbed: tuple[nn.Module, ...] = ()

@@ -67,19 +67,20 @@ class IdentityPlusPointwise(nn.Conv2d):
     (Ding et al. 2021, section 3.3).
     """
 
-    identity: Tensor
-
     def __init__(
         self, channels: int, groups: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__(channels, channels, 1, groups=groups, bias=False, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Set the weight to zero."""
         nn.init.zeros_(self.weight)
-        identity = identity_kernel(channels, (1, 1), groups, device=device, dtype=dtype)
-        self.register_buffer("identity", identity, persistent=False)
 
     def effective_weight(self) -> Tensor:
         """Return the kernel that the layer applies."""
-        return self.weight + self.identity
+        # Made at every call: to_empty(), the way from the meta device, would lose a buffer that no state dict has.
+        weight = self.weight
+        return weight + identity_kernel(self.in_channels, (1, 1), self.groups, dtype=weight.dtype, device=weight.device)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input`` plus its 1x1 convolution with the weight."""

@@ -59,10 +59,8 @@ def restore_blocks(model: nn.Module, blocks: BlockMap, *, inplace: bool = False)
                 f"expected an nn.Conv2d at {name!r}, where the block map has a {record['block']} block, got "
                 f"{_kind_of(conv)}; build the network that the map was made from, in plain form"
             )
-        norm: BatchNorm | None = None
         place = None if record["absorbed"] is None else submodule(model, record["absorbed"])
-        if record["absorbed"] is not None:
-            norm = _norm_at(place, conv, record)
+        norm = _new_norm(conv, record) if record["absorbed"] is None else _norm_at(place, conv, record)
         block = block_kind(record["block"])(conv, norm, **record["options"])
         block.had_bias = record["had_bias"]
         install(model, block, conv, place)
@@ -81,13 +79,17 @@ def _kind_of(module: nn.Module | None) -> str:
     return "nothing" if module is None else f"a {type(module).__name__}"
 
 
+def _new_norm(conv: nn.Conv2d, record: Mapping[str, Any]) -> BatchNorm:
+    tensor = conv.weight
+    return nn.BatchNorm2d(
+        conv.out_channels, record["eps"], record["momentum"], device=tensor.device, dtype=tensor.dtype
+    )
+
+
 def _norm_at(place: nn.Module | None, conv: nn.Conv2d, record: Mapping[str, Any]) -> BatchNorm:
     """Return the plain form's normalisation, or one like it where the fused form has none."""
     if is_remainder(place):
-        tensor = conv.weight
-        return nn.BatchNorm2d(
-            conv.out_channels, record["eps"], record["momentum"], device=tensor.device, dtype=tensor.dtype
-        )
+        return _new_norm(conv, record)
     norm = None if place is None else normalisation(place)
     if norm is None or unsuitable_norm(norm):
         raise InputError(

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from torch import nn
 
 from backpass._internal.modes import set_mode
+from backpass._internal.module_state import keeping_attributes, keeping_buffers
+from backpass._internal.random_state import keeping_global_states
 from backpass._internal.wrappers import unwrap
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.conversion.data_flow import DataFlow
@@ -22,29 +24,29 @@ class Pairs(NamedTuple):
         pairs: the batch normalisation that belongs to each convolution.
         unpaired: why each other convolution has none.
         read: the convolutions of which other code in the forward pass reads a tensor, such as ``self.conv.weight``.
-        untraced: why the forward pass could not be traced as a whole, so that pairs may be wrong; ``None``: they are
-            certain.
+        doubt: why pairs may be wrong, and the next step; ``None``: they are certain.
     """
 
     pairs: dict[str, str]
     unpaired: dict[str, str]
     read: set[str]
-    untraced: str | None
+    doubt: str | None
 
 
 def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     """Return which batch normalisation each convolution belongs to, and why the others belong to none.
 
     In every call of a pair that is seen, the normalisation's input is the convolution's output, which has no other
-    use, and no other code reads a parameter or buffer of the two, such as ``self.conv.weight``. With a probe the model
-    runs once on it, in eval mode and without gradients, and every use of every convolution's output is seen. Without
-    one the forward pass is traced symbolically (``torch.fx``) in train and in eval mode. Either way a pair is certain.
-    Where tracing fails, each submodule is traced by itself and neighbours in an ``nn.Sequential`` count, and a pair is
-    not certain: what the code around them does is not seen, such as keeping the output of a convolution on the way
-    through an ``nn.Sequential``. Layers inside a :class:`~backpass.reparam.ReparamBlock` do not count.
+    use, and no other code reads a parameter or buffer of the two, such as ``self.conv.weight``. With a probe the
+    model runs on it in eval and in train mode, without gradients, and every use of every convolution's output is
+    seen. Without one the forward pass is traced symbolically (``torch.fx``) in both modes. Either way a pair is
+    certain. Where tracing fails, each submodule is traced by itself and neighbours in an ``nn.Sequential`` count,
+    and a pair is not certain: what the code around them does is not seen, such as keeping the output of a
+    convolution on the way through an ``nn.Sequential``. Nor is it where the model does not run on the probe in
+    train mode. Layers inside a :class:`~backpass.reparam.ReparamBlock` do not count.
 
     Args:
-        model: any module; it is left unchanged.
+        model: any module. Modes, buffers, attributes and random states are restored.
         probe: an input of the model, for models whose forward pass cannot be traced.
 
     Returns:
@@ -53,12 +55,14 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     """
     names = _names(model)
     flow = DataFlow()
-    if probe is not None:
-        run(model, probe, names, flow)
-    else:
-        for training in (True, False):
-            with set_mode(model, training=training):
-                trace(unwrap(model), names, flow)
+    devices = [d for d in {p.device for p in model.parameters()} if d.type == "cuda"]
+    with keeping_attributes(model), keeping_buffers(model), keeping_global_states(devices):
+        if probe is not None:
+            flow = run(model, probe, names)
+        else:
+            for training in (True, False):
+                with set_mode(model, training=training):
+                    trace(unwrap(model), names, flow)
     pairs, reasons = {}, {}
     for module, name in names.items():
         if isinstance(module, nn.Conv2d):
@@ -68,7 +72,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
             else:
                 pairs[name] = norm
     read = {name for module, name in names.items() if isinstance(module, nn.Conv2d) and name in flow.reads}
-    return Pairs(pairs, reasons, read, flow.failures[0] if flow.failures else None)
+    return Pairs(pairs, reasons, read, flow.doubt)
 
 
 def _names(model: nn.Module) -> dict[nn.Module, str]:

@@ -21,12 +21,29 @@ class DataFlow:
         feeds: what each batch normalisation is given.
         reads: the parameters and buffers of each layer that other code reads.
         failures: what could not be traced, and why.
+        untrained: why the model did not run on the probe in train mode; ``None``: it did, or there is none.
     """
 
     users: dict[str, list[set[str]]] = field(default_factory=dict)
     feeds: dict[str, set[str]] = field(default_factory=dict)
     reads: dict[str, set[str]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    untrained: str | None = None
+
+    @property
+    def doubt(self) -> str | None:
+        """Why what is known here may be incomplete, and the next step; ``None``: it is complete."""
+        if self.failures:
+            return (
+                f"the forward pass could not be traced as a whole ({self.failures[0]}), so that code around these "
+                "layers may use what lies between them; pass probe=<an input>"
+            )
+        if self.untrained is not None:
+            return (
+                f"in train mode the model did not run on the probe ({self.untrained}), so that code of that mode alone "
+                "may use what lies between these layers; pass a probe on which the model trains"
+            )
+        return None
 
     def pair_or_reason(self, conv: str) -> tuple[str | None, str]:
         """Return the normalisation that belongs to ``conv``, or ``None`` and the reason."""
@@ -35,6 +52,8 @@ class DataFlow:
         if conv not in self.users:
             if self.failures:
                 return None, f"the forward pass could not be traced ({self.failures[0]}); pass probe=<an input>"
+            if self.untrained is not None:
+                return None, f"the forward pass in eval mode never calls it, and {self.doubt}"
             return None, "the forward pass never calls it"
         used = sorted(set().union(*self.users[conv]))
         if len(used) != 1 or not all(self.users[conv]):

@@ -1,11 +1,9 @@
 """From a model with branched blocks to the plain one of the same function."""
 
-from typing import Any, cast
-
 import torch
 from torch import Tensor, nn
 
-from backpass.errors import StateError
+from backpass.errors import InputError, StateError
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.conversion.module_replacement import copied, outermost_blocks, replace
 from backpass.reparam.conversion.probe import Probe, call, tensors
@@ -29,12 +27,13 @@ def fuse(model: nn.Module, *, inplace: bool = False, probe: Probe | None = None)
             to the largest. Default: blocks are compared one by one only.
 
     Raises:
+        InputError: there are no floating-point tensors in the output on the probe.
         StateError: the model is in train mode; or a block or an output differs after fusing, in which case
             the model is left unchanged.
     """
     blocks = outermost_blocks(model)
     _require_eval(model, blocks)
-    expected = None if probe is None else list(tensors(call(model, probe)))
+    expected = None if probe is None else _outputs(model, probe)
     if not inplace:
         model = copied(model)
         blocks = outermost_blocks(model)
@@ -48,12 +47,23 @@ def fuse(model: nn.Module, *, inplace: bool = False, probe: Probe | None = None)
     if probe is None or expected is None:
         return model
     try:
-        _check_outputs(expected, list(tensors(call(model, probe))))
+        _check_outputs(expected, _outputs(model, probe))
     except StateError:
         for name, block in blocks.items():
             replace(model, convs[name], block)
         raise
     return model
+
+
+def _outputs(model: nn.Module, probe: Probe) -> list[Tensor]:
+    output = call(model, probe)
+    found = list(tensors(output))
+    if not any(tensor.is_floating_point() for tensor in found):
+        raise InputError(
+            "expected a model whose output on the probe is a floating-point tensor, or lists, tuples and mappings with "
+            f"one, got {type(output).__name__}; leave out probe, and compare the outputs of both models yourself"
+        )
+    return found
 
 
 def _require_eval(model: nn.Module, blocks: dict[str, ReparamBlock]) -> None:
@@ -73,9 +83,10 @@ def _check_block(name: str, block: ReparamBlock, conv: nn.Conv2d) -> None:
     x = torch.randn(1, geometry.in_channels, *size, generator=torch.Generator().manual_seed(0), device="cpu").double()
     wide_block, wide_conv = (copied(module).cpu().double() for module in (block, conv))
     difference = (wide_block(x) - wide_conv(x)).abs()
-    for parameter in wide_conv.parameters():
-        parameter.abs_()
-    bound = 4 * torch.finfo(conv.weight.dtype).eps * wide_conv(x.abs()) + 1e-9
+    info = torch.finfo(conv.weight.dtype)
+    for parameter in wide_conv.parameters():  # the rounding of each, near zero that of the subnormal numbers
+        parameter.abs_().mul_(4 * info.eps).add_(info.tiny * info.eps)
+    bound = wide_conv(x.abs()) + 1e-9
     if not bool((difference <= bound).all()):
         raise StateError(
             f"expected block {name!r} ({block.name}) to equal its fused convolution on random input up to "
@@ -84,11 +95,11 @@ def _check_block(name: str, block: ReparamBlock, conv: nn.Conv2d) -> None:
         )
 
 
-def _check_outputs(expected: list[Any], actual: list[Any]) -> None:
+def _check_outputs(expected: list[Tensor], actual: list[Tensor]) -> None:
     for before, after in zip(expected, actual, strict=True):
         if not before.is_floating_point():
             continue
-        scale = cast(Tensor, before.abs().max() if before.numel() else before.new_zeros(()))
+        scale = before.abs().max() if before.numel() else before.new_zeros(())
         tolerance = torch.finfo(before.dtype).eps ** 0.5 * scale.item()
         difference = (before - after).abs().max().item() if before.numel() else 0.0
         if not difference <= tolerance:

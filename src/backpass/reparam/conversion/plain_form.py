@@ -24,7 +24,7 @@ def to_plain(model: nn.Module) -> nn.Module:
     was given. Use it for evaluation: its statistics are no start for further training.
 
     Raises:
-        InputError: a block took over no normalisation and replaced a convolution without bias, as DyRep's
+        InputError: a block took over no normalisation of the model and replaced a convolution without bias, as DyRep's
             do, so that the plain form has no parameter for the fused bias.
         StateError: as :func:`~backpass.reparam.fuse`.
     """
@@ -41,8 +41,8 @@ def to_plain(model: nn.Module) -> nn.Module:
             conv.bias = nn.Parameter(torch.zeros_like(bias)) if block.had_bias else None
         elif not block.had_bias:
             raise InputError(
-                f"expected blocks that replaced a convolution with a bias or took over a normalisation, got {name!r} "
-                "with neither, so that the plain form has no parameter for its bias; use fuse(model)"
+                "expected blocks that replaced a convolution with a bias or a normalisation of the model, got "
+                f"{name!r} with neither, so that the plain form has no parameter for its bias; use fuse(model)"
             )
     return fused
 

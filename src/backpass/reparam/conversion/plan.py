@@ -69,7 +69,7 @@ def plan_conversion(
         3
     """
     kind = block_kind(name)
-    pairs, unpaired, _, untraced = find_pairs(model, probe)
+    pairs, unpaired, _, doubt = find_pairs(model, probe)
     convs = {n: cast(nn.Conv2d, m) for n, m in model.named_modules() if n in pairs or n in unpaired}
     wanted, fixed = select(include, convs), obstacles(model)
     converted, skipped = {}, {}
@@ -84,13 +84,7 @@ def plan_conversion(
             skipped[conv_name] = reason
         else:
             converted[conv_name] = pairs[conv_name]
-    doubt = None
-    if converted and untraced is not None:
-        doubt = (
-            f"the forward pass could not be traced as a whole ({untraced}), so that code around these layers may use "
-            "what lies between them; pass probe=<an input>"
-        )
-    return Conversion(name, converted, skipped, doubt)
+    return Conversion(name, converted, skipped, doubt if converted else None)
 
 
 def _listed(names: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
-"""The data flow of a model as one run on a probe shows it."""
+"""The data flow of a model as running it on a probe shows it."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,20 +9,35 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from backpass._internal.modes import eval_mode
+from backpass._internal.eager import eagerly
+from backpass._internal.modes import eval_mode, set_mode
 from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, own_tensors
 from backpass.reparam.conversion.probe import Probe, call, tensors
 
 __all__ = ["run"]
 
 
-def run(model: nn.Module, probe: Probe, names: dict[nn.Module, str], flow: DataFlow) -> None:
-    """Record in ``flow`` what happens when ``model`` runs on ``probe``."""
+def run(model: nn.Module, probe: Probe, names: dict[nn.Module, str]) -> DataFlow:
+    """Return what happens when ``model`` runs on ``probe`` in eval mode, and in train mode if it runs there."""
+    flow = DataFlow()
+    with eval_mode(model):
+        _record(model, probe, names, flow)
+    both = copy.deepcopy(flow)
+    try:
+        with set_mode(model, training=True):
+            _record(model, probe, names, both)
+    except Exception as error:  # it may need targets there, or more images for a normalisation
+        flow.untrained = f"{type(error).__name__}: {error}".splitlines()[0]
+        return flow
+    return both
+
+
+def _record(model: nn.Module, probe: Probe, names: dict[nn.Module, str], flow: DataFlow) -> None:
     watch = _Watch(names, flow)
     watched = [module for module in names if isinstance(module, LAYERS)]
     handles = [handle for module in watched for handle in watch.hook(module)]
     try:
-        with eval_mode(model), torch.no_grad(), _recorded_reads(watch), watch:
+        with eagerly(), torch.no_grad(), _recorded_reads(watch), watch:
             output = call(model, probe)
         watch.used(output, OUTPUT)
     finally:

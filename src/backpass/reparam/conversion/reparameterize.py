@@ -49,7 +49,7 @@ def reparameterize(
         include: convert only these: glob patterns on module names such as ``["layer1.*"]``, or a function
             ``(module name, module) -> bool``. Default: all.
         probe: an input of the model, for models whose forward pass cannot be traced: a tensor, or the
-            positional or keyword arguments as a sequence or mapping.
+            positional or keyword arguments as a sequence or mapping. The model runs on it in eval and in train mode.
         inplace: change ``model`` itself and return it. Default: a deep copy.
         **options: arguments of the block: ``gamma`` and ``init`` of :class:`~backpass.reparam.ACBlock`,
             ``init`` of :class:`~backpass.reparam.RepVGGBlock` and of
@@ -63,8 +63,8 @@ def reparameterize(
         InputError: ``name`` or an option is unknown, or a pattern matches no convolution.
 
     Warns:
-        BackpassWarning: the forward pass can be traced in parts alone, so that what happens between a convolution and
-            its normalisation is not certain, and there is no ``probe``.
+        BackpassWarning: what happens between a convolution and its normalisation is not certain: there is no ``probe``
+            and the forward pass can be traced in parts alone, or the model does not run on the probe in train mode.
         NoEffectWarning: nothing can be converted.
     """
     kind = block_kind(name)

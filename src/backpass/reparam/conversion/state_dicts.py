@@ -34,8 +34,10 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
     """Load ``state_dict``, strict, whether it and ``model`` are plain, in training form or fused.
 
     A checkpoint of the form of ``model`` loads directly. A training checkpoint loads into a plain or a fused model
-    through ``blocks``: the training form is rebuilt, loaded and turned into the form of ``model``. A plain or fused
-    checkpoint does not load into a training form, since it has no branches, nor into the other of the two.
+    through ``blocks``: the training form is rebuilt, loaded and turned into the form of ``model``. A block that
+    replaced no normalisation and no bias, as DyRep's do, needs the fused form, whose convolution has a bias. A
+    plain or fused checkpoint does not load into a training form, since it has no branches, nor into the other of
+    the two.
 
     Args:
         model: the network that is to have the checkpoint's function.
@@ -44,14 +46,20 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
             training form.
 
     Raises:
-        InputError: the forms do not go together; the message names the first layer and the next step.
+        InputError: the forms do not go together, or the names of the checkpoint have a prefix; the message names the
+            first layer and the next step.
     """
     ours = outermost_blocks(model, all_names=True)
     theirs = {key[: key.index(_MARK)].rstrip(".") for key in state_dict if _MARK in key}
     theirs = {name for name in theirs if not any(name.startswith(f"{outer}.") for outer in theirs)}
     if missing := [name for name in ours if name not in theirs]:
+        if prefixed := [name for name in sorted(theirs) if name.endswith(f".{missing[0]}")]:
+            raise InputError(
+                f"expected the names of the model, such as {missing[0]!r}, got {prefixed[0]!r}, as of a wrapper "
+                "around it; save the state dict of the module inside, or remove the prefix"
+            )
         raise InputError(
-            f"expected a {ours[missing[0]].name} block at {missing[0]!r}, got a checkpoint with a plain convolution "
+            f"expected a block ({ours[missing[0]].name}) at {missing[0]!r}, got a checkpoint with a plain convolution "
             f"({len(missing)} such layers): branches cannot be recovered from their sum; load it into the plain model "
             "and call reparameterize afterwards, or into fuse(model.eval()) if the checkpoint is fused"
         )
@@ -103,6 +111,14 @@ def _converted(model: nn.Module, state_dict: Mapping[str, Tensor], blocks: Block
             "expected a model with all of the checkpoint's blocks or with none, got one with some; start from the "
             "plain model"
         )
+    for name, record in blocks.items():
+        conv = submodule(model, name)
+        if isinstance(conv, nn.Conv2d) and conv.bias is None and record["absorbed"] is None and not record["had_bias"]:
+            raise InputError(
+                f"expected a convolution with a bias at {name!r}, where the block of the checkpoint replaced no "
+                "normalisation, as DyRep's do, got one without; load the checkpoint into "
+                "fuse(restore_blocks(model, blocks).eval())"
+            )
     twin = restore_blocks(model, blocks).eval()
     twin.load_state_dict(state_dict)
     absorbed = [record["absorbed"] for record in blocks.values() if record["absorbed"] is not None]

@@ -26,7 +26,7 @@ def trace(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow) -> Non
     except Exception as error:  # the model's own code runs on stand-ins and may fail in any way
         flow.failures.append(f"{type(module).__name__}: {error}".splitlines()[0])
         if type(module).forward is nn.Sequential.forward:
-            _neighbours(list(module.children()), names, flow)
+            _neighbours(list(module._modules.values()), names, flow)  # children() would leave repeated ones out
         for child in module.children():
             if child in names and not isinstance(child, nn.Conv2d | ReparamBlock):
                 trace(child, names, flow)
@@ -46,8 +46,10 @@ def trace(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow) -> Non
             flow.feeds.setdefault(names[leaf[node]], set()).update(label(arg) for arg in node.all_input_nodes)
 
 
-def _neighbours(children: list[nn.Module], names: dict[nn.Module, str], flow: DataFlow) -> None:
+def _neighbours(children: list[nn.Module | None], names: dict[nn.Module, str], flow: DataFlow) -> None:
     for module, following in pairwise(children):
+        if module is None or following is None:
+            continue
         if isinstance(module, nn.Conv2d):
             flow.users.setdefault(names[module], []).append({names[following]})
         if isinstance(following, nn.modules.batchnorm._BatchNorm):

@@ -64,9 +64,9 @@ class DyRep:
 
     The optimizer's group dicts stay the same objects, so schedulers continue to work; surviving parameters keep
     their momentum and new ones start without. After an adjustment there are new parameters: create
-    ``DistributedDataParallel`` wrappers, compiled graphs, moving averages of the weights and every object that holds
-    kernels, such as a :class:`~backpass.SpatialGradientScaling`, again. All processes draw the same branches from one
-    seed and average scores and statistics, so they stay equal.
+    ``DistributedDataParallel`` wrappers, compiled graphs and moving averages of the weights again, and call
+    :meth:`~backpass.SpatialGradientScaling.set_model` of a :class:`~backpass.SpatialGradientScaling`. All processes
+    draw the same branches from one seed and average scores and statistics, so they stay equal.
 
     Frozen convolutions do not grow, nor those that something else is attached to: with hooks or shared parameters, or
     with a weight that the forward pass reads (:func:`~backpass.reparam.reparameterize` lists the cases).
@@ -172,7 +172,8 @@ class DyRep:
             batches: training batches, augmented as in training: input tensors, or tuples that start with one, in a
                 list or a loader. ``recalibration_batches`` of them set the statistics of the new block's
                 normalisations; no more are read, and random states are restored.
-            forward: runs the model on a batch of any other form. Default: ``model(input)``, on its device.
+            forward: runs the model on a batch of any other form, or also parts that eval mode leaves out, such as
+                auxiliary heads. Default: ``model(input)``, on its device.
 
         Raises:
             StateError: nothing was recorded since the last adjustment.

@@ -62,7 +62,8 @@ def recalibrate(
     if unreached:
         raise InputError(
             f"expected batches that reach all {len(norms)} normalisations to recalibrate, got some that reach "
-            f"{len(norms) - unreached}; pass at least one batch on which the model uses all of them"
+            f"{len(norms) - unreached}; pass at least one batch on which the model uses all of them, or "
+            "forward=, a function that runs the model so that it does in eval mode, also its auxiliary heads"
         )
     if dist.is_initialized():
         for norm in norms:
