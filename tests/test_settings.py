@@ -224,6 +224,19 @@ def test_numbers_of_other_libraries_are_numbers():
         check_number("x", torch.tensor(1.0), float, Range(above=0))
 
 
+def test_settings_hold_plain_numbers_and_tuples():
+    numpy = pytest.importorskip("numpy")
+    optimizer = OptimizerSettings(lr=numpy.geomspace(0.01, 0.1, 3)[1], lr_factors=[["fc.*", numpy.float32(0.5)]])
+    assert (type(optimizer.lr), optimizer.lr_factors) == (float, (("fc.*", 0.5),))
+    schedule = ScheduleSettings(name="step", milestones=[1, 2])
+    assert schedule.milestones == (1, 2)
+    run = Run(Recipe(epochs=3, optimizer=optimizer, schedule=schedule), seed=numpy.arange(3)[1])
+    assert type(run.seed) is int
+    assert type(hash(run)) is int
+    milestones = ScheduleSettings(name="step", milestones=numpy.array([1.0, 2.0])).milestones
+    assert (milestones, {type(m) for m in milestones}) == ((1.0, 2.0), {float})
+
+
 def test_none_is_a_value_where_the_annotation_has_it():
     check_settings(DataSettings(limit_train=None))
     with pytest.raises(InputError, match="expected epochs to be an integer"):

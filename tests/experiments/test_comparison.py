@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from backpass.errors import InputError
@@ -54,6 +55,11 @@ def test_options_of_a_tuning_that_tunes_nothing_are_refused():
     with pytest.raises(InputError, match=r"expected settings to tune with tuning\.trials, got none; give them"):
         compare_study(RECIPE, ["plain"], [0], tuning=Tuning(trials=6))
     assert compare_study(RECIPE, ["plain"], [0], tuning=Tuning()).tuning is None
+
+
+def test_seeds_of_numpy_are_seeds():
+    study = compare_study(RECIPE, ["plain"], np.arange(2))
+    assert (study.seeds, {type(seed) for seed in study.seeds}) == ((0, 1), {int})
 
 
 def test_nothing_to_compare():

@@ -122,7 +122,7 @@ def net(classes=3):
     return create_model("digits_net", num_classes=classes)
 
 
-@pytest.mark.parametrize("form", ["safetensors", "pt", "checkpoint", "run"])
+@pytest.mark.parametrize("form", ["safetensors", "pt", "checkpoint", "wrapped", "run"])
 def test_weights_of_every_form(form, tmp_path):
     source = net()
     if form == "run":
@@ -131,7 +131,9 @@ def test_weights_of_every_form(form, tmp_path):
     elif form == "safetensors":
         save_file(source.state_dict(), path := tmp_path / "w.safetensors")
     else:
-        content = {"state_dict": source.state_dict(), "epoch": 3} if form == "checkpoint" else source.state_dict()
+        state = source.state_dict()
+        named = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()} if form == "wrapped" else state
+        content = named if form == "pt" else {"state_dict": named, "epoch": 3}
         torch.save(content, path := tmp_path / "w.pth")
     model = net()
     load_weights(model, WeightSettings(str(path)))

@@ -104,6 +104,9 @@ def test_a_reduction_shortens_the_runs_and_is_noted():
         "not as in the paper: training images 100",
         "not as in the paper: data CIFAR-10 (JPEG)",
     )
+    photographs = Reduction(data="folder:x", image_size=64)
+    assert photographs.apply(RECIPE).data == replace(RECIPE.data, name="folder:x", image_size=64)
+    assert "not as in the paper: pixels a side 64" in photographs.notes()
     assert Reduction().notes() == ()
     assert Reduction().apply(RECIPE) == RECIPE
     assert Reduction(root="x").apply(RECIPE) == replace(RECIPE, data=replace(RECIPE.data, root="x"))

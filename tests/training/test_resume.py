@@ -3,11 +3,13 @@
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from backpass.errors import InputError
+from backpass.training.classification import ClassificationEvaluation
 from backpass.training.recipe import Run, Runtime
 from backpass.training.trainer import Trainer
 
@@ -144,6 +146,19 @@ def test_float16_with_a_loss_scale_resumes_in_float16(method, recipe, images, tm
     assert dtypes == {torch.float16}
     assert scale["scale"] > 0
     assert trainer.accelerator.scaler.state_dict()["_growth_tracker"] > scale["_growth_tracker"]
+
+
+def test_a_run_with_numbers_of_numpy_resumes(recipe, images, tmp_path, monkeypatch):
+    """Checkpoints load with ``weights_only=True``, which takes no NumPy number."""
+    compute = ClassificationEvaluation.compute
+    monkeypatch.setattr(
+        ClassificationEvaluation, "compute", lambda *args: {k: np.float64(v) for k, v in compute(*args).items()}
+    )
+    optimizer = replace(recipe.optimizer, lr=np.geomspace(0.01, 0.1, 3)[1])
+    run = Run(replace(recipe, optimizer=optimizer), seed=np.arange(2)[1])
+    trainer = Trainer(run, images, runtime=Runtime(device="cpu"), folder=tmp_path)
+    trainer.fit()
+    assert Trainer(run, images, runtime=Runtime(device="cpu"), folder=tmp_path).resume()
 
 
 def test_half_precision_is_refused_on_a_cpu(recipe, images):

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from backpass.errors import DivergedError, InputError, StateError
+from backpass.errors import DivergedError, InputError, NoEffectWarning, StateError
 from backpass.models import create_model
 from backpass.training import classification
 from backpass.training.checkpoint import load_checkpoint
@@ -50,6 +50,17 @@ def test_training_learns(recipe, images):
     assert [record["epoch"] for record in outcome.history] == list(range(8))
     assert outcome.history[-1]["train_loss"] < 0.5 * outcome.history[0]["train_loss"]
     assert outcome.history[-1]["test_accuracy"] > 0.9
+
+
+def test_a_run_that_diverges_under_agc_has_diverged(recipe, images):
+    settings = replace(recipe, optimizer=replace(recipe.optimizer, lr=1e20))
+    with pytest.raises(DivergedError, match="in epoch 0; lower the learning rate"):
+        Trainer(Run(settings, "sgs+agc"), images, runtime=CPU).fit()
+
+
+def test_a_run_that_ends_before_sgs_measures_is_warned_of(recipe, images):
+    with pytest.warns(NoEffectWarning, match="1 epochs of training end before scalings are measured, at epoch 1"):
+        Trainer(Run(replace(recipe, epochs=1), "sgs"), images, runtime=CPU)
 
 
 def test_a_hook_that_raises_before_a_save_leaves_the_checkpoint_as_it_is(recipe, images, tmp_path):
@@ -252,7 +263,7 @@ def test_pgt_is_evaluated_at_alpha_times_the_logits_too(validation, recipe, imag
     name, passes = ("validation" if validation else "test"), []
     settings = replace(recipe, epochs=1, pgt=PgtSettings(alpha=0.4))
     records = {}
-    for method in ("plain", "sgs+pgt"):
+    for method in ("plain", "pgt"):
         trainer = Trainer(Run(settings, method), data, runtime=CPU)
         handle = trainer.model.register_forward_hook(lambda m, *_: None if m.training else passes.append(m))
         (records[method],) = trainer.fit().history
@@ -262,9 +273,9 @@ def test_pgt_is_evaluated_at_alpha_times_the_logits_too(validation, recipe, imag
     for suffix, factor in (("", 1.0), ("_at_alpha", 0.4)):
         loss = F.cross_entropy(factor * logits, target).item()
         error = multiclass_calibration_error(factor * logits, target, num_classes=3, n_bins=15).item()
-        assert records["sgs+pgt"][f"{name}_loss{suffix}"] == pytest.approx(loss, rel=1e-5)
-        assert records["sgs+pgt"][f"{name}_calibration_error{suffix}"] == pytest.approx(error, abs=1e-5)
-    assert records["sgs+pgt"][f"{name}_loss"] != records["sgs+pgt"][f"{name}_loss_at_alpha"]
+        assert records["pgt"][f"{name}_loss{suffix}"] == pytest.approx(loss, rel=1e-5)
+        assert records["pgt"][f"{name}_calibration_error{suffix}"] == pytest.approx(error, abs=1e-5)
+    assert records["pgt"][f"{name}_loss"] != records["pgt"][f"{name}_loss_at_alpha"]
     evaluated = {key for key in records["plain"] if key.startswith(name)}
     assert evaluated == {f"{name}_{metric}" for metric in ("loss", "accuracy", "calibration_error")}
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 
 from backpass.errors import InputError
 
-__all__ = ["COUNT", "Range", "check_number", "check_settings", "check_text"]
+__all__ = ["COUNT", "Range", "check_number", "check_settings", "check_text", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,13 @@ COUNT = Range(at_least=1, at_most=2**31 - 1)
 
 
 def check_settings(settings: Any, group: str = "") -> None:
-    """Raise InputError if a field of a dataclass does not fit its annotation.
+    """Raise InputError if a field of a dataclass does not fit its annotation, and give it plain values.
 
     Checked are numbers, which must be of the annotated type, finite and in the annotated :class:`Range`; booleans;
     texts, which UTF-8 must be able to encode; and the choices of a ``Literal``. Fields of other types are ignored.
+
+    Numbers of other types than Python's own, such as NumPy's, become these, and lists become tuples where a tuple is
+    annotated, so that settings can be hashed, compared with those of a file, and loaded from a checkpoint.
 
     Args:
         settings: an instance of a dataclass.
@@ -70,10 +73,32 @@ def check_settings(settings: Any, group: str = "") -> None:
                 )
         elif kind in (int, float):
             check_number(full, value, kind, limits)
+            _set(settings, name, plain(value))
         elif kind is bool and not isinstance(value, bool):
             raise InputError(f"expected {full} to be True or False, got {value!r}; choose one")
         elif kind is str:
             check_text(full, value)
+        elif get_origin(kind) is tuple:
+            _set(settings, name, plain(value))
+
+
+def plain(value: Any) -> Any:
+    """Return a number as Python's own, a list, tuple or array as a tuple of plain values, and the rest as it is.
+
+    >>> plain([1, (2.5, ["a"])])
+    (1, (2.5, ('a',)))
+    """
+    if hasattr(value, "tolist"):  # NumPy's arrays and numbers
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(plain(item) for item in value)
+    if type(value) in (bool, int, float) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def _set(settings: Any, name: str, value: Any) -> None:
+    object.__setattr__(settings, name, value)  # settings are frozen
 
 
 def check_number(name: str, value: Any, kind: type, limits: Range) -> None:

@@ -38,7 +38,7 @@ def compare_study(
         InputError: no method or seed, an unknown method, a setting to tune that no method has, or options of the tuning
             without a setting to tune.
     """
-    if not methods or not seeds:
+    if not len(methods) or not len(seeds):
         raise InputError(f"expected at least one method and one seed, got {list(methods)} and {list(seeds)}")
     for method in methods:
         check_method(method)

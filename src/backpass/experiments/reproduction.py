@@ -26,6 +26,7 @@ class Reduction:
         data_label: name of the data in results.
         root: folder of torchvision's data sets.
         download: download CIFAR when it is missing.
+        image_size: side in pixels to which images of a folder of photographs are cropped.
 
     Raises:
         InputError: a setting is out of range.
@@ -38,6 +39,7 @@ class Reduction:
     data_label: str | None = None
     root: str | None = None
     download: bool = False
+    image_size: Annotated[int, COUNT] | None = None
 
     def __post_init__(self) -> None:
         """Check the range of every setting."""
@@ -52,6 +54,7 @@ class Reduction:
             "limit_train": self.limit_train,
             "limit_test": self.limit_test,
             "download": self.download or None,
+            "image_size": self.image_size,
         }
         given: dict[str, Any] = {key: value for key, value in images.items() if value is not None}
         if not pretraining:
@@ -76,6 +79,7 @@ class Reduction:
             "limit_test": "test images",
             "data": "data",
             "data_label": "data",
+            "image_size": "pixels a side",
         }
         shown = {names[key]: value for key, value in vars(self).items() if key in names and value is not None}
         return tuple(f"not as in the paper: {name} {value}" for name, value in shown.items())

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from backpass._internal.settings import plain
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry, check_entries
 from backpass.experiments.record import Record
@@ -88,6 +89,7 @@ class Study:
     def __post_init__(self) -> None:
         """Refuse what makes no study."""
         check_entries(self.entries)
+        object.__setattr__(self, "seeds", plain(self.seeds))
         if len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"expected every seed once, got {list(self.seeds)}")
         if self.tuning is not None and (shared := set(self.seeds) & set(self.tuning.seeds)):

@@ -153,7 +153,7 @@ class SpatialGradientScaling(AppliedScalings):
     def check_epochs(self, epochs: float) -> None:
         """Warn if a training of ``epochs`` epochs ends before its first measurement, so that all of it is plain.
 
-        The callbacks for Lightning and the Hugging Face ``Trainer`` do it.
+        The package's trainer and the callbacks for Lightning and the Hugging Face ``Trainer`` do it.
 
         Warns:
             NoEffectWarning: it does.

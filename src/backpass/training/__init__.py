@@ -1,7 +1,7 @@
 """Training: data, tasks, methods as the loop knows them, the trainer and its checkpoints (extra ``lab``).
 
 >>> from backpass.training import DataSettings, Recipe, Run, Runtime, Trainer, load_dataset
->>> recipe = Recipe(model="digits_net", epochs=1, batch_size=32, augmentation=Augmentation(crop_padding=1, cutout=0))
+>>> recipe = Recipe(model="digits_net", epochs=2, batch_size=32, augmentation=Augmentation(crop_padding=1, cutout=0))
 >>> trainer = Trainer(Run(recipe, "sgs+pgt", seed=0), load_dataset("digits", limit_train=64), runtime=Runtime("cpu"))
 >>> outcome = trainer.fit()
 >>> sorted(outcome.history[0])[:3]

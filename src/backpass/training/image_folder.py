@@ -152,8 +152,8 @@ def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, ca
     if needed > memory_limit and image_size is None:
         raise InputError(
             f"expected the decoded images of {data.label} to fit in memory_limit={memory_limit:g} GiB, got "
-            f"{needed:.3g} GiB at {height}x{width} pixels; give image_size (--data.image-size) to decode and crop "
-            "them on the fly, or raise memory_limit"
+            f"{needed:.3g} GiB at {height}x{width} pixels; give image_size (--data.image-size, of reproduce "
+            "--image-size) to decode and crop them on the fly, or raise memory_limit"
         )
     if needed > memory_limit or image_size not in {None, height} or image_size not in {None, width}:
         return data
@@ -208,8 +208,8 @@ def _decode(files: Sequence[str], height: int, width: int) -> Tensor:
             if image.size != (width, height):
                 raise _UnequalSizesError(
                     f"expected {height}x{width} pixels in {files[index]}, as in the first image, got {image.height}x"
-                    f"{image.width}; resize the images, or give image_size (--data.image-size) to decode and "
-                    "crop them on the fly"
+                    f"{image.width}; resize the images, or give image_size (--data.image-size, of reproduce "
+                    "--image-size) to decode and crop them on the fly"
                 )
             pixels[index] = image
 

@@ -28,7 +28,6 @@ class Context:
         task: the task that the model is trained for.
         optimizer: the optimizer of the model's parameters.
         seed: seed of the run.
-        loss_scaled: whether the loop has a ``GradScaler``, which expects overflows and skips their steps itself.
         forward: runs the model on a measuring batch, in the precision of training; default: the model itself.
     """
 
@@ -37,7 +36,6 @@ class Context:
     task: Task
     optimizer: Optimizer
     seed: int = 0
-    loss_scaled: bool = False
     forward: Forward | None = None
 
 

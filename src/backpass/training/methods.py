@@ -46,6 +46,7 @@ class Sgs(Method):
             scaling=s.fixed_scaling(),
         )
         self.sgs.check_optimizer(context.optimizer)
+        self.sgs.check_epochs(context.recipe.epochs)
 
     def start_epoch(self, epoch: int, measuring_batches: MeasuringBatches) -> bool:
         """Measure the scalings if they are due; fixed ones never are."""
@@ -77,7 +78,7 @@ class Pgt(Method):
 
     @property
     def alpha(self) -> float:
-        """The exponent: the gradient is that of cross-entropy at ``alpha * z``, so the model is calibrated there."""
+        """The exponent: the gradient is that of cross-entropy at ``alpha * z``."""
         return self.context.recipe.pgt.alpha
 
     def criterion(self, plain: Criterion) -> Criterion:
@@ -101,9 +102,9 @@ class Agc(Method):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         s = context.recipe.agc
-        self.agc = AdaptiveGradientClipping(
-            context.model, s.clip_factor, s.eps, head=s.head, error_if_nonfinite=not context.loss_scaled
-        )
+        # Gradients that are not finite belong to a run that diverges, as the numbers of its epoch show, or to a step
+        # that a GradScaler skips.
+        self.agc = AdaptiveGradientClipping(context.model, s.clip_factor, s.eps, head=s.head, error_if_nonfinite=False)
 
     def clip_gradients(self) -> None:
         """Clip each unit's gradient to a fraction of the unit's norm."""

@@ -29,12 +29,12 @@ class Outcome:
               ``test_calibration_error``: expected calibration error of the most probable class, as a fraction, over 15
               bins of equal width; all of the logits z after the epoch;
             - ``test_loss_at_alpha`` and ``test_calibration_error_at_alpha``, with ``pgt`` alone: the same of the logits
-              alpha * z. A model trained with the PowerGrad Transform has the gradient of cross-entropy at alpha * z,
-              so it is calibrated there and not at z;
+              alpha * z, of whose cross-entropy the PowerGrad Transform has the gradient;
             - ``train_logit_norm`` and ``train_logit_spread``: means over training images of the Euclidean norm of the
               logits and of their standard deviation over the classes; ``train_gradient_norm`` and
               ``train_gradient_norm_std``: mean and standard deviation over steps of the Euclidean norm of the loss's
-              gradient, before any method alters it; all on 16 steps of the epoch, with ``Runtime.traces`` alone;
+              gradient, before any method alters it; all on 16 to 31 steps of the epoch, or on all where there are
+              fewer, with ``Runtime.traces`` alone;
             - ``train_seconds``, ``measure_seconds`` (SGS and DyRep) and ``evaluate_seconds``.
         scalings: the last scalings of SGS by parameter name; empty without SGS.
         peak_memory: largest number of bytes allocated on the accelerator; ``None`` on a CPU.

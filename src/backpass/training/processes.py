@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, reduce
+from accelerate.state import is_initialized
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, reduce
 from torch import Tensor
 
 from backpass.errors import InputError, StateError
@@ -52,12 +53,22 @@ def build_accelerator(runtime: Runtime) -> Accelerator:
     """
     if join(runtime).type == "cpu" and runtime.precision == "fp16":
         raise InputError("expected precision no or bf16 on a CPU, got fp16; choose another precision")
+    earlier = is_initialized()
     try:
         accelerator = Accelerator(
-            cpu=_on_cpu(runtime), mixed_precision=runtime.precision, step_scheduler_with_optimizer=False
+            cpu=_on_cpu(runtime),
+            mixed_precision=runtime.precision,
+            step_scheduler_with_optimizer=False,
+            # Without it an environment variable would divide the loss by a number of micro-batches that are not there.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         )
-    except ValueError as error:  # Accelerate keeps the first settings of a process, and names the one that differs.
-        raise InputError(
+    except ValueError as error:
+        if not earlier:
+            raise InputError(
+                f"expected a device that computes with precision={runtime.precision!r}, got one that does not "
+                f"({error}); choose another precision"
+            ) from error
+        raise InputError(  # Accelerate keeps the first settings of a process, and names the one that differs.
             f"expected one device and one precision in a process, got precision={runtime.precision!r} after another "
             f"({error}); use a new process"
         ) from error

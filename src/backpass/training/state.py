@@ -24,6 +24,7 @@ from backpass.training.method import Context, Method
 from backpass.training.methods import build_methods, convert
 from backpass.training.optimization import build_optimizer, build_schedule
 from backpass.training.recipe import Run, Runtime
+from backpass.training.sync_batch_norm import synchronise_batch_norm
 from backpass.training.task import Criterion, Task
 from backpass.training.weights import load_weights
 from backpass.training.wrapping import WrappedModel
@@ -165,7 +166,7 @@ def build_state(
                 f"expected sync_batch_norm on accelerators, got {accelerator.num_processes} processes on CPUs, for "
                 "which PyTorch has none; switch it off, or train in one process"
             )
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        model = synchronise_batch_norm(model)
     model = model.to(accelerator.device)
     images = recipe.batch_size // accelerator.num_processes // recipe.micro_batches
     check_fit(recipe.model, model, task, data, images)
@@ -173,9 +174,8 @@ def build_state(
         model = model.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, recipe.optimizer)
     wrapped = WrappedModel(model, accelerator, compile=runtime.compile)
-    loss_scaled = accelerator.scaler is not None
     forward = wrapped.in_precision(task.measuring_forward(model))
-    context = Context(recipe, model, task, optimizer, run.seed, loss_scaled, forward)
+    context = Context(recipe, model, task, optimizer, run.seed, forward)
     methods = build_methods(run.method, context)
     schedule = build_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, recipe.epochs, steps_per_epoch)
     criterion: Criterion = task.loss

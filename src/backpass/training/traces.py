@@ -18,7 +18,7 @@ from backpass.training.task import Total
 
 __all__ = ["TraceRecorder", "Traces", "scalings_of"]
 
-_STEPS = 16
+_STEPS = 16  # at least
 _KERNEL_EPOCHS = 8
 _DIGITS = 5
 _DECILES = 11
@@ -60,9 +60,9 @@ class _HasReliability(Protocol):
 class TraceRecorder:
     """Records the :class:`Traces` of a run, and the norms of logits and gradients for its history.
 
-    Logits and gradients are read on 16 steps of each epoch, evenly spaced, or on all where there are fewer; sums stay
-    on the device until the end of the epoch. Steps follow from the epoch's length alone, so a resumed run has the
-    traces of the run that was never stopped.
+    Logits and gradients are read on 16 to 31 steps of each epoch, evenly spaced, or on all where there are fewer;
+    sums stay on the device until the end of the epoch. Steps follow from the epoch's length alone, so a resumed run
+    has the traces of the run that was never stopped.
 
     Args:
         epochs: of the run.

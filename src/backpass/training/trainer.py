@@ -242,7 +242,7 @@ class Trainer:
         for inputs, target in loader:
             evaluation.update(self.task.predict(self.wrapped.evaluate, inputs), target)
         self.traces.evaluated(evaluation)
-        return {f"{split}_{name}": value for name, value in evaluation.compute(total).items()}
+        return {f"{split}_{name}": float(value) for name, value in evaluation.compute(total).items()}
 
     def _measuring_batches(self, epoch: int) -> Callable[[int], Sequence[Any]]:
         return lambda count: measuring_batches(self.loaders.train, count, epoch=epoch)

@@ -18,6 +18,7 @@ WEIGHTS_FILE = "model.safetensors"
 """Name of the file in a run folder that holds the trained weights."""
 
 _WRAPPERS = ("state_dict", "model")  # keys below which training scripts store the weights
+_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # of torch.compile and DistributedDataParallel around the model
 _SHOWN = 6
 
 
@@ -110,6 +111,9 @@ def read_weights(source: str, folder: Path | None = None) -> dict[str, Tensor]:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     weights = {str(k): v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, Mapping) else {}
+    for prefix in _PREFIXES:
+        if weights and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     if not weights:
         raise InputError(f"expected {path} to hold a state_dict, got {type(found).__name__}; save model.state_dict()")
     return weights

@@ -41,7 +41,8 @@ def mpii(root: str | os.PathLike[str], split: Literal["train", "valid"] | str) -
     the same persons. There are 22,246 persons for training and 2,958 for validation.
 
     The files count pixels from 1; here they count from 0. A person's region has its centre 15 * ``scale`` pixels below
-    the annotated one and a side of 1.25 * 200 * ``scale`` pixels, as in both published sources.
+    the annotated one and a side of 1.25 * 200 * ``scale`` pixels, as in both published sources. The joints are shifted
+    with the centre; that of SGS Table 8 shifts the centre alone.
 
     Args:
         root: folder that holds ``annot`` and ``images``.

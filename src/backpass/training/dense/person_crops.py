@@ -67,7 +67,8 @@ class PersonInput:
         std: standard deviation of each channel on the same scale.
         max_value: pixel value that corresponds to 1; 256 in the source of SGS Table 8, 255 by default.
         bgr: blue, green, red, which both published sources feed to weights trained on RGB; default False.
-        cap_side: cap the region's side at the longer side of the image, as in the source of SGS Table 8.
+        cap_side: cap the region's side, after random scaling, at the longer side of the image, as in the source of SGS
+            Table 8.
         pairs: right and left joints that change places when a crop is mirrored; default: those of MPII.
     """
 
@@ -144,8 +145,9 @@ def crop_person(item: PersonItem, settings: PersonInput, draws: PersonDraws) -> 
     person = item.person
     pixels = torch.from_numpy(numpy.array(decode_image(person.image))).permute(2, 0, 1)
     height, width = pixels.shape[1:]
-    side = min(person.side, max(height, width)) if settings.cap_side else person.side
-    matrix = crop_matrix(person.center, draws.scale * side, settings.size, draws.angle, draws.mirrored)
+    side = draws.scale * person.side
+    side = min(side, max(height, width)) if settings.cap_side else side
+    matrix = crop_matrix(person.center, side, settings.size, draws.angle, draws.mirrored)
     crop = warp(pixels, matrix, settings.size)
     image = normalize(
         (crop.flip(0) if settings.bgr else crop)[None], settings.mean, settings.std, max_value=settings.max_value
