@@ -12,9 +12,11 @@ from backpass.experiments import RECIPES, Entry, Published, Table
 from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.tables import TABLES
+from backpass.training import SgsSettings
 from training.folders import write_folder
 
 SMALL = ["--epochs", "1", "--data.limit-train", "96", "--data.limit-test", "30", "--runtime.device", "cpu"]
+SMALL += ["--sgs.warmup", "0"]
 
 
 def test_compare_prints_a_table_and_writes_a_report(tmp_path, capsys):
@@ -96,7 +98,7 @@ def test_search_judges_on_held_out_images(tmp_path, capsys):
 
 @pytest.fixture
 def tiny_table(monkeypatch):
-    recipe = RECIPES["digits"]
+    recipe = replace(RECIPES["digits"], sgs=SgsSettings(warmup=0))
     entries = (
         Entry("A-plain", "A", "plain", recipe, published=Published(90.25, 0.1)),
         Entry("A-sgs", "A", "sgs", recipe, "A-plain", published=Published(91.5)),
@@ -307,11 +309,12 @@ def test_photographs_of_unequal_sizes_are_streamed_with_the_option_that_the_erro
     for split in ("train", "test"):
         (tmp_path / "photographs" / "dogs" / split / "c").rename(tmp_path / "photographs" / "cats" / split / "c")
     command = ["train", "--data.name", "folder:photographs/cats", "--data.limit-train", "None", "--data.limit-test"]
-    command += ["None", "--epochs", "1", "--batch-size", "4", "--runtime.device", "cpu", "--runtime.workers", "0"]
+    command += ["None", "--epochs", "1", "--sgs.warmup", "0", "--batch-size", "4"]
+    command += ["--runtime.device", "cpu", "--runtime.workers", "0"]
     assert main(command) == 2
     error = capsys.readouterr().err
     assert "expected 9x14 pixels in " in error
-    assert "got 12x10; resize the images, or give image_size (--data.image-size) to decode and crop them" in error
+    assert "got 12x10; resize the images, or give image_size (--data.image-size, of reproduce --image-size)" in error
     assert main([*command, "--data.image-size", "8", "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["entries"]
     assert entry["n"] == 1

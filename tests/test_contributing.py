@@ -15,7 +15,7 @@ from backpass.training import TASKS, Task, import_path, methods
 from backpass.training.augment import Augmentation
 from backpass.training.images import ImageData, ImageSplit
 from backpass.training.method import Method
-from backpass.training.recipe import Recipe, Run, Runtime
+from backpass.training.recipe import Recipe, Run, Runtime, SgsSettings
 from backpass.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +58,14 @@ def small_model(monkeypatch):
 
 
 def trained(model: str, method: str, task: str = "classification") -> list[torch.Tensor]:
-    recipe = Recipe(task=task, model=model, epochs=1, batch_size=8, augmentation=Augmentation(crop_padding=1, cutout=0))
+    recipe = Recipe(
+        task=task,
+        model=model,
+        epochs=1,
+        batch_size=8,
+        augmentation=Augmentation(crop_padding=1, cutout=0),
+        sgs=SgsSettings(warmup=0),
+    )
     trainer = Trainer(Run(recipe, method), small_data(), runtime=Runtime(device="cpu"))
     trainer.fit()
     return [parameter.detach().clone() for parameter in trainer.model.parameters()]

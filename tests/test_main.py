@@ -9,6 +9,7 @@ from backpass.experiments import api
 from backpass.experiments.scheduling import worker as workers
 
 SMALL = ["--epochs", "1", "--data.limit-train", "64", "--data.limit-test", "20", "--runtime.device", "cpu"]
+SMALL += ["--sgs.warmup", "0"]
 
 
 @pytest.fixture

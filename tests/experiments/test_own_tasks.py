@@ -4,7 +4,7 @@ import pytest
 
 from backpass.experiments import read_record
 from backpass.experiments.run import execute, load_data
-from backpass.training import DataSettings, Recipe, Run, Runtime, import_path
+from backpass.training import DataSettings, Recipe, Run, Runtime, SgsSettings, import_path
 from training.own import Tokens, token_net, tokens
 
 CPU = Runtime(device="cpu", workers=0)
@@ -14,6 +14,7 @@ TOKENS = Recipe(
     data=DataSettings(name=import_path(tokens)),
     epochs=1,
     batch_size=4,
+    sgs=SgsSettings(warmup=0),
 )
 
 

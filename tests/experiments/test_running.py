@@ -13,8 +13,10 @@ from backpass.experiments.running import run_study
 from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.study import read_study
+from backpass.training.recipe import SgsSettings
 from reference.study_workers import CPU, TINY
 
+TINY = replace(TINY, sgs=SgsSettings(warmup=0))
 STUDY = compare_study(TINY, ["plain", "sgs"], [0, 1])
 
 

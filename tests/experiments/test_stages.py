@@ -11,8 +11,14 @@ from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.stages import choose, count_runs, last_stage, next_runs, tuned_study, tuning_study
 from backpass.experiments.study import write_study
 from backpass.experiments.tuning import Tuning, parse_space
+from backpass.training.recipe import SgsSettings
 
-RECIPE = replace(RECIPES["digits"], epochs=1, data=replace(RECIPES["digits"].data, limit_train=100, limit_test=50))
+RECIPE = replace(
+    RECIPES["digits"],
+    epochs=1,
+    data=replace(RECIPES["digits"].data, limit_train=100, limit_test=50),
+    sgs=SgsSettings(warmup=0),
+)
 TUNING = Tuning(seeds=(7, 8), validation=0.3)
 
 
