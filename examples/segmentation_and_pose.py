@@ -99,7 +99,7 @@ def generated(out: Path) -> dict[str, Recipe]:
 
 
 def of_length(recipe: Recipe) -> Recipe:
-    return recipe if options.full else replace(recipe, epochs=1, schedule=replace(recipe.schedule, milestones=()))
+    return recipe if options.full else replace(recipe, epochs=2, schedule=replace(recipe.schedule, milestones=()))
 
 
 with tempfile.TemporaryDirectory() as temporary:

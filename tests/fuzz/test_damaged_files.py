@@ -14,7 +14,7 @@ SMALL = ["--data.limit-train", "32", "--data.limit-test", "10", "--runtime.devic
 
 
 RUN = ["train", *SMALL, "--epochs", "2", "--method", "sgs", "--json"]
-STUDY = ["compare", *SMALL, "--epochs", "1", "--methods", "plain", "sgs", "--seeds", "0", "--json"]
+STUDY = ["compare", *SMALL, "--epochs", "1", "--sgs.warmup", "0", "--methods", "plain", "sgs", "--seeds", "0", "--json"]
 IMAGES = ["train", "--runtime.device", "cpu", "--runtime.workers", "0", "--epochs", "1", "--batch-size", "2", "--json"]
 IMAGES += ["--data.limit-train", "None", "--data.limit-test", "None"]
 
