@@ -29,5 +29,5 @@ def test_the_activation_of_a_normalisation_of_timm_is_kept():
 
 
 def test_another_normalisation_is_refused():
-    with pytest.raises(InputError, match=r"got a Own at '1', which may do more; switch sync_batch_norm off"):
+    with pytest.raises(InputError, match=r"got Own at '1', which may do more; switch sync_batch_norm off"):
         synchronise_batch_norm(nn.Sequential(nn.Conv2d(1, 2, 3), Own(2)))

@@ -87,7 +87,7 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
         kwargs["num_classes"] = num_classes
     for key in kwargs.keys() & {"num_classes", "in_channels"}:
         value = kwargs[key]
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise InputError(f"expected {key} of {name!r} to be a positive integer, got {value!r}")
         kwargs[key] = int(value)
     if name.startswith(TIMM_PREFIX):

@@ -24,9 +24,9 @@ __all__ = [
 _SMALLEST = 1e-6  # keeps every tap learning; the paper asks for strictly positive scalings
 
 
-def check_k(k: float) -> float:
-    """Return ``k`` if it is a finite number above 0, else raise :class:`InputError`."""
-    if isinstance(k, bool) or not isinstance(k, Real) or not (math.isfinite(k) and k > 0):
+def check_k(k: object) -> float:
+    """Return ``k`` as a float, or raise an InputError if it is not a finite number above 0."""
+    if isinstance(k, bool) or not isinstance(k, Real) or not 0 < float(k) < math.inf:
         raise InputError(f"expected k to be a finite number > 0 (the SGS paper uses 5), got {k!r}")
     return float(k)
 

@@ -1,5 +1,8 @@
 """Batch normalisation with the statistics of all processes."""
 
+from types import ModuleType
+from typing import Any, cast
+
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,17 +24,21 @@ def synchronise_batch_norm(model: nn.Module) -> nn.Module:
     others = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and type(m) not in _PLAIN}
     if not others:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-any-return, no-untyped-call]
-    try:
-        from timm.layers import BatchNormAct2d, SyncBatchNormAct, convert_sync_batchnorm
-    except ImportError:
-        known: tuple[type, ...] = ()
-    else:
-        known = (BatchNormAct2d, SyncBatchNormAct)
+    layers = _layers_of_timm()
     for name, module in others.items():
-        if type(module) not in known:
+        if layers is None or type(module) not in (layers.BatchNormAct2d, layers.SyncBatchNormAct):
             raise InputError(
-                f"expected batch normalisations of PyTorch, or timm's BatchNormAct2d, to synchronise, got a "
+                "expected batch normalisations of PyTorch, or timm's BatchNormAct2d, to synchronise, got "
                 f"{type(module).__name__} at {name!r}, which may do more; switch sync_batch_norm off"
             )
-    converted: nn.Module = convert_sync_batchnorm(model)
+    converted: nn.Module = cast(Any, layers).convert_sync_batchnorm(model)
     return converted
+
+
+def _layers_of_timm() -> ModuleType | None:
+    try:
+        import timm.layers
+    except ImportError:
+        return None
+    layers: ModuleType = timm.layers
+    return layers
