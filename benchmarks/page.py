@@ -186,15 +186,15 @@ def without_times(table: ResultTable) -> ResultTable:
 
 
 def sentence(summary: Summary) -> str:
-    """Return one sentence on a difference to the baseline."""
+    """Return one sentence on a difference to the baseline: whether it is detected after Holm's correction."""
     known = summary.difference
     if known is None or known.low is None or known.high is None:
-        return f"- {summary.label}: too few runs, or no spread, for an interval.\n"
+        return f"- {summary.name}: too few runs, or no spread, for an interval.\n"
     interval = f"{100 * known.low:+.2f} to {100 * known.high:+.2f} points, n = {known.n}"
-    if known.low <= 0 <= known.high:
-        return f"- {summary.label}: no difference to the baseline detected; 95 % CI {interval}.\n"
-    side = "higher" if known.low > 0 else "lower"
-    return f"- {summary.label}: accuracy is {side} than the baseline's at these settings; 95 % CI {interval}.\n"
+    if known.p_holm is None or known.p_holm >= 0.05:
+        return f"- {summary.name}: no difference to the baseline detected; 95 % CI {interval}.\n"
+    side = "higher" if known.mean > 0 else "lower"
+    return f"- {summary.name}: accuracy is {side} than the baseline's at these settings; 95 % CI {interval}.\n"
 
 
 # The rest

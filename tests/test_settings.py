@@ -6,6 +6,7 @@ import math
 from types import UnionType
 from typing import Annotated, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from backpass.cli.studies import Compare
 from backpass.errors import InputError
 from backpass.experiments.reproduction import Reduction
 from backpass.experiments.serialization import from_json
+from backpass.experiments.settings import replace_setting
 from backpass.training.augment import Augmentation
 from backpass.training.recipe import (
     AgcSettings,
@@ -235,6 +237,26 @@ def test_settings_hold_plain_numbers_and_tuples():
     assert type(hash(run)) is int
     milestones = ScheduleSettings(name="step", milestones=numpy.array([1.0, 2.0])).milestones
     assert (milestones, {type(m) for m in milestones}) == ((1.0, 2.0), {float})
+
+
+def test_numbers_have_the_type_of_their_setting():
+    recipe = Recipe(sgs=SgsSettings(k=5), optimizer=OptimizerSettings(weight_decay=0), model=np.array(["resnet18"])[0])
+    assert [type(v) for v in (recipe.sgs.k, recipe.optimizer.weight_decay, recipe.model)] == [float, float, str]
+    assert replace_setting(recipe, "optimizer.weight_decay", "1e-4").optimizer.weight_decay == 1e-4
+    assert replace_setting(recipe, "sgs.k", np.float64(2)).sgs.k == 2.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((("norm", None),), "norm in model_args to be a number, a text, True or False, got None"),
+        ((("layers", (2, 2)),), r"layers in model_args to be a number, a text, .* got \(2, 2\)"),
+        ({"width": 3}, "model_args to be pairs of a name and a value, got 'width'"),
+    ],
+)
+def test_arguments_are_pairs_of_a_name_and_a_plain_value(arguments, text):
+    with pytest.raises(InputError, match=text):
+        Recipe(model_args=arguments)
 
 
 def test_none_is_a_value_where_the_annotation_has_it():

@@ -18,7 +18,7 @@ def test_entries_times_seeds_are_the_runs():
 
 
 def test_an_entry_that_shares_runs_has_none_of_its_own():
-    study = Study("t", (PLAIN, replace(PLAIN, key="twin", runs_of="plain")), (0,))
+    study = Study("t", (PLAIN, replace(PLAIN, key="twin", label="twin", runs_of="plain")), (0,))
     assert [run.entry for run in study.runs()] == ["plain"]
     assert [entry.run_key for entry in study.entries] == ["plain", "plain"]
 
@@ -31,6 +31,10 @@ def test_an_entry_that_shares_runs_has_none_of_its_own():
         ((replace(PLAIN, baseline="plain"),), "expected baseline of entry 'plain' to be the key of another entry"),
         ((replace(PLAIN, runs_of="x"),), "expected runs_of of entry 'plain' to be the key of another entry, got 'x'"),
         ((replace(PLAIN, method="nope"),), "got 'nope': unknown 'nope'"),
+        (
+            (PLAIN, replace(PLAIN, key="b")),
+            "a label or a method of its own, .* got 'plain' twice; give",
+        ),
     ],
 )
 def test_entries_that_do_not_fit_together(entries, text):

@@ -20,6 +20,13 @@ TINY = replace(TINY, sgs=SgsSettings(warmup=0))
 STUDY = compare_study(TINY, ["plain", "sgs"], [0, 1])
 
 
+@pytest.mark.parametrize("processes", [0, -1])
+def test_a_study_needs_a_process(processes, tmp_path):
+    with pytest.raises(InputError, match=f"at least one process to work, got {processes}"):
+        run_study(STUDY, tmp_path / "s", runtime=CPU, processes=processes)
+    assert not (tmp_path / "s").exists()
+
+
 class Log(Progress):
     def __init__(self):
         self.events = []

@@ -187,6 +187,24 @@ def test_a_training_that_ends_before_it_measures_is_warned_of(tmp_path: Path) ->
         trained(tmp_path, epochs=1, sgs={"warmup": 1})
 
 
+@pytest.mark.parametrize("steps", [1, len(loader())])
+def test_a_training_whose_steps_end_before_it_measures_is_warned_of(tmp_path: Path, steps: int) -> None:
+    callback = SpatialGradientScalingCallback(warmup=1)
+    trainer = trainer_of(tmp_path, [callback], max_epochs=5, max_steps=steps)
+    with pytest.warns(NoEffectWarning, match="epochs of training end before scalings are measured, at epoch 1"):
+        trainer.fit(Module(), loader())
+
+
+def test_callbacks_with_parts_of_their_own(tmp_path: Path) -> None:
+    first, second, *_ = (f"*{name}" for name, module in net().named_modules() if isinstance(module, torch.nn.Conv2d))
+    callbacks = [SpatialGradientScalingCallback(**OPTIONS, include=[name]) for name in (first, second)]
+    trainer = trainer_of(tmp_path, callbacks, max_epochs=1)
+    trainer.fit(Module(), loader())
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    states = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    assert [len(state["scalings"]) for state in states.values() if "scalings" in state] == [1, 1]
+
+
 def test_several_loaders_are_refused(tmp_path: Path) -> None:
     callback = SpatialGradientScalingCallback(**OPTIONS)
     trainer = trainer_of(tmp_path, [callback], max_epochs=2)

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -15,6 +16,7 @@ from integrations.plain_loop import BATCH, EPOCHS, assert_same, data, plain
 pytest.importorskip("lightning")
 from lightning.pytorch import LightningDataModule
 
+from backpass.integrations.lightning import _before_transfer
 from integrations.lightning_loop import Module, trained
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -110,3 +112,15 @@ def test_models_in_another_precision(tmp_path: Path, precision: str, dtype: torc
     assert_same(steps, plain(dtype=dtype))
     with pytest.raises(AssertionError, match="step"):
         assert_same(steps, plain(dtype=dtype, sgs=False))
+
+
+def test_the_hooks_of_a_data_module_of_the_older_package() -> None:
+    older = pytest.importorskip("pytorch_lightning")
+
+    class Data(older.LightningDataModule):
+        def on_before_batch_transfer(self, batch: Tensor, _: int) -> Tensor:
+            return batch + 1
+
+    for module, expected in ((Data(), 2), (older.LightningDataModule(), 1), (None, 1)):
+        trainer = SimpleNamespace(datamodule=module)
+        assert _before_transfer(trainer, Module(), torch.ones(())) == expected

@@ -32,7 +32,7 @@ from integrations.plain_loop import (
 pytest.importorskip("transformers")
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from backpass.errors import NoEffectWarning
+from backpass.errors import InputError, NoEffectWarning
 from backpass.integrations.transformers import PowerGradLoss, SpatialGradientScalingCallback
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
@@ -278,4 +278,11 @@ def test_a_plain_mean_is_too_large_under_accumulation_and_this_loss_is_not() -> 
         for x, y in zip(logits.chunk(4), labels.chunk(4), strict=True)
     ]
     torch.testing.assert_close(sum(parts), whole)
+    # Under DataParallel the Trainer passes the number for each of two devices, and multiplies the loss with two.
+    torch.testing.assert_close(2 * loss({"logits": logits}, labels, num_items_in_batch=torch.full((2, 1), 8)), whole)
     torch.testing.assert_close(whole, backpass.power_grad_cross_entropy(logits, labels, alpha=ALPHA))
+
+
+def test_labels_that_are_ignored_are_those_that_the_trainer_leaves_out() -> None:
+    with pytest.raises(InputError, match=r"expected ignore_index=-100, .* got 255; set these labels to -100"):
+        PowerGradLoss(alpha=ALPHA, ignore_index=255)

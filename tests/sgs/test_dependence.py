@@ -20,6 +20,7 @@ from backpass.sgs.dependence import Dependence, correlation_of_moments, entropy,
 from backpass.sgs.fast_counting import joint_histograms
 from backpass.sgs.histogram import bin_indices, number_of_bins, number_of_pairs, pixel_pairs
 from backpass.sgs.measuring import MEASURES
+from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from reference import mutual_information as slow
 
 GOLDEN = np.load(Path(__file__).parents[1] / "reference" / "golden_sgs.npz")
@@ -196,7 +197,7 @@ def test_any_split_of_the_maps_gives_the_same_totals(measure: str) -> None:
                 torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", MEASURES.values())
+@pytest.mark.parametrize("kind", [*MEASURES.values(), MutualInformationWithoutNearEqual])
 def test_a_device_without_float64_is_measured_on_the_cpu_and_in_float32(kind: type[Dependence]) -> None:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float16)
@@ -205,7 +206,8 @@ def test_a_device_without_float64_is_measured_on_the_cpu_and_in_float32(kind: ty
     finally:
         torch.set_default_dtype(default)
     assert (dependence.low.device.type, dependence.pairs.device.type) == ("cpu", "cpu")
-    assert (dependence.low.dtype, dependence.high.dtype) == (torch.float32, torch.float32)
+    assert {t.dtype for t in (*dependence.minima, *dependence.maxima)} == {torch.float32}
+    assert {t.device.type for t in (*dependence.minima, *dependence.maxima, *dependence.sums)} == {"cpu"}
 
 
 def test_half_precision_maps_are_measured_in_float32() -> None:

@@ -194,6 +194,12 @@ def test_a_model_that_writes_to_its_input_leaves_the_batch_alone(monkeypatch: py
     assert torch.equal(x, before)
 
 
+def test_a_forward_that_writes_to_its_batch_is_refused() -> None:
+    model = InPlace()
+    with pytest.raises(InputError, match=r"measuring batch 0 \(tensor .* run the model on a copy"):
+        scalings(model, [noise(4, 2, 8, 8)], forward=model)
+
+
 def test_a_lazy_normalisation_is_measured_with_its_first_batch() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Conv2d(3, 3, 3))
     assert scalings(model, [noise(4, 2, 8, 8)]).keys() == {"0.weight", "3.weight"}

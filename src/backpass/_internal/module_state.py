@@ -1,6 +1,7 @@
-"""Restoring what a forward pass changes in a model besides its parameters: buffers, and attributes of its modules."""
+"""Restoring what running a model changes in it: the values of its tensors, and the attributes of its modules."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["keeping_attributes", "keeping_buffers"]
+__all__ = ["keeping_buffers", "keeping_state"]
+
+_CONTAINERS = (dict, list, set, deque)
 
 
 @contextmanager
@@ -16,8 +19,7 @@ def keeping_buffers(model: nn.Module) -> Iterator[Callable[[], bool]]:
     """Restore the buffers of ``model`` at the end, also after an exception.
 
     They keep their identity; those that the model adds are removed. Those without values (lazy ones, and those on the
-    meta device) have none to restore. The context returns a function that returns whether
-    they are unchanged so far.
+    meta device) have none to restore. The context returns a function that returns whether they are unchanged so far.
 
     >>> norm = nn.BatchNorm1d(2)
     >>> with keeping_buffers(norm) as unchanged:
@@ -28,12 +30,11 @@ def keeping_buffers(model: nn.Module) -> Iterator[Callable[[], bool]]:
     tensor([0., 0.])
     """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    tensors = [b for _, held in buffers for b in held.values() if b is not None]
-    values = [(b, b.detach().clone()) for b in tensors if not (is_lazy(b) or b.is_meta)]
+    values = _copies(buffer for _, held in buffers for buffer in held.values() if buffer is not None)
 
     def unchanged() -> bool:
         return all(_same_objects(module._buffers, held) for module, held in buffers) and all(
-            b.shape == value.shape and b.dtype == value.dtype and torch.equal(b, value) for b, value in values
+            _same(buffer, value) for buffer, value in values
         )
 
     try:
@@ -42,49 +43,83 @@ def keeping_buffers(model: nn.Module) -> Iterator[Callable[[], bool]]:
         for module, held in buffers:
             module._buffers.clear()
             module._buffers.update(held)
-        for buffer, value in values:
-            if buffer.shape != value.shape or buffer.dtype != value.dtype:
-                buffer.data = value
-            elif not torch.equal(buffer, value):  # an untouched buffer keeps its version for autograd
-                buffer.data.copy_(value)
+        _restore(values)
 
 
 @contextmanager
-def keeping_attributes(model: nn.Module) -> Iterator[None]:
-    """Restore the attributes of the modules of ``model`` at the end, also after an exception.
+def keeping_state(model: nn.Module) -> Iterator[None]:
+    """Restore parameters, buffers and attributes of the modules of ``model`` at the end, also after an exception.
 
-    Lists, sets and dictionaries in them, also nested ones, keep their identity and get their content back; other
-    objects, and the values of tensors, stay as the ``with`` block leaves them.
+    Of attributes, also the content of lists, dictionaries, sets and deques, and the values of tensors, at any depth;
+    other objects stay as the ``with`` block leaves them. So does a lazy module that it initialises, and a scripted one.
 
     >>> layer = nn.ReLU()
     >>> layer.seen = []
-    >>> with keeping_attributes(layer):
+    >>> with keeping_state(layer):
     ...     layer.seen.append(1)
     ...     layer.last = 1
     >>> layer.seen, hasattr(layer, "last")
     ([], False)
     """
-    kept: dict[int, tuple[Any, Any]] = {}  # by id: a container, and a shallow copy of it
+    kept: list[tuple[nn.Module, type, list[tuple[Any, Any]]]] = []
+    tensors: dict[int, Tensor] = {}
+    seen: set[int] = set()
     for module in model.modules():
-        _keep(vars(module), kept)
+        if not isinstance(module, torch.jit.ScriptModule):
+            containers: list[tuple[Any, Any]] = []
+            _collect(vars(module), containers, tensors, seen)
+            kept.append((module, type(module), containers))
+    values = _copies(tensors.values())
     try:
         yield
     finally:
-        for container, before in kept.values():
-            if isinstance(container, list):
-                container[:] = before
-            else:
-                container.clear()
-                container.update(before)
+        for module, kind, containers in kept:
+            for container, before in containers if type(module) is kind else []:  # a lazy one becomes another kind
+                if not _same_content(container, before):
+                    container.clear()
+                    (container.extend if isinstance(container, list | deque) else container.update)(before)
+        _restore(values)
 
 
-def _keep(value: Any, kept: dict[int, tuple[Any, Any]]) -> None:
-    if not isinstance(value, dict | list | set) or id(value) in kept:
-        return
-    kept[id(value)] = (value, value.copy())
-    for item in value.values() if isinstance(value, dict) else value:
-        _keep(item, kept)
+def _collect(value: Any, containers: list[tuple[Any, Any]], tensors: dict[int, Tensor], seen: set[int]) -> None:
+    """Add the tensors in ``value``, and each container with a copy of its content, as a dictionary or a list."""
+    if isinstance(value, Tensor):
+        tensors[id(value)] = value
+    elif isinstance(value, (*_CONTAINERS, tuple)) and id(value) not in seen:
+        seen.add(id(value))
+        items = list(value.values() if isinstance(value, dict) else value)
+        if not isinstance(value, tuple):
+            containers.append((value, dict(zip(value, items, strict=True)) if isinstance(value, dict) else items))
+        for item in items:
+            _collect(item, containers, tensors, seen)
 
 
-def _same_objects(buffers: Mapping[str, Tensor | None], held: Mapping[str, Tensor | None]) -> bool:
-    return buffers.keys() == held.keys() and all(buffers[name] is held[name] for name in held)
+def _same_content(container: Any, before: Any) -> bool:
+    if isinstance(container, dict):
+        return list(container) == list(before) and _same_objects(container, before)
+    if isinstance(container, set):
+        return container == set(before)
+    return len(container) == len(before) and all(map(lambda a, b: a is b, container, before))
+
+
+def _same_objects(content: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    return content.keys() == before.keys() and all(content[name] is before[name] for name in before)
+
+
+def _copies(tensors: Iterable[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    return [(t, t.detach().clone()) for t in tensors if not (is_lazy(t) or t.is_meta)]
+
+
+def _same(tensor: Tensor, value: Tensor) -> bool:
+    alike = (tensor.shape, tensor.dtype, tensor.layout) == (value.shape, value.dtype, torch.strided)
+    return alike and torch.equal(tensor, value)
+
+
+def _restore(values: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in values:
+        if _same(tensor, value):  # an untouched one keeps its version for autograd
+            continue
+        if (tensor.shape, tensor.dtype) == (value.shape, value.dtype):
+            tensor.data.copy_(value)
+        else:
+            tensor.data = value

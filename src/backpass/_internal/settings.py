@@ -54,8 +54,8 @@ def check_settings(settings: Any, group: str = "") -> None:
     Checked are numbers, which must be of the annotated type, finite and in the annotated :class:`Range`; booleans;
     texts, which UTF-8 must be able to encode; and the choices of a ``Literal``. Fields of other types are ignored.
 
-    Numbers of other types than Python's own, such as NumPy's, become these, and lists become tuples where a tuple is
-    annotated, so that settings can be hashed, compared with those of a file, and loaded from a checkpoint.
+    Numbers get the annotated type, texts and numbers of NumPy become Python's own, and lists become tuples where a
+    tuple is annotated, so that settings can be hashed, compared with those of a file, and loaded from a checkpoint.
 
     Args:
         settings: an instance of a dataclass.
@@ -73,22 +73,23 @@ def check_settings(settings: Any, group: str = "") -> None:
                 )
         elif kind in (int, float):
             check_number(full, value, kind, limits)
-            _set(settings, name, plain(value))
+            _set(settings, name, kind(value))
         elif kind is bool and not isinstance(value, bool):
             raise InputError(f"expected {full} to be True or False, got {value!r}; choose one")
         elif kind is str:
             check_text(full, value)
+            _set(settings, name, plain(value))
         elif get_origin(kind) is tuple:
             _set(settings, name, plain(value))
 
 
 def plain(value: Any) -> Any:
-    """Return a number as Python's own, a list, tuple or array as a tuple of plain values, and the rest as it is.
+    """Return a number or text as Python's own, a list, tuple or array as a tuple of them, and the rest as it is.
 
     >>> plain([1, (2.5, ["a"])])
     (1, (2.5, ('a',)))
     """
-    if hasattr(value, "tolist"):  # NumPy's arrays and numbers
+    if hasattr(value, "tolist"):  # NumPy's arrays, numbers and texts
         value = value.tolist()
     if isinstance(value, list | tuple):
         return tuple(plain(item) for item in value)

@@ -1,12 +1,15 @@
 """Models inside wrappers."""
 
+from collections.abc import Iterable
+
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from backpass.errors import InputError
 
-__all__ = ["refuse_fsdp1", "unwrap", "unwrapped_name"]
+__all__ = ["refuse_fsdp1", "unwrap", "unwrapped_name", "wrapper_prefix"]
 
+_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel and DataParallel; torch.compile
 _WRAPPER_SEGMENTS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 
@@ -19,6 +22,17 @@ def unwrap(model: nn.Module) -> nn.Module:
             model = inner
         else:
             return model
+
+
+def wrapper_prefix(names: Iterable[str]) -> str:
+    """Return what a wrapper around the whole model puts before each of the names in its ``state_dict``, or ``""``.
+
+    >>> wrapper_prefix(["module.0.weight", "module.0.bias"]), wrapper_prefix(["module.0.weight", "bias"])
+    ('module.', '')
+    """
+    names = list(names)
+    found = (prefix for prefix in _PREFIXES if names and all(name.startswith(prefix) for name in names))
+    return next(found, "")
 
 
 def refuse_fsdp1(model: nn.Module, consequence: str) -> None:

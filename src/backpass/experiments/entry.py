@@ -102,14 +102,19 @@ def check_entries(entries: tuple[Entry, ...]) -> None:
     """Check that entries fit together.
 
     Raises:
-        InputError: an unknown method, a key used twice, one that names no other entry, entries that start from each
-            other, or an entry that is tuned and starts from another.
+        InputError: an unknown method, a key or a name used twice, a key that names no other entry, entries that start
+            from each other, or an entry that is tuned and starts from another.
     """
-    keys = [entry.key for entry in entries]
+    keys, names = [entry.key for entry in entries], [entry.name for entry in entries]
     for entry in entries:
         check_method(entry.method)
         if keys.count(entry.key) > 1:
             raise InputError(f"expected every entry to have a key of its own, got {entry.key!r} twice; rename one")
+        if names.count(entry.name) > 1:
+            raise InputError(
+                "expected every entry to have a label or a method of its own, by which results name it, got "
+                f"{entry.name!r} twice; give one another label"
+            )
         if entry.starts_from is not None and entry.space:
             raise InputError(
                 f"expected entry {entry.key!r} to be tuned or to start from another entry, got both; tune the settings "

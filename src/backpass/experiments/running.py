@@ -87,9 +87,9 @@ def run_study(
         grace: seconds without one until a run is taken over.
 
     Raises:
-        InputError: several ranks call this together, the study has no run, a run folder belongs to another run, one of
-            the second stage is taken before anything is chosen, the storage cannot be opened, or its study of this name
-            is that of another folder.
+        InputError: several ranks call this together, there is no process to work, the study has no run, a run folder
+            belongs to another run, one of the second stage is taken before anything is chosen, the storage cannot be
+            opened, or its study of this name is that of another folder.
         StateError: a worker process ended with an error and left runs that wait or run, or without a choice of settings
             although no run of the tuning stage failed; or another study was started in the folder meanwhile.
     """
@@ -98,6 +98,8 @@ def run_study(
             f"expected a study to be started by one process, got {ranks} ranks of torchrun or accelerate launch; start "
             f"it without them, with {ranks} workers (processes={ranks}, --processes {ranks})"
         )
+    if processes < 1:
+        raise InputError(f"expected at least one process to work, got {processes}; give a number above 0")
     progress = progress or Progress()
     runs = next_runs(study, folder)
     if not runs:
@@ -203,6 +205,7 @@ def _record(state: RunState, folder: Path) -> Record:
     if not path.is_file():
         raise InputError(
             f"expected the record of a complete run at {path}, found none; let all workers share one folder, or give "
-            "the folder that holds the runs with --out"
+            "the folder that holds the runs with --out; to train removed runs again, remove the study's storage "
+            "(study.db) too: the other records are kept"
         )
     return read_record(path)

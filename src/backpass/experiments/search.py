@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from backpass._internal.settings import plain
 from backpass.errors import InputError
 from backpass.experiments.comparison import check_space, method_of, recipe_title
 from backpass.experiments.entry import Entry
@@ -75,4 +76,5 @@ def search_study(
 
 
 def _text(value: Any) -> str:
+    value = plain(value)
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).strip()

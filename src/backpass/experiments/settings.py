@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from backpass._internal.settings import plain
 from backpass.errors import InputError
 
 __all__ = ["replace_setting", "replace_settings"]
@@ -74,6 +75,7 @@ def _type_of(settings: Any, name: str) -> type:
 
 
 def _as_type(kind: type, value: Any, name: str) -> Any:
+    value = plain(value)
     if isinstance(value, str) and kind is not str:
         with contextlib.suppress(ValueError, SyntaxError):
             value = ast.literal_eval(value)

@@ -88,8 +88,9 @@ class Study:
 
     def __post_init__(self) -> None:
         """Refuse what makes no study."""
+        object.__setattr__(self, "entries", tuple(self.entries))
         check_entries(self.entries)
-        object.__setattr__(self, "seeds", plain(self.seeds))
+        object.__setattr__(self, "seeds", plain(tuple(self.seeds)))
         if len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"expected every seed once, got {list(self.seeds)}")
         if self.tuning is not None and (shared := set(self.seeds) & set(self.tuning.seeds)):

@@ -1,5 +1,6 @@
 """SGS as a callback of Lightning."""
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -13,11 +14,9 @@ from backpass.sgs import SpatialGradientScaling
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
-    from lightning.pytorch.utilities.model_helpers import is_overridden
 except ImportError:
     try:
         from pytorch_lightning import Callback, LightningModule, Trainer
-        from pytorch_lightning.utilities.model_helpers import is_overridden
     except ImportError as error:
         raise missing_extra("lightning", "lightning", "the callbacks for Lightning") from error
 
@@ -32,7 +31,8 @@ class SpatialGradientScalingCallback(Callback):
     others), and scales in ``on_before_optimizer_step``: once per optimizer step, on accumulated and unscaled gradients,
     before Lightning clips them. Under manual optimization this is inside ``optimizer.step()``, so after
     ``self.clip_gradients``; to clip there, call ``callback.sgs.scale_gradients()`` before it and pass ``scale=False``.
-    The scalings are part of Lightning's checkpoints.
+    The scalings are part of Lightning's checkpoints. A trainer takes several callbacks, such as one for each part of
+    the module, where they have an ``include`` each.
 
     Args:
         batches: the number of batches to measure on.
@@ -70,6 +70,15 @@ class SpatialGradientScalingCallback(Callback):
         self._loaded: dict[str, Any] | None = None  # for the next on_fit_start
         self._begun: int | None = None  # the epoch that on_train_epoch_start was called for
 
+    @property
+    def state_key(self) -> str:
+        """The name of its state in a checkpoint, which tells it from a callback with another ``include``."""
+        include = self.options.get("include")
+        key = super().state_key
+        if include is not None:
+            key = self._generate_state_key(include=getattr(include, "__qualname__", include))
+        return str(key)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forget the controller of an earlier fit."""
         self._evaluating = stage != "fit"
@@ -84,12 +93,15 @@ class SpatialGradientScalingCallback(Callback):
             self.sgs.load_state_dict(self._loaded)
             self._loaded = None
         self._begun = None
-        self.sgs.check_epochs(trainer.max_epochs or 0)
         for optimizer in trainer.optimizers:
             if self.sgs.apply == "update":
                 self.sgs.attach(optimizer)
             else:
                 self.sgs.check_optimizer(optimizer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if the fit ends before it measures."""
+        self.sgs.check_epochs(_epochs(trainer, pl_module))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, if it is due."""
@@ -162,6 +174,20 @@ class SpatialGradientScalingCallback(Callback):
 
 def _before_transfer(trainer: Trainer, module: LightningModule, batch: Any) -> Any:
     """Call the hook of the data module, if it has one, otherwise of the module, as the training loop does."""
-    data = trainer.datamodule
-    own = data is not None and is_overridden("on_before_batch_transfer", data)
-    return (data if own else module).on_before_batch_transfer(batch, 0)
+    data, name = trainer.datamodule, "on_before_batch_transfer"
+    holder: Any = module
+    # By name, since lightning.pytorch and pytorch_lightning each have a base class, and both may be installed.
+    for base in [kind for kind in type(data).__mro__ if kind.__name__ == "LightningDataModule"]:
+        if name in vars(data) or getattr(type(data), name) is not getattr(base, name):
+            holder = data
+    return getattr(holder, name)(batch, 0)
+
+
+def _epochs(trainer: Trainer, module: LightningModule) -> float:
+    """Return the number of epochs that a fit has at most; 0 where that is not known."""
+    limits = [float(trainer.max_epochs)] if trainer.max_epochs is not None and trainer.max_epochs > 0 else []
+    batches = float(trainer.num_training_batches)
+    # Under manual optimization the number of steps that a batch takes is not known.
+    if module.automatic_optimization and trainer.max_steps > 0 and 0 < batches < math.inf:
+        limits.append(trainer.max_steps / math.ceil(batches / trainer.accumulate_grad_batches))
+    return min(limits, default=0.0)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backpass.errors import missing_extra
+from backpass.errors import InputError, missing_extra
 from backpass.pgt import power_grad_cross_entropy
 from backpass.sgs import SpatialGradientScaling
 
@@ -16,6 +16,8 @@ except ImportError as error:
     raise missing_extra("transformers", "transformers", "the callbacks for the Hugging Face Trainer") from error
 
 __all__ = ["PowerGradLoss", "SpatialGradientScalingCallback"]
+
+_IGNORED = -100
 
 
 class SpatialGradientScalingState(TrainerCallback):
@@ -29,11 +31,13 @@ class SpatialGradientScalingState(TrainerCallback):
 class SpatialGradientScalingCallback(TrainerCallback):
     """Train with SGS: ``trainer.add_callback(SpatialGradientScalingCallback(trainer, k=5.0))``.
 
-    Measures at the start of the epochs where it is due, on the first batches of the training loader. The ``Trainer``
-    has no event between backward and clipping, so this scales at the end of ``trainer.training_step`` where gradients
-    are synchronised: once per optimizer step, on accumulated gradients, before the ``Trainer`` clips them
-    (``max_grad_norm`` is 1 by default). The scalings are part of ``trainer_state.json``. Where a trainer has several
-    callbacks, such as one for each stage of the model, add them in the same order to resume.
+    Measures at the start of the epochs where it is due, on the first batches of the training loader. The
+    ``Trainer`` has no event between backward and clipping, so this scales at the end of ``trainer.training_step``
+    where gradients are synchronised: once per optimizer step, on accumulated gradients, before the ``Trainer``
+    clips them (``max_grad_norm`` is 1 by default). Its default optimizer is AdamW, under which a scaling of the
+    gradient cancels: pass ``apply="update"``, or choose ``optim="sgd"``. The scalings are part of
+    ``trainer_state.json``. Where a trainer has several callbacks, such as one for each stage of the model, add them
+    in the same order to resume.
 
     Args:
         trainer: the trainer that it is added to.
@@ -140,16 +144,25 @@ class PowerGradLoss:
     """Cross-entropy with the gradient of PGT: ``Trainer(compute_loss_func=PowerGradLoss(alpha=0.3))``.
 
     The ``Trainer`` does not divide the loss of a ``compute_loss_func`` by the number of accumulated batches, and passes
-    the number of elements of ``labels`` in all of them instead: the loss is the sum over labels divided by their
-    number, so that accumulation changes nothing. Floating-point labels are probabilities, with an element for each
+    the number of labels other than -100 in all of them instead: the loss is the sum over labels divided by their
+    number, so that accumulation changes nothing. With class weights too the sum is divided by that number, and not by
+    the sum of their weights. Floating-point labels are probabilities, with an element for each
     class (mixup, distillation).
 
     Args:
         alpha: exponent, above 0.
         options: of :func:`backpass.power_grad_cross_entropy`, such as ``label_smoothing``; without ``reduction``.
+
+    Raises:
+        InputError: an ``ignore_index`` other than -100, which the ``Trainer`` would count.
     """
 
     def __init__(self, alpha: float, **options: Any) -> None:
+        if (ignored := options.get("ignore_index", _IGNORED)) != _IGNORED:
+            raise InputError(
+                f"expected ignore_index={_IGNORED}, since the Trainer counts all other labels, got {ignored}; set "
+                f"these labels to {_IGNORED} in the data set"
+            )
         self.alpha = alpha
         self.options = options
 
@@ -160,6 +173,8 @@ class PowerGradLoss:
             return power_grad_cross_entropy(logits, labels, alpha=self.alpha, **self.options)
         total = power_grad_cross_entropy(logits, labels, alpha=self.alpha, reduction="sum", **self.options)
         if isinstance(num_items_in_batch, Tensor):
-            num_items_in_batch = num_items_in_batch.to(total.device)
+            # A number; or, under DataParallel, the same for each device, for losses that the devices compute themselves
+            # and that the Trainer averages after multiplying them with the number of devices.
+            num_items_in_batch = num_items_in_batch.to(total.device).sum()
         elements = logits.shape[1] if labels.is_floating_point() else 1
         return total * elements / num_items_in_batch

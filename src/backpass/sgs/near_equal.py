@@ -32,9 +32,9 @@ class MutualInformationWithoutNearEqual(Dependence):
     def __init__(self, kernel_size: Sequence[int], channels: int, *, device: torch.device | None = None) -> None:
         super().__init__(kernel_size, channels, device=device)
         shape = (len(self.offsets), 2, channels)
-        self.pair_low = torch.full(shape, torch.inf, device=device)
-        self.pair_high = torch.full(shape, -torch.inf, device=device)
-        self.kept = torch.zeros(len(self.offsets), channels, dtype=torch.int64, device=device)
+        self.pair_low = torch.full(shape, torch.inf, dtype=torch.float32, device=self.low.device)
+        self.pair_high = torch.full(shape, -torch.inf, dtype=torch.float32, device=self.low.device)
+        self.kept = torch.zeros(len(self.offsets), channels, dtype=torch.int64, device=self.low.device)
         self.minima.append(self.pair_low)
         self.maxima.append(self.pair_high)
         self.sums.append(self.kept)

@@ -57,8 +57,11 @@ def check_arguments(setting: str, arguments: tuple[tuple[str, Argument], ...]) -
     """Return names and values sorted by name: equal settings compare equal in whatever order they were given.
 
     Raises:
-        InputError: a name is given twice, or a value is not finite or no text.
+        InputError: there is no pair, a name is given twice, or a value is no finite number and no text.
     """
+    for pair in arguments:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise InputError(f"expected {setting} to be pairs of a name and a value, got {pair!r}; write them as pairs")
     names = [name for name, _ in arguments]
     if len(set(names)) < len(names):
         raise InputError(
@@ -68,6 +71,11 @@ def check_arguments(setting: str, arguments: tuple[tuple[str, Argument], ...]) -
         check_text(f"a name in {setting}", name)
         if isinstance(value, str):
             check_text(f"{name} in {setting}", value)
+        elif not isinstance(value, bool | int | float):
+            raise InputError(
+                f"expected {name} in {setting} to be a number, a text, True or False, got {value!r}; choose another "
+                "value, or leave it out"
+            )
         elif not math.isfinite(value):
             raise InputError(f"expected {name} in {setting} to be finite, got {value}; choose another value")
     return tuple(sorted(arguments, key=lambda pair: pair[0]))

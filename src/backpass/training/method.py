@@ -69,7 +69,7 @@ class Method:
 
     @property
     def alpha(self) -> float | None:
-        """The factor on the logits at which the trained model is calibrated; ``None``: 1, as with cross-entropy."""
+        """The factor on the logits at which the gradient of the loss is taken; ``None``: 1, as with cross-entropy."""
         return None
 
     def criterion(self, plain: Criterion) -> Criterion:

@@ -126,7 +126,7 @@ class ReparamSettings:
     """Options of the branched blocks (:func:`backpass.reparam.reparameterize`).
 
     Attributes:
-        acb_gamma: initial gamma of all branches of acb: 1/3 on CIFAR, as its authors advise, and 1 on ImageNet.
+        acb_gamma: initial gamma of all branches of acb: 1/3, as its authors advise on CIFAR; they use 1 on ImageNet.
 
     Raises:
         InputError: a setting is out of range.

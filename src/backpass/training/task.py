@@ -111,7 +111,7 @@ class Task(ABC):
 
         Args:
             device: device of the outputs.
-            alpha: factor on the outputs at which the model is calibrated, if the method has one.
+            alpha: factor on the outputs at which the method takes the gradient of the loss, if it has one.
         """
 
     def training_score(self, output: Any, target: Any) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from backpass._internal.wrappers import wrapper_prefix
 from backpass.errors import BackpassWarning, InputError, missing_extra
 from backpass.training.recipe import STUDY, WeightSettings
 
@@ -18,14 +19,14 @@ WEIGHTS_FILE = "model.safetensors"
 """Name of the file in a run folder that holds the trained weights."""
 
 _WRAPPERS = ("state_dict", "model")  # keys below which training scripts store the weights
-_PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")  # of torch.compile and DistributedDataParallel around the model
 _SHOWN = 6
 
 
 def load_weights(model: nn.Module, settings: WeightSettings, folder: Path | None = None) -> None:
     """Copy trained weights into a model, in place.
 
-    Tensors are taken where name and shape agree. The others keep their values: a new head, or a stem of another form.
+    Tensors are taken where name and shape agree, after the prefix of a wrapper around the saved model. The others
+    keep their values: a new head, or a stem of another form.
 
     Args:
         model: the plain model.
@@ -50,6 +51,8 @@ def load_weights(model: nn.Module, settings: WeightSettings, folder: Path | None
             f"{parts}"
         ) from None
     own = part.state_dict()
+    while (prefix := wrapper_prefix(weights)) and not own.keys() & weights.keys():
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     fitting = {name: tensor for name, tensor in weights.items() if name in own and tensor.shape == own[name].shape}
     if not any(tensor.ndim > 1 for tensor in fitting.values()):
         raise InputError(
@@ -111,9 +114,6 @@ def read_weights(source: str, folder: Path | None = None) -> dict[str, Tensor]:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     weights = {str(k): v for k, v in found.items() if isinstance(v, Tensor)} if isinstance(found, Mapping) else {}
-    for prefix in _PREFIXES:
-        if weights and all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     if not weights:
         raise InputError(f"expected {path} to hold a state_dict, got {type(found).__name__}; save model.state_dict()")
     return weights

@@ -227,6 +227,16 @@ def test_the_family_shows_accuracies_where_there_are_runs(make):
     assert "accuracy, %" not in written(draw_family())
 
 
+def test_a_family_is_of_one_training(make):
+    fixed = replace(RECIPE, sgs=replace(RECIPE.sgs, alpha=5.0, beta=10.0))
+    other = replace(fixed, batch_size=fixed.batch_size + 1)
+    plain = make("plain", 0, 0.5, replace(RECIPE, batch_size=other.batch_size))
+    texts = written(draw_family(group_records([plain, make("sgs", 0, 0.6, fixed)])))
+    assert "50.0\nn = 1" not in texts  # of another recipe
+    with pytest.raises(InputError, match="one training that differ in alpha and beta alone, got sgs, batch_size"):
+        draw_family(group_records([make("sgs", 0, 0.6, fixed), make("sgs", 0, 0.6, other)]))
+
+
 def test_reliability_pools_the_images_of_all_seeds(make):
     figure = draw_reliability(group_records([make("pgt", 0), make("pgt", 1)]))
     texts = written(figure)

@@ -287,6 +287,22 @@ def test_records_without_a_study_are_grouped_by_recipe_and_method(make_record):
     assert keyed[2].entry == "recipe-2-resnet18-pgt"
 
 
+def test_runs_that_were_trained_again_are_left_out_with_a_note(make_record):
+    records = [make_record(RECIPE, "sgs", seed, [score]) for seed, score in ((0, 0.5), (1, 0.6), (0, 0.9))]
+    study, keyed = study_of(records)
+    assert [record.score for record in keyed] == [0.5, 0.6]  # the first counts, as in figures
+    assert study.notes == ("left out: 1 more of the same recipes, methods and seeds, which were trained again",)
+
+
+def test_different_precisions_are_noted(make_record):
+    plain, sgs = (make_record(RECIPE, method, 0, [0.5]) for method in ("plain", "sgs"))
+    where = sgs.environment
+    half = replace(sgs, environment=replace(where, runtime=replace(where.runtime, precision="bf16")))
+    study, keyed = study_of([plain, half])
+    (note,) = result_table(study, keyed).notes
+    assert note == "computed in different precisions, from which differences may come: plain: float32; sgs: bfloat16"
+
+
 def test_the_seeds_of_fine_tuned_runs_make_one_entry_without_a_study(make_record, tmp_path):
     runs = [run.run for run in finetuning_study("net", RECIPE, RECIPE, (0, 1)).runs()]
     study, keyed = study_of([make_record(run.recipe, run.method, run.seed, [0.5]) for run in runs])

@@ -154,11 +154,14 @@ def test_nothing_is_missing_where_nothing_was_to_run(make_record):
     study, records = survivors(make_record, {})
     assert result_table(study, records).notes == ()
     assert result_table(study, []).notes == ()  # "not run"
-    shared = replace(study.entries[0], key="twin", runs_of="plain")
-    shown = replace(study.entries[1], key="shown", recipe=None)
+    shared = replace(study.entries[0], key="twin", label="twin", runs_of="plain")
+    shown = replace(study.entries[1], key="shown", label="shown", recipe=None)
     study = replace(study, entries=(*study.entries, shared, shown))
     assert result_table(study, records).notes == ()
-    assert "; plain, seed 0" in result_table(study, [r for r in records if (r.entry, r.seed) != ("plain", 0)]).notes[0]
+    assert (
+        "; twin (plain), seed 0"
+        in result_table(study, [r for r in records if (r.entry, r.seed) != ("plain", 0)]).notes[0]
+    )
     tuned = compare_study(RECIPE, ["plain"], SEEDS, space=parse_space(["lr=0.1,0.2"]), tuning=Tuning(seeds=(9,)))
     assert result_table(tuned, records[:3]).notes == ()
 

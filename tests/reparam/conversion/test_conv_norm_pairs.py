@@ -1,3 +1,4 @@
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -133,7 +134,10 @@ class Remembering(Wired):
     def __init__(self) -> None:
         super().__init__(self.run)
         self.grid, self.steps, self.seen = None, 0, {"shapes": []}
+        self.recent, self.pair, self.sums = deque([1]), ([1], []), torch.ones(2)
+        self.key = nn.Parameter(torch.ones(3), requires_grad=False)
         self.register_buffer("average", torch.ones(3))
+        self.register_buffer("adjacency", torch.eye(3).to_sparse())
 
     @staticmethod
     def run(model: "Remembering", x: Tensor) -> Tensor:
@@ -142,7 +146,12 @@ class Remembering(Wired):
         if model.training:
             model.steps += 1
             model.average.mul_(0.9)
+            for parameter in model.parameters(recurse=False):  # as momentum encoders do
+                parameter.data.mul_(0.9)
         model.seen["shapes"].append(x.shape)
+        model.recent.append(2)
+        model.pair[1].append(2)
+        model.sums += 1
         model.last = model.n(model.a(x)) + torch.rand(1)
         return model.last * model.grid
 
@@ -153,9 +162,38 @@ def test_what_the_model_keeps_on_itself_as_it_runs_is_undone(probe: Tensor | Non
     average, state = model.average, torch.get_rng_state()
     assert find_pairs(model, probe).pairs == {"a": "n"}
     assert (model.grid, model.steps, model.seen, hasattr(model, "last")) == (None, 0, {"shapes": []}, False)
+    assert (model.recent, model.pair, model.sums.tolist()) == (deque([1]), ([1], []), [1.0, 1.0])
+    assert model.key.tolist() == [1.0, 1.0, 1.0]
+    assert torch.equal(model.adjacency.to_dense(), torch.eye(3))
     assert model.average is average
     assert model.average.tolist() == [1.0, 1.0, 1.0]
     assert torch.equal(torch.get_rng_state(), state)
+
+
+class Frozen(OrderedDict):
+    """Refuses changes, as the configurations of some libraries do."""
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        raise TypeError("frozen")
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_container_that_nothing_changes_is_left_alone(probe: Tensor | None) -> None:
+    model = Residual()
+    model.config = Frozen(width=8)
+    assert find_pairs(model, probe).pairs == RESIDUAL
+    assert model.config == {"width": 8}
+
+
+def test_a_lazy_layer_that_the_probe_initialises_stays_so() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.LazyLinear(2))
+    assert find_pairs(model, images(2, 3, 8, 8)).pairs == {"0": "1"}
+    assert model(images(2, 3, 8, 8)).shape == (2, 2)
+
+
+def test_a_probe_of_one_image_is_enough() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3))
+    assert find_pairs(model, images(1, 3, 3, 3)) == ({"0": "1"}, {}, set(), None)
 
 
 def test_what_train_mode_alone_does_counts_with_a_probe() -> None:

@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -45,8 +47,21 @@ def test_a_branchless_checkpoint_does_not_load_into_a_training_form() -> None:
 def test_a_checkpoint_of_a_wrapped_model_names_the_prefix() -> None:
     model = reparameterize(Residual(), "acb")
     state = {f"module.{name}": tensor for name, tensor in model.state_dict().items()}
-    with pytest.raises(InputError, match=r"such as 'conv1', got 'module.conv1', as of a wrapper .* remove the prefix"):
+    with pytest.raises(InputError, match=r"begin with '' in the model and with 'module.' in the checkpoint; use model"):
         load_state_dict(model, state)
+    with pytest.raises(InputError, match=r"begin with 'module.' in the model and with '' in the checkpoint"):
+        load_state_dict(nn.DataParallel(model), model.state_dict())
+    with pytest.raises(InputError, match=r"begin with '' in the model and with 'module.' in the checkpoint"):
+        load_state_dict(Residual(), state, blocks=block_map(model))
+
+
+def test_a_checkpoint_of_some_blocks_is_not_taken_for_a_wrapped_one() -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(OrderedDict(conv1=nn.Conv2d(3, 3, 3), norm=nn.BatchNorm2d(3), layer=Residual()))
+
+    model, whole = reparameterize(net(), "acb", include=["layer.*"]), reparameterize(net(), "acb")
+    with pytest.raises(InputError, match=r"a block \(acb\) at 'conv1', got .* with a plain convolution"):
+        load_state_dict(whole, model.state_dict())
 
 
 def test_a_block_that_replaced_no_normalisation_needs_a_fused_form() -> None:

@@ -137,25 +137,30 @@ def _templates() -> Environment:
 def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
     """Return a study that any records make, and the records with the keys of its entries.
 
-    There is an entry for each recipe and method, compared with plain training by the same recipe.
+    There is an entry for each recipe and method, compared with plain training by the same recipe. Of two records of one
+    recipe, method and seed the first counts, and a note states how many others there are.
     """
     own = [recipe_without_seed(record.run) for record in records]
     recipes = list(dict.fromkeys(own))
     entries: dict[str, Entry] = {}
-    keyed = []
+    keyed: dict[tuple[str, int], Record] = {}
     for record, recipe in zip(records, own, strict=True):
         method = record.method
         label = method if len(recipes) == 1 else f"recipe {recipes.index(recipe) + 1}, {recipe.model}"
         key = make_key(label) if label == method else make_key(label, method)
         entries.setdefault(key, Entry(key, label, method, recipe))
-        keyed.append(replace(record, entry=key))
+        keyed.setdefault((key, record.seed), replace(record, entry=key))
     for key, entry in entries.items():
         plain = next((e.key for e in entries.values() if e.recipe == entry.recipe and e.method == "plain"), None)
         if entry.method != "plain":
             entries[key] = replace(entry, baseline=plain)
     title = ", ".join(dict.fromkeys(_subject(record) for record in records))
     seeds = tuple(sorted({record.seed for record in records}))
-    return Study(title, tuple(entries.values()), seeds, planned=False), keyed
+    again = len(records) - len(keyed)
+    notes = (
+        (f"left out: {again} more of the same recipes, methods and seeds, which were trained again",) if again else ()
+    )
+    return Study(title, tuple(entries.values()), seeds, notes, planned=False), list(keyed.values())
 
 
 def _subject(record: Record) -> str:

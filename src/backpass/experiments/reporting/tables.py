@@ -20,6 +20,7 @@ from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.metrics import LABELS, label_of
 from backpass.experiments.reporting.missing import missing_note
+from backpass.experiments.reporting.precisions import precision_note
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.study import Study
 from backpass.training.checkpoint import atomic_write
@@ -116,6 +117,7 @@ def result_table(study: Study, records: Sequence[Record], folder: Path | None = 
     entry is called after its method. Sizes are shown where some method trains another form than the one deployed. The
     headline metric gives its column its name; where entries have different ones, each is named in its line. A note
     names the seeds without a record; ``folder``, that of the run folders, tells which of them diverged or failed.
+    Another names the precisions of the runs where these differ.
     """
     summaries = summarize(study.entries, records)
     columns = [(name, [text(summary) for summary in summaries]) for name, text in _columns(summaries).items()]
@@ -123,12 +125,13 @@ def result_table(study: Study, records: Sequence[Record], folder: Path | None = 
         columns += [(name, [text(summary) for summary in summaries]) for name, text in _SIZES.items()]
     by_method = all(summary.label == summary.method for summary in summaries)
     kept = [(name, texts) for name, texts in columns if any(texts) and not (by_method and name == "entry")]
+    notes = (missing_note(study, summaries, folder), precision_note(study.entries, records))
     return ResultTable(
         title=study.title,
         header=tuple(name for name, _ in kept),
         rows=tuple(zip(*(texts for _, texts in kept), strict=True)),
         summaries=tuple(summaries),
-        notes=(*study.notes, *([note] if (note := missing_note(study, summaries, folder)) else [])),
+        notes=(*study.notes, *filter(None, notes)),
     )
 
 
@@ -155,7 +158,8 @@ def difference_table(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], lis
 def calibration_table(summaries: Sequence[Summary]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return header and rows of a table of loss and calibration error, at the logits z and, with PGT, at alpha * z.
 
-    A net trained with PGT is calibrated at alpha * z. Without rows where no record has these metrics.
+    Where a net trained with PGT is calibrated depends on how long it trained. Without rows where no record has these
+    metrics.
     """
     rows: list[tuple[str, ...]] = []
     for summary in summaries:

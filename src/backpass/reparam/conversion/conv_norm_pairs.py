@@ -5,7 +5,7 @@ from typing import NamedTuple
 from torch import nn
 
 from backpass._internal.modes import set_mode
-from backpass._internal.module_state import keeping_attributes, keeping_buffers
+from backpass._internal.module_state import keeping_state
 from backpass._internal.random_state import keeping_global_states
 from backpass._internal.wrappers import unwrap
 from backpass.reparam.blocks.block import ReparamBlock
@@ -46,7 +46,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     train mode. Layers inside a :class:`~backpass.reparam.ReparamBlock` do not count.
 
     Args:
-        model: any module. Modes, buffers, attributes and random states are restored.
+        model: any module. Modes, parameters, buffers, attributes and random states are restored.
         probe: an input of the model, for models whose forward pass cannot be traced.
 
     Returns:
@@ -56,7 +56,7 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     names = _names(model)
     flow = DataFlow()
     devices = [d for d in {p.device for p in model.parameters()} if d.type == "cuda"]
-    with keeping_attributes(model), keeping_buffers(model), keeping_global_states(devices):
+    with keeping_state(model), keeping_global_states(devices):
         if probe is not None:
             flow = run(model, probe, names)
         else:

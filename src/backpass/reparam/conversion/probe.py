@@ -1,4 +1,4 @@
-"""A probe: an input on which a model runs once, to see what it does."""
+"""A probe: an input on which a model runs, to see what it does."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from backpass._internal.eager import eagerly
-from backpass._internal.modes import eval_mode, set_mode
+from backpass._internal.modes import eval_mode, flagged, set_mode
 from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, own_tensors
 from backpass.reparam.conversion.probe import Probe, call, tensors
 
@@ -24,9 +24,12 @@ def run(model: nn.Module, probe: Probe, names: dict[nn.Module, str]) -> DataFlow
         _record(model, probe, names, flow)
     both = copy.deepcopy(flow)
     try:
-        with set_mode(model, training=True):
+        # Normalisations stay in eval mode: they need no more than one image there, and no other process.
+        found = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+        norms: dict[nn.Module, bool] = dict.fromkeys(found, False)
+        with set_mode(model, training=True), flagged(norms):
             _record(model, probe, names, both)
-    except Exception as error:  # it may need targets there, or more images for a normalisation
+    except Exception as error:  # it may need targets there
         flow.untrained = f"{type(error).__name__}: {error}".splitlines()[0]
         return flow
     return both

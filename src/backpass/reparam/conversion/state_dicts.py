@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from backpass._internal.wrappers import wrapper_prefix
 from backpass.errors import InputError
 from backpass.reparam.blocks.block import MAIN
 from backpass.reparam.conversion.batch_norm_act import is_remainder
@@ -46,18 +47,19 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
             training form.
 
     Raises:
-        InputError: the forms do not go together, or the names of the checkpoint have a prefix; the message names the
-            first layer and the next step.
+        InputError: the forms do not go together, or only one of the two is of a wrapped model; the message names the
+            first layer or the prefix, and the next step.
     """
+    own, given = wrapper_prefix(model.state_dict()), wrapper_prefix(state_dict)
+    if own != given:
+        raise InputError(
+            f"expected a model and a checkpoint with the same wrappers, got names that begin with {own!r} in the model "
+            f"and with {given!r} in the checkpoint; use model.module or its state_dict, or remove the prefix"
+        )
     ours = outermost_blocks(model, all_names=True)
     theirs = {key[: key.index(_MARK)].rstrip(".") for key in state_dict if _MARK in key}
     theirs = {name for name in theirs if not any(name.startswith(f"{outer}.") for outer in theirs)}
     if missing := [name for name in ours if name not in theirs]:
-        if prefixed := [name for name in sorted(theirs) if name.endswith(f".{missing[0]}")]:
-            raise InputError(
-                f"expected the names of the model, such as {missing[0]!r}, got {prefixed[0]!r}, as of a wrapper "
-                "around it; save the state dict of the module inside, or remove the prefix"
-            )
         raise InputError(
             f"expected a block ({ours[missing[0]].name}) at {missing[0]!r}, got a checkpoint with a plain convolution "
             f"({len(missing)} such layers): branches cannot be recovered from their sum; load it into the plain model "

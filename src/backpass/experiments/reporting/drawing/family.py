@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from backpass.errors import InputError
 from backpass.experiments.reporting.drawing.canvas import heat_map, new_figure, plain_text
 from backpass.experiments.reporting.drawing.groups import Group
 from backpass.experiments.search import ALPHA_BETA_GRID
@@ -19,14 +20,24 @@ def draw_family(groups: Sequence[Group] = ()) -> Any:
 
     With runs of a fixed scaling, the headline metric after the last epoch as a mean over seeds, and that of the same
     training without SGS at alpha = beta = 1. Without any, the scalings of the paper's grid.
+
+    Raises:
+        InputError: runs that differ in more than alpha and beta.
     """
-    found = {
-        (g.settings["sgs.alpha"], g.settings["sgs.beta"]): g
-        for g in groups
-        if "sgs" in g.parts and g.settings["sgs.alpha"] is not None
-    }
+    found: dict[tuple[float, float], Group] = {}
+    trainings: dict[tuple[Any, ...], str] = {}
     for group in groups:
-        if found and group.method == "plain":
+        if "sgs" in group.parts and group.settings["sgs.alpha"] is not None:
+            found[group.settings["sgs.alpha"], group.settings["sgs.beta"]] = group
+            trainings[_training(group, group.method)] = group.label
+    if len(trainings) > 1:
+        raise InputError(
+            f"expected runs of one training that differ in alpha and beta alone, got {'; '.join(trainings.values())}; "
+            "give those of one model, data set, method and recipe"
+        )
+    for group in groups:
+        rest = "+".join(["sgs", *group.parts])
+        if any(_training(group, method) in trainings for method in (rest, "+".join([*group.parts, "sgs"]))):
             found.setdefault((1.0, 1.0), group)
     figure = new_figure(9.0, 5.4)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.1))
@@ -36,6 +47,12 @@ def draw_family(groups: Sequence[Group] = ()) -> Any:
     else:
         _draw_scalings(right)
     return figure
+
+
+def _training(group: Group, method: str) -> tuple[Any, ...]:
+    """Return what the runs of a family share, under the name that the method has with SGS."""
+    settings = ((name, value) for name, value in group.settings.items() if not name.startswith("sgs."))
+    return group.subject, method, *settings
 
 
 def _draw_form(figure: Any) -> None:
