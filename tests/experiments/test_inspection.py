@@ -172,6 +172,9 @@ def test_weights_tell_how_many_channels_and_classes_a_model_has(tmp_path):
     model = create_model("digits_net", num_classes=7, in_channels=2)
     save_weights(tmp_path / "w.safetensors", model.state_dict())
     loaded = load_model("digits_net", str(tmp_path / "w.safetensors"))
+    torch.save({f"module.{name}": tensor for name, tensor in model.state_dict().items()}, tmp_path / "wrapped.pt")
+    wrapped = load_model("digits_net", str(tmp_path / "wrapped.pt"))
+    torch.testing.assert_close(wrapped.state_dict(), loaded.state_dict())
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     with pytest.raises(InputError, match=r"expected weights of resnet20, got .*w.safetensors"):
         load_model("resnet20", str(tmp_path / "w.safetensors"))

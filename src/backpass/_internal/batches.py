@@ -1,6 +1,7 @@
 """Batches in the forms that loaders yield: running a model on their input, mapping and describing them."""
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from backpass.errors import InputError
 
-__all__ = ["Forward", "describe", "forward_on", "map_parts", "map_tensors"]
+__all__ = ["Forward", "copied", "describe", "forward_on", "map_parts", "map_tensors"]
 
 Forward = Callable[[Any], Any]
 """Runs a model on a batch of any form."""
@@ -47,10 +48,34 @@ def forward_on(
         if x.numel() == 0:
             raise InputError(f"expected a non-empty batch, got shape {tuple(x.shape)}")
         cast = x.is_floating_point() and dtypes and x.dtype not in dtypes
-        moved = x.to(device, dtypes[0] if cast else None, non_blocking=True)
-        return model(moved.clone() if moved is x else moved)  # it may work in place, and a batch may be run again
+        return model(x.to(device, dtypes[0] if cast else None, non_blocking=True))
 
     return forward
+
+
+def copied(batch: Any) -> Any:
+    """Return a batch of the same types with copies of its tensors, in tuples, lists and mappings at any depth.
+
+    Parts of other kinds are shared with the batch.
+
+    >>> batch = {"x": [torch.zeros(2)], "name": "a"}
+    >>> copied(batch)["x"][0].add_(1), batch["x"][0]
+    (tensor([1., 1.]), tensor([0., 0.]))
+    """
+    if isinstance(batch, Tensor):
+        return batch.clone()
+    if isinstance(batch, MutableMapping):
+        mapping = copy.copy(batch)
+        for key, value in batch.items():
+            mapping[key] = copied(value)
+        return mapping
+    if isinstance(batch, list):
+        items = copy.copy(batch)
+        items[:] = map(copied, batch)
+        return items
+    if isinstance(batch, tuple) and (type(batch) is tuple or hasattr(batch, "_make")):
+        return getattr(batch, "_make", tuple)(map(copied, batch))
+    return batch
 
 
 def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:

@@ -29,8 +29,8 @@ def keeping_buffers(model: nn.Module) -> Iterator[Callable[[], bool]]:
     >>> norm.running_mean
     tensor([0., 0.])
     """
-    buffers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = _copies(buffer for _, held in buffers for buffer in held.values() if buffer is not None)
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if not _scripted(module)]
+    values = _copies(model.buffers())
 
     def unchanged() -> bool:
         return all(_same_objects(module._buffers, held) for module, held in buffers) and all(
@@ -51,7 +51,8 @@ def keeping_state(model: nn.Module) -> Iterator[None]:
     """Restore parameters, buffers and attributes of the modules of ``model`` at the end, also after an exception.
 
     Of attributes, also the content of lists, dictionaries, sets and deques, and the values of tensors, at any depth;
-    other objects stay as the ``with`` block leaves them. So does a lazy module that it initialises, and a scripted one.
+    other objects stay as the ``with`` block leaves them. So do a lazy module that it initialises, and the attributes of
+    a scripted one.
 
     >>> layer = nn.ReLU()
     >>> layer.seen = []
@@ -65,10 +66,11 @@ def keeping_state(model: nn.Module) -> Iterator[None]:
     tensors: dict[int, Tensor] = {}
     seen: set[int] = set()
     for module in model.modules():
-        if not isinstance(module, torch.jit.ScriptModule):
-            containers: list[tuple[Any, Any]] = []
+        containers: list[tuple[Any, Any]] = []
+        if not _scripted(module):
             _collect(vars(module), containers, tensors, seen)
-            kept.append((module, type(module), containers))
+        kept.append((module, type(module), containers))
+    tensors |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     values = _copies(tensors.values())
     try:
         yield
@@ -79,6 +81,10 @@ def keeping_state(model: nn.Module) -> Iterator[None]:
                     container.clear()
                     (container.extend if isinstance(container, list | deque) else container.update)(before)
         _restore(values)
+
+
+def _scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _collect(value: Any, containers: list[tuple[Any, Any]], tensors: dict[int, Tensor], seen: set[int]) -> None:

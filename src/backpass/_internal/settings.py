@@ -71,6 +71,7 @@ def check_settings(settings: Any, group: str = "") -> None:
                 raise InputError(
                     f"expected {full} to be one of {', '.join(map(str, get_args(kind)))}, got {value!r}; choose another"
                 )
+            _set(settings, name, plain(value))
         elif kind in (int, float):
             check_number(full, value, kind, limits)
             _set(settings, name, kind(value))

@@ -16,7 +16,7 @@ from backpass.experiments.serialization import from_json
 from backpass.models import create_model
 from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, decode_image, import_lab
 from backpass.training.recipe import Run
-from backpass.training.weights import WEIGHTS_FILE, read_weights
+from backpass.training.weights import WEIGHTS_FILE, read_weights, without_wrappers
 
 __all__ = ["InputForm", "folder_batches", "generated_batches", "images_below", "input_form", "load_model"]
 
@@ -77,8 +77,8 @@ def load_model(name: str, weights: str | None = None) -> nn.Module:
 
 def _with_weights(name: str, arguments: dict[str, Any], source: str) -> nn.Module:
     """Return the model whose parameters have the shapes of the weights, with these weights."""
-    found = read_weights(source)
     model = create_model(name, **arguments)
+    found = without_wrappers(read_weights(source), model.state_dict())
     # The weights alone tell for how many channels and classes the model was built.
     differing = {
         n: (p.shape, found[n].shape) for n, p in model.named_parameters() if n in found and p.shape != found[n].shape

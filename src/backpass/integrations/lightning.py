@@ -32,7 +32,7 @@ class SpatialGradientScalingCallback(Callback):
     before Lightning clips them. Under manual optimization this is inside ``optimizer.step()``, so after
     ``self.clip_gradients``; to clip there, call ``callback.sgs.scale_gradients()`` before it and pass ``scale=False``.
     The scalings are part of Lightning's checkpoints. A trainer takes several callbacks, such as one for each part of
-    the module, where they have an ``include`` each.
+    the module, where each has an ``include`` of its own: other patterns, or a function of another name.
 
     Args:
         batches: the number of batches to measure on.
@@ -76,7 +76,8 @@ class SpatialGradientScalingCallback(Callback):
         include = self.options.get("include")
         key = super().state_key
         if include is not None:
-            key = self._generate_state_key(include=getattr(include, "__qualname__", include))
+            name = getattr(include, "__qualname__", type(include).__qualname__) if callable(include) else tuple(include)
+            key = self._generate_state_key(include=name)
         return str(key)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from backpass._internal.batches import Forward, describe, forward_on, map_tensors
+from backpass._internal.batches import Forward, copied, describe, forward_on
 from backpass._internal.first_batches import first_batches
 from backpass.errors import InputError
 from backpass.sgs.distributed import (
@@ -80,16 +80,15 @@ class MapsOfBatches:
                     else:
                         self._run(number, self._kept.keeping(number, visit))
                 for _ in range(runs - own):
-                    self._forward(self._batches[-1])
+                    self._forward(copied(self._batches[-1]))
                 if not untouched():
                     self._kept.clear()
 
     def _run(self, number: int, visit: FeatureMapVisitor) -> None:
         batch = self._batches[number]
-        written = _versions(batch)
         try:
             with capture_feature_maps(self._layers, visit):
-                self._forward(batch)
+                self._forward(copied(batch))  # which may be written to, while the batch may be needed again
         except (InputError, torch.OutOfMemoryError):
             raise
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -97,19 +96,3 @@ class MapsOfBatches:
                 f"the model failed on measuring batch {number} ({describe(batch)}): {error}. Expected batches "
                 "as in training; pass forward=... for batches of another form"
             ) from error
-        if _versions(batch) != written:
-            raise InputError(
-                f"expected measuring batch {number} ({describe(batch)}) to stay as it is, got a forward=... that "
-                "writes to it, so that a second run would see another; let it run the model on a copy (x.clone())"
-            )
-
-
-def _versions(batch: Any) -> list[int]:
-    found: list[int] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(0 if tensor.is_inference() else tensor._version)
-        return tensor
-
-    map_tensors(note, batch)
-    return found

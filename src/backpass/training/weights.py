@@ -1,7 +1,7 @@
 """Trained weights that a model starts from: another run's, a file's, or those that timm or torchvision publish."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from backpass._internal.wrappers import wrapper_prefix
 from backpass.errors import BackpassWarning, InputError, missing_extra
 from backpass.training.recipe import STUDY, WeightSettings
 
-__all__ = ["WEIGHTS_FILE", "load_weights", "read_weights"]
+__all__ = ["WEIGHTS_FILE", "load_weights", "read_weights", "without_wrappers"]
 
 WEIGHTS_FILE = "model.safetensors"
 """Name of the file in a run folder that holds the trained weights."""
@@ -51,8 +51,7 @@ def load_weights(model: nn.Module, settings: WeightSettings, folder: Path | None
             f"{parts}"
         ) from None
     own = part.state_dict()
-    while (prefix := wrapper_prefix(weights)) and not own.keys() & weights.keys():
-        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    weights = without_wrappers(weights, own)
     fitting = {name: tensor for name, tensor in weights.items() if name in own and tensor.shape == own[name].shape}
     if not any(tensor.ndim > 1 for tensor in fitting.values()):
         raise InputError(
@@ -72,6 +71,13 @@ def load_weights(model: nn.Module, settings: WeightSettings, folder: Path | None
             BackpassWarning,
             stacklevel=2,
         )
+
+
+def without_wrappers(weights: dict[str, Tensor], names: Container[str]) -> dict[str, Tensor]:
+    """Return the weights without the prefix of a wrapper around the saved model, if only then they have such names."""
+    while (prefix := wrapper_prefix(weights)) and not any(name in names for name in weights):
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+    return weights
 
 
 def read_weights(source: str, folder: Path | None = None) -> dict[str, Tensor]:

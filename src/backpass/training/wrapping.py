@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
@@ -40,11 +41,8 @@ class WrappedModel:
         return self._run(self.model, inputs)
 
     def in_precision(self, forward: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return ``forward`` run in this process alone, in the precision of the accelerator, for measuring.
-
-        On a copy of its input, which a model may write to and measuring may need again.
-        """
-        return lambda inputs: self._run(forward, map_tensors(lambda tensor: tensor.clone(), inputs))
+        """Return ``forward`` run in this process alone, in the precision of the accelerator, for measuring."""
+        return partial(self._run, forward)
 
     def train(self) -> None:
         """Set the model to training mode."""

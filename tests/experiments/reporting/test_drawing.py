@@ -235,6 +235,9 @@ def test_a_family_is_of_one_training(make):
     assert "50.0\nn = 1" not in texts  # of another recipe
     with pytest.raises(InputError, match="one training that differ in alpha and beta alone, got sgs, batch_size"):
         draw_family(group_records([make("sgs", 0, 0.6, fixed), make("sgs", 0, 0.6, other)]))
+    update = replace(fixed, sgs=replace(fixed.sgs, apply="update"))
+    with pytest.raises(InputError, match="got sgs, apply = gradient; sgs, apply = update; give"):
+        draw_family(group_records([make("sgs", 0, 0.6, fixed), make("sgs", 0, 0.6, update)]))
 
 
 def test_reliability_pools_the_images_of_all_seeds(make):

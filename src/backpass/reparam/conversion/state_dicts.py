@@ -12,12 +12,11 @@ Where the normalisation is timm's ``BatchNormAct2d``, the ``nn.Identity`` is an 
 ``act``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from backpass._internal.wrappers import wrapper_prefix
 from backpass.errors import InputError
 from backpass.reparam.blocks.block import MAIN
 from backpass.reparam.conversion.batch_norm_act import is_remainder
@@ -47,18 +46,19 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
             training form.
 
     Raises:
-        InputError: the forms do not go together, or only one of the two is of a wrapped model; the message names the
-            first layer or the prefix, and the next step.
+        InputError: the forms do not go together, or the names of one of the two have a prefix, as of a wrapper; the
+            message names the first layer or the prefix, and the next step.
     """
-    own, given = wrapper_prefix(model.state_dict()), wrapper_prefix(state_dict)
-    if own != given:
-        raise InputError(
-            f"expected a model and a checkpoint with the same wrappers, got names that begin with {own!r} in the model "
-            f"and with {given!r} in the checkpoint; use model.module or its state_dict, or remove the prefix"
-        )
     ours = outermost_blocks(model, all_names=True)
     theirs = {key[: key.index(_MARK)].rstrip(".") for key in state_dict if _MARK in key}
-    theirs = {name for name in theirs if not any(name.startswith(f"{outer}.") for outer in theirs)}
+    theirs = _outermost(theirs)
+    known = set(ours) or _outermost(blocks or ())
+    for shorter, longer, place in ((known, theirs, "checkpoint"), (theirs, known, "model")):
+        if (prefix := _prefix(shorter, longer)) is not None:
+            raise InputError(
+                f"expected a model and a checkpoint with the same names, got the prefix {prefix!r} in the {place} "
+                "alone; use the module inside the wrapper, or its state_dict, or remove the prefix from the names"
+            )
     if missing := [name for name in ours if name not in theirs]:
         raise InputError(
             f"expected a block ({ours[missing[0]].name}) at {missing[0]!r}, got a checkpoint with a plain convolution "
@@ -75,6 +75,21 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
     elif not ours:
         _refuse_other_form(model, state_dict)
     model.load_state_dict(state_dict)
+
+
+def _outermost(names: Collection[str]) -> set[str]:
+    """Return the names that lie in no other."""
+    return {name for name in names if not any(name.startswith(f"{outer}.") for outer in names)}
+
+
+def _prefix(names: set[str], longer: set[str]) -> str | None:
+    """Return what makes all of ``longer`` when put before each of ``names``; ``None``: nothing does."""
+    for name in sorted(names)[:1]:
+        for found in longer:
+            prefix = found.removesuffix(name)
+            if prefix.endswith(".") and {prefix + other for other in names} == longer:
+                return prefix
+    return None
 
 
 def _refuse_other_form(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:

@@ -29,15 +29,15 @@ def draw_family(groups: Sequence[Group] = ()) -> Any:
     for group in groups:
         if "sgs" in group.parts and group.settings["sgs.alpha"] is not None:
             found[group.settings["sgs.alpha"], group.settings["sgs.beta"]] = group
-            trainings[_training(group, group.method)] = group.label
+            trainings[*_training(group, group.method), group.settings["sgs.apply"]] = group.label
     if len(trainings) > 1:
         raise InputError(
             f"expected runs of one training that differ in alpha and beta alone, got {'; '.join(trainings.values())}; "
             "give those of one model, data set, method and recipe"
         )
     for group in groups:
-        rest = "+".join(["sgs", *group.parts])
-        if any(_training(group, method) in trainings for method in (rest, "+".join([*group.parts, "sgs"]))):
+        rest, other = "+".join(["sgs", *group.parts]), "+".join([*group.parts, "sgs"])
+        if any(training[:-1] in (_training(group, rest), _training(group, other)) for training in trainings):
             found.setdefault((1.0, 1.0), group)
     figure = new_figure(9.0, 5.4)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.1))
