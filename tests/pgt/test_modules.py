@@ -11,7 +11,7 @@ from backpass.pgt import (
     power_grad_binary_cross_entropy_with_logits,
     power_grad_cross_entropy,
 )
-from reference.power_grad import cross_entropy_gradient
+from reference.power_grad import binary_cross_entropy_gradient, cross_entropy_gradient
 from reference.power_grad_cases import BINARY_OPTIONS, CROSS_ENTROPY_OPTIONS, C, N, gradient, labels, seeded
 
 
@@ -20,6 +20,8 @@ def test_modules_are_the_functions():
     options = CROSS_ENTROPY_OPTIONS["everything"]
     module = pickle.loads(pickle.dumps(PowerGradCrossEntropyLoss(0.3, **options)))
     assert torch.equal(module(z, target), power_grad_cross_entropy(z, target, **options, alpha=0.3))
+    expected = cross_entropy_gradient(z, target, 0.3, **options)
+    torch.testing.assert_close(gradient(module(z.requires_grad_(), target), z), expected)
     assert isinstance(module, nn.CrossEntropyLoss)
     assert list(module.state_dict()) == ["weight"]
     assert repr(module) == "PowerGradCrossEntropyLoss(alpha=0.3)"
@@ -27,6 +29,8 @@ def test_modules_are_the_functions():
     binary = PowerGradBCEWithLogitsLoss(0.3, **options)
     target = seeded(N, C, seed=1).sigmoid()
     assert torch.equal(binary(z, target), power_grad_binary_cross_entropy_with_logits(z, target, **options, alpha=0.3))
+    expected = binary_cross_entropy_gradient(z.detach(), target, 0.3, **options)
+    torch.testing.assert_close(gradient(binary(z, target), z), expected)
     assert isinstance(binary, nn.BCEWithLogitsLoss)
 
 

@@ -43,6 +43,23 @@ def test_scaling_at_every_micro_batch_is_refused() -> None:
     assert torch.equal(model[0].weight.grad, before)
 
 
+def test_gradients_of_an_earlier_step_are_left_alone_and_new_ones_scaled() -> None:
+    model = nn.ModuleList([nn.Conv2d(1, 1, 3), nn.Conv2d(1, 1, 3)])
+    sgs, x = controller(model), torch.rand(1, 1, 5, 5)
+    (model[0](x) + model[1](x)).sum().backward()
+    sgs.scale_gradients()
+    old, new = model[0].weight.grad.clone(), model[1].weight.grad.clone()
+    model[1].zero_grad()
+    model[1](x).sum().backward()
+    sgs.scale_gradients()
+    assert torch.equal(model[0].weight.grad, old)
+    assert torch.equal(model[1].weight.grad, new)
+    model[1].zero_grad()
+    (model[0](x) + model[1](x)).sum().backward()  # the first is added to, and the second new
+    sgs.scale_gradients()
+    torch.testing.assert_close(model[1].weight.grad, new)
+
+
 def test_the_readme_line_under_accelerates_accumulation_is_refused() -> None:
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=4)

@@ -17,7 +17,7 @@ from backpass.training.datasets import load_dataset
 from backpass.training.image_folder import decode_image
 from backpass.training.images import ImageData, ImageSplit
 from backpass.training.loader import BatchPlan, DeviceLoader, Loader
-from backpass.training.stream import StreamAugmentation, StreamLoader
+from backpass.training.stream import StreamAugmentation, StreamLoader, _stream_transform
 
 pytest.importorskip("torchvision")
 
@@ -367,6 +367,29 @@ def test_stream_augmentation_can_be_switched_off_piece_by_piece(photos: ImageDat
     assert not torch.equal(batch(flip=False), batch())
     assert not torch.equal(batch(color_jitter=0.0), batch())
     assert not torch.equal(batch(min_scale=1.0), batch())
+
+
+def test_streamed_images_are_mirrored_half_of_the_time_and_never_upside_down() -> None:
+    transform = _stream_transform((8, 8), StreamAugmentation(min_scale=1.0, color_jitter=0.0), 0.875)
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:4, :4] = 255  # one quarter, at the upper left
+    torch.manual_seed(0)
+    seen = [transform(Image.fromarray(pixels)) for _ in range(400)]
+    mirrored = [bool(image[0, :4, 4:].float().mean() > image[0, :4, :4].float().mean()) for image in seen]
+    assert 160 < sum(mirrored) < 240
+    assert all(image[0, :4].float().mean() > image[0, 4:].float().mean() for image in seen)
+
+
+def test_colour_jitter_changes_brightness_by_no_more_than_its_strength() -> None:
+    transform = _stream_transform((8, 8), StreamAugmentation(color_jitter=0.06), 0.875)
+    grey = Image.fromarray(np.full((8, 8, 3), 200, np.uint8))
+    torch.manual_seed(0)
+    seen = [transform(grey).float().mean().item() for _ in range(300)]
+    assert 187 <= min(seen) < 190
+    assert 210 < max(seen) <= 213
+    colour = Image.fromarray(np.tile(np.array([200, 100, 50], np.uint8), (8, 8, 1)))
+    shares = [image[0] / image[2] for image in (transform(colour).float().mean((1, 2)) for _ in range(100))]
+    assert max(shares) - min(shares) > 0.1  # of saturation, which brightness alone leaves
 
 
 def test_a_damaged_file_is_named_while_streaming(photos: ImageData) -> None:

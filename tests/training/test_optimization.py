@@ -61,10 +61,13 @@ def test_first_steps_by_hand(name, first_step):
     assert before - net.weight.item() == pytest.approx(first_step, rel=1e-5)
 
 
-@pytest.mark.parametrize(("momentum", "second_step"), [(0.0, 0.05), (0.9, 0.095)])
-def test_momentum_is_that_of_the_recipe(momentum, second_step):
+@pytest.mark.parametrize(
+    ("momentum", "nesterov", "second_step"), [(0.0, False, 0.05), (0.9, False, 0.095), (0.9, True, 0.1355)]
+)
+def test_momentum_is_that_of_the_recipe(momentum, nesterov, second_step):
     net = nn.Linear(1, 1, bias=False)
-    optimizer = build_optimizer(net, OptimizerSettings(lr=0.1, momentum=momentum, weight_decay=0.0))
+    settings = OptimizerSettings(lr=0.1, momentum=momentum, nesterov=nesterov, weight_decay=0.0)
+    optimizer = build_optimizer(net, settings)
     for _ in range(2):
         before = net.weight.item()
         net.weight.grad = torch.full((1, 1), 0.5)
@@ -106,6 +109,31 @@ def test_steps_are_torchs():
         oracle.step()
         expected.append(optimizer.param_groups[0]["lr"])
     assert rates(ScheduleSettings("step", step_epochs=2, step_factor=0.5)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "oracle"),
+    [
+        (
+            ScheduleSettings("poly", poly_power=0.9),
+            lambda optimizer: torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=12, power=0.9),
+        ),
+        (
+            ScheduleSettings("step", milestones=(2, 4), step_factor=0.1),
+            lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[4, 8], gamma=0.1),
+        ),
+    ],
+    ids=["poly", "milestones"],
+)
+def test_powers_and_milestones_are_torchs(settings, oracle):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4)
+    schedule = oracle(optimizer)
+    expected = [0.4]
+    for _ in range(12):
+        optimizer.step()
+        schedule.step()
+        expected.append(optimizer.param_groups[0]["lr"])
+    assert rates(settings) == pytest.approx(expected)
 
 
 def test_steps_count_from_the_start_and_stop_in_the_cool_down():

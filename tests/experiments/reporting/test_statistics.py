@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import pytest
 import scipy.stats
 
 from backpass.experiments.entry import Entry, Published
+from backpass.experiments.power import power_of
 from backpass.experiments.reporting.differences import paired_difference
 from backpass.experiments.reporting.statistics import summarize
 from backpass.training.recipe import Recipe
@@ -19,6 +21,8 @@ def test_paired_difference_by_hand():
         pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6),
         pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6),
     )
+    assert (found.std, found.effect) == (pytest.approx(1.0), pytest.approx(2.0))
+    assert power_of(found.detectable, found.std, found.n) == pytest.approx(0.9, abs=1e-6)
     # For two degrees of freedom the two-sided p of t is 1 - t / sqrt(t**2 + 2), with t = 2 * sqrt(3).
     assert found.p == pytest.approx(1 - math.sqrt(12 / 14))
 
@@ -68,6 +72,37 @@ def test_summary_by_hand(make_record):
     assert sgs.values == {0: 0.84, 1: 0.92, 2: 0.10}
     assert sgs.seconds == pytest.approx((2 * (1.1 + 1.3) + 2 * 9.0) / 3)
     assert sgs.published == Published(90.0)
+
+
+def test_relative_times_are_summed_up_by_their_median(make_record):
+    records = [make_record(RECIPE, "plain", seed, [0.5], entry="plain") for seed in range(3)]
+    records += [
+        make_record(RECIPE, "sgs", seed, [0.5], entry="sgs", seconds=seconds)
+        for seed, seconds in enumerate((9, 1.1, 1.3))
+    ]
+    assert summarize([PLAIN, SGS], records)[1].relative_time == pytest.approx(1.3)
+
+
+def test_p_values_are_corrected_over_the_entries_that_have_one(make_record):
+    entries = [PLAIN, *(replace(SGS, key=name, label=name) for name in "abc")]
+    scores = {"plain": (0.5, 0.5, 0.5), "a": (0.6, 0.7, 0.65), "b": (0.6,), "c": (0.5, 0.6, 0.58)}
+    records = [
+        make_record(RECIPE, "plain" if entry == "plain" else "sgs", seed, [score], entry=entry)
+        for entry, values in scores.items()
+        for seed, score in enumerate(values)
+    ]
+    _, a, b, c = (summary.difference for summary in summarize(entries, records))
+    assert b.p is b.p_holm is None
+    assert a.p < c.p
+    assert (a.p_holm, c.p_holm) == pytest.approx((2 * a.p, max(2 * a.p, c.p)))
+
+
+def test_further_metrics_are_those_beside_the_headline(make_record):
+    record = make_record(RECIPE, "plain", 0, [0.5], entry="plain")
+    record.history[-1] |= {"test_mean_iou": 0.25, "test_mean_accuracy": 0.5, "test_pixel_accuracy": 0.75}
+    (summary,) = summarize([PLAIN], [replace(record, metric="mean_iou")])
+    assert (summary.mean, summary.metric) == (0.25, "mean_iou")
+    assert summary.further == {"accuracy": 0.5, "mean_accuracy": 0.5, "pixel_accuracy": 0.75}
 
 
 def test_an_entry_that_shares_runs_has_their_statistics_and_its_own_number(make_record):

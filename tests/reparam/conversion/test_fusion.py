@@ -89,6 +89,31 @@ def test_fusing_keeps_dtype_and_memory_format(dtype: torch.dtype) -> None:
             assert parameter.is_contiguous(memory_format=torch.channels_last), name
 
 
+def test_a_block_that_differs_by_more_than_rounding_is_found() -> None:
+    model = randomise(reparameterize(Residual(), "acb")).eval()
+    norm = model.conv1.branches["kx1"].norm
+    norm.register_forward_hook(lambda module, inputs, output: output * (1 + 1e-4))
+    with pytest.raises(StateError, match="expected block 'conv1'"):
+        fuse(model)
+
+
+class Drifting(Residual):
+    """Differs by five thousandths of its largest output where a layer is no block, and returns classes too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits = super().forward(x)
+        drift = 0 if isinstance(self.conv1, ACBlock) else 5e-3 * logits.abs().max()
+        return logits + drift, logits.argmax(1)
+
+
+def test_the_probe_finds_small_differences_and_looks_at_floating_point_alone() -> None:
+    model, x = randomise(reparameterize(Drifting(), "acb")).eval(), images(2, 3, 9, 9)
+    with pytest.raises(StateError, match="output on the probe to change by at most"):
+        fuse(model, probe=x)
+    exact = randomise(reparameterize(Drifting(), "acb", include=["conv2"])).eval()
+    assert fuse(exact, probe=x)(x)[1].dtype == torch.int64
+
+
 def test_half_precision_kernels_near_zero_fuse() -> None:
     block = ACBlock(nn.Conv2d(64, 64, 3, padding=1), gamma=1e-6).half().eval()
     assert fuse(block).weight.dtype == torch.float16

@@ -124,7 +124,6 @@ def test_in_place_keeps_the_parameters_that_an_optimizer_may_hold() -> None:
     assert all(id(weight) in ids for weight in weights)
 
 
-# Parameters and multiply-accumulates in the SGS tables' counting; None where the table prints other units.
 class ProcessGroup:
     """Like torch's: has no copy."""
 
