@@ -69,7 +69,8 @@ def on_two_ranks(processes, target: Callable[[int, int, Path], None], folder: Pa
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join()
+        process.join(300)
+        process.terminate()  # one whose twin has failed would wait
     assert [process.exitcode for process in ranks] == [0, 0]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 

@@ -169,3 +169,20 @@ def test_settings_of_the_sgs_paper(line):
         "validation": (VALIDATION,),
     }
     assert found[line["setting"]] == tuple(float(value) for value in line["value"].split())
+
+
+def setting(recipe, name):
+    """Return the setting with a dotted name."""
+    for part in name.split("."):
+        recipe = getattr(recipe, part)
+    return recipe
+
+
+@pytest.mark.parametrize("line", transcript("recipe-settings"), ids=lambda line: f"{line['recipe']} {line['setting']}")
+def test_settings_of_published_code(line):
+    found = setting(get_recipe(line["recipe"]), line["setting"])
+    if isinstance(found, bool | str):
+        assert str(found) == line["value"]
+    else:
+        values = found if isinstance(found, tuple) else (found,)
+        assert values == tuple(float(value) for value in line["value"].split())
