@@ -80,6 +80,14 @@ def test_the_command_line_names_the_missing_extra():
     assert "which is not installed; install it with: pip install 'backpass[lab]'" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["training", "experiments"])
+def test_packages_of_the_extra_name_it(name):
+    done = run(HIDE + f"import backpass.{name}")
+    assert done.returncode == 1
+    assert f"MissingExtraError: {name} need " in done.stderr
+    assert "which is not installed; install it with: pip install 'backpass[lab]'" in done.stderr
+
+
 def test_every_public_name_exists_and_is_documented():
     for name in backpass.__all__:
         assert getattr(backpass, name).__doc__, name

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from backpass import __version__
-from backpass.errors import BackpassError, missing_extra
+from backpass.errors import BackpassError, naming_extra
 
 __all__ = ["main"]
 
@@ -26,12 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"backpass {__version__}")  # noqa: T201
         return 0
     try:
-        try:
+        with naming_extra("lab", "training, experiments and the command line"):
             from backpass import cli
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("backpass"):
-                raise
-            raise missing_extra(str(error.name), "lab", "training, experiments and the command line") from error
         cli.run(arguments)
     except BackpassError as error:
         _print(str(error))

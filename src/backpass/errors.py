@@ -1,5 +1,8 @@
 """The exceptions and warnings of backpass, all under one base class each."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "BackpassError",
     "BackpassWarning",
@@ -9,6 +12,7 @@ __all__ = [
     "NoEffectWarning",
     "StateError",
     "missing_extra",
+    "naming_extra",
 ]
 
 
@@ -49,3 +53,18 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
     return MissingExtraError(
         f"{purpose} need {package}, which is not installed; install it with: pip install 'backpass[{extra}]'"
     )
+
+
+@contextmanager
+def naming_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Turn the error of an import in the ``with`` block into one that names the extra which installs the module.
+
+    Raises:
+        MissingExtraError: a module of another distribution is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("backpass"):
+            raise
+        raise missing_extra(str(error.name), extra, purpose) from error

@@ -422,6 +422,14 @@ def test_a_layer_with_non_finite_input_keeps_its_scaling_and_is_named_once(bad: 
         sgs.update([noise(2, 2, 6, 6)])
 
 
+def test_a_layer_is_named_for_each_reason() -> None:
+    sgs = SpatialGradientScaling(nn.Conv2d(1, 1, 3))
+    with pytest.warns(UserWarning, match="no measuring batch reached weight"):
+        sgs.update([torch.ones(1, 1, 8, 8)], forward=lambda batch: None)
+    with pytest.warns(UserWarning, match="found NaN or infinity in the input of weight"):
+        sgs.update([torch.full((1, 1, 8, 8), torch.nan)])
+
+
 def test_unreached_layers_keep_their_scaling_and_are_named() -> None:
     class Partial(nn.Module):
         def __init__(self) -> None:

@@ -1,6 +1,5 @@
 """Folders of images: listing, decoding, the cache, and errors."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,25 +116,7 @@ def test_unequal_sizes_need_an_image_size(pets: Path) -> None:
     assert load_dataset(f"folder:{pets}", image_size=6).streamed
 
 
-def test_the_cache_is_used_until_a_file_changes(pets: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    first = load_dataset(f"folder:{pets}", cache=cache)
-    assert len(list(cache.iterdir())) == 2
-    file = pets / "train" / "cat" / "001.png"
-    status = file.stat()
-    file.write_bytes(b"\0" * status.st_size)
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    second = load_dataset(f"folder:{pets}", cache=cache)
-    assert isinstance(first.train, ImageSplit)
-    assert isinstance(second.train, ImageSplit)
-    assert torch.equal(first.train.images, second.train.images)
-
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    with pytest.raises(InputError, match=rf"expected {file} to be a readable image, got "):
-        load_dataset(f"folder:{pets}", cache=cache)
-
-
-def test_without_a_cache_nothing_is_written(pets: Path) -> None:
+def test_nothing_is_written(pets: Path) -> None:
     before = sorted(pets.parent.rglob("*"))
     load_dataset(f"folder:{pets}")
     assert sorted(pets.parent.rglob("*")) == before

@@ -30,6 +30,7 @@ from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
 from backpass.training.processes import is_main
 from backpass.training.recipe import Recipe, Run, Runtime
+from backpass.training.tasks import list_tasks
 
 __all__ = ["List", "Power", "Report", "Train", "Worker"]
 
@@ -204,7 +205,7 @@ class Power:
 
 @dataclass(frozen=True)
 class List:
-    """List the models, data sets, methods, recipes, figures and tables.
+    """List the models, data sets, methods, tasks, recipes, figures and tables.
 
     Attributes:
         json: print JSON.
@@ -218,6 +219,7 @@ class List:
             "models": [*list_models(), "timm/NAME"],
             "data sets": list(list_datasets()),
             "methods": list_methods(),
+            "tasks": list_tasks(),
             "recipes": list(RECIPES),
             "figures": list(FIGURES),
             "tables": list_tables(),

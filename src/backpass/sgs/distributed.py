@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from backpass._internal.several_processes import ProcessGroup, several_processes
 from backpass.errors import InputError, StateError
 from backpass.sgs.dependence import Dependence
 
@@ -26,14 +27,7 @@ __all__ = [
     "resharded",
 ]
 
-ProcessGroup = dist.ProcessGroup | None
-
 _INT32_MAX = 2**31 - 1
-
-
-def several_processes(group: ProcessGroup = None) -> bool:
-    """Return whether several processes measure together."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
 def reduce_ranges(dependences: Sequence[Dependence], group: ProcessGroup = None) -> None:

@@ -124,10 +124,10 @@ class Calls:
                 )
 
     def kept(self, why: str, names: Sequence[str]) -> None:
-        """Warn of layers that keep their scaling in an update, each once."""
-        fresh = [name for name in names if name not in self._warned]
+        """Warn of layers that keep their scaling in an update, each once for each reason."""
+        fresh = [name for name in names if f"{why} {name}" not in self._warned]
         if fresh:
-            self._warned.update(fresh)
+            self._warned.update(f"{why} {name}" for name in fresh)
             warnings.warn(f"{why} {', '.join(fresh)}, which keeps its scaling", BackpassWarning, stacklevel=3)
 
     def _warn(self, what: str, message: str) -> None:

@@ -9,35 +9,38 @@
 """
 
 from backpass._internal.imports import import_path
-from backpass.training.augment import Augmentation
-from backpass.training.checkpoint import load_checkpoint, save_checkpoint
-from backpass.training.classification import Classification
-from backpass.training.datasets import list_datasets, load_dataset
-from backpass.training.dense.keypoints import KeypointHeatmaps
-from backpass.training.dense.segmentation import SemanticSegmentation
-from backpass.training.images import FileSplit, ImageData, ImageSplit
-from backpass.training.items import ItemData
-from backpass.training.method import Context, Method
-from backpass.training.methods import METHODS, list_methods
-from backpass.training.outcome import Outcome
-from backpass.training.recipe import (
-    AgcSettings,
-    DataSettings,
-    DyRepSettings,
-    OptimizerSettings,
-    PgtSettings,
-    Recipe,
-    ReparamSettings,
-    Run,
-    Runtime,
-    ScheduleSettings,
-    SgsSettings,
-    WeightSettings,
-)
-from backpass.training.stream import StreamAugmentation
-from backpass.training.task import Criterion, Evaluation, Task
-from backpass.training.tasks import TASKS, list_tasks
-from backpass.training.trainer import Trainer
+from backpass.errors import naming_extra
+
+with naming_extra("lab", "training"):
+    from backpass.training.augment import Augmentation
+    from backpass.training.checkpoint import load_checkpoint, save_checkpoint
+    from backpass.training.classification import Classification
+    from backpass.training.datasets import list_datasets, load_dataset
+    from backpass.training.dense.keypoints import KeypointHeatmaps
+    from backpass.training.dense.segmentation import SemanticSegmentation
+    from backpass.training.images import FileSplit, ImageData, ImageSplit
+    from backpass.training.items import ItemData
+    from backpass.training.method import Context, Method
+    from backpass.training.methods import METHODS, list_methods
+    from backpass.training.outcome import Outcome
+    from backpass.training.recipe import (
+        AgcSettings,
+        DataSettings,
+        DyRepSettings,
+        OptimizerSettings,
+        PgtSettings,
+        Recipe,
+        ReparamSettings,
+        Run,
+        Runtime,
+        ScheduleSettings,
+        SgsSettings,
+        WeightSettings,
+    )
+    from backpass.training.stream import StreamAugmentation
+    from backpass.training.task import Criterion, Evaluation, Task
+    from backpass.training.tasks import TASKS, list_tasks
+    from backpass.training.trainer import Trainer
 
 __all__ = [
     "METHODS",

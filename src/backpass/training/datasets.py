@@ -57,7 +57,6 @@ def load_dataset(
     std: Sequence[float] | None = None,
     image_size: int | None = None,
     memory_limit: float = 4.0,
-    cache: str | os.PathLike[str] | None = None,
     arguments: Mapping[str, Argument] | None = None,
 ) -> Data:
     """Load a data set by name.
@@ -65,7 +64,7 @@ def load_dataset(
     - ``digits``: 1,797 grey images of 8x8 pixels with values from 0 to 16 (``max_value`` 16) in ten classes. One fifth
       of them is the test split, which does not depend on the seed.
     - ``cifar10``, ``cifar100``: the published Python batches below ``root``. torchvision verifies their MD5 checksums
-      before it reads them.
+      before it unpickles them.
     - ``folder:PATH``: RGB images in ``train/CLASS/`` and ``test/CLASS/``, or ``val/CLASS/`` if there is no ``test/``.
       Images of one size that fit into ``memory_limit`` are decoded into memory; all others are decoded on the fly,
       which requires ``image_size``.
@@ -93,8 +92,6 @@ def load_dataset(
         std: standard deviation of each channel; same scale and defaults.
         image_size: side in pixels to which images decoded on the fly are cropped; default: 224 for ImageNet.
         memory_limit: maximum size of the decoded images of a folder, in GiB.
-        cache: folder in which the decoded images of a folder are stored as tensors. The next call reads them from
-            there unless a file has changed. Default: nothing is stored.
         arguments: of the function that the name imports, or of a data set of segmentation or key points.
 
     Raises:
@@ -147,7 +144,7 @@ def load_dataset(
     test = _limit(data.test, limit_test, "limit_test", seed)
     data = replace(data, train=train, validation=validation or data.validation, test=test)
     if kind == "folder":
-        data = hold_folder(data, image_size, memory_limit, None if cache is None else Path(cache))
+        data = hold_folder(data, image_size, memory_limit)
     if mean is not None and std is not None:
         data = replace(data, mean=tuple(mean), std=tuple(std))
     return replace(data, label=label or data.label)

@@ -1,6 +1,5 @@
 """Folders of images with one sub-folder per class: listed, and decoded into memory if they fit."""
 
-import hashlib
 import importlib
 import os
 from collections.abc import Sequence
@@ -129,14 +128,13 @@ def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
     return classes, FileSplit(tuple(file for file, _ in images), labels)
 
 
-def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, cache: Path | None) -> ImageData:
+def hold_folder(data: ImageData, image_size: int | None, memory_limit: float) -> ImageData:
     """Decode the files of ``data`` into memory, or return it unchanged if they are to be decoded on the fly.
 
     Args:
         data: data set of files in a folder.
         image_size: side in pixels to which images decoded on the fly are cropped, if given.
         memory_limit: maximum size of the decoded images, in GiB.
-        cache: folder in which the decoded images are stored; ``None``: they are not stored.
 
     Raises:
         InputError: ``image_size`` is not given and the images differ in size or exceed ``memory_limit``; or a file
@@ -153,12 +151,12 @@ def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, ca
         raise InputError(
             f"expected the decoded images of {data.label} to fit in memory_limit={memory_limit:g} GiB, got "
             f"{needed:.3g} GiB at {height}x{width} pixels; give image_size (--data.image-size, of reproduce "
-            "--image-size) to decode and crop them on the fly, or raise memory_limit"
+            "--image-size) to decode and crop them on the fly, or call load_dataset with a larger memory_limit"
         )
     if needed > memory_limit or image_size not in {None, height} or image_size not in {None, width}:
         return data
     try:
-        held = {name: _hold_split(split, height, width, cache) for name, split in splits.items()}
+        held = {name: ImageSplit(_decode(split.files, height, width), split.labels) for name, split in splits.items()}
     except _UnequalSizesError:
         if image_size is None:
             raise
@@ -177,24 +175,6 @@ def hold_folder(data: ImageData, image_size: int | None, memory_limit: float, ca
 
 class _UnequalSizesError(InputError):
     """The images differ in size, so one tensor cannot hold them."""
-
-
-def _hold_split(split: FileSplit, height: int, width: int, cache: Path | None) -> ImageSplit:
-    if cache is None:
-        return ImageSplit(_decode(split.files, height, width), split.labels)
-    identity = hashlib.sha256()
-    for file in split.files:
-        status = os.stat(file)
-        identity.update(f"{os.path.abspath(file)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
-    stored = cache / f"images-{identity.hexdigest()[:32]}.pt"
-    if stored.is_file():
-        return ImageSplit(torch.load(stored, weights_only=True), split.labels)
-    images = _decode(split.files, height, width)
-    cache.mkdir(parents=True, exist_ok=True)
-    partial = stored.with_suffix(f".{os.getpid()}.partial")
-    torch.save(images, partial)
-    partial.replace(stored)
-    return ImageSplit(images, split.labels)
 
 
 def _decode(files: Sequence[str], height: int, width: int) -> Tensor:

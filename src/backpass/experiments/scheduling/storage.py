@@ -107,7 +107,12 @@ def _open_database(address: str) -> RDBStorage:
             storage = _Database(url.render_as_string(hide_password=False), engine_kwargs=options)
             break
         except ImportError as error:
-            raise missing_extra(f"the driver of {url.drivername}", "postgresql", "studies in a database") from error
+            if url.drivername == "postgresql+psycopg":
+                raise missing_extra("psycopg", "postgresql", "studies on a PostgreSQL server") from error
+            raise InputError(
+                f"expected the Python driver of {url.drivername} to be installed, got none ({error}); install it, or "
+                "use PostgreSQL, a journal file or SQLite, the storages that are tested"
+            ) from error
         except NoSuchModuleError as error:
             raise InputError(f"expected a database that SQLAlchemy knows, got {url.drivername!r}") from error
         except SQLAlchemyError as error:

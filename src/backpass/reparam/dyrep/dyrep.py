@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn, optim
 
+from backpass._internal.several_processes import several_processes
 from backpass._internal.wrappers import unwrap
 from backpass.errors import BackpassWarning, InputError, StateError
 from backpass.reparam.blocks.batch_norm import BatchNorm
@@ -250,7 +251,7 @@ class DyRep:
             return {}
         empty = torch.zeros(2, dtype=self._dtype, device="cpu")
         table = torch.stack([self._records.get(name, empty).to(self._device) for name in self._convs])
-        if dist.is_initialized():
+        if several_processes():
             dist.all_reduce(table)
         means = {name: total / count for name, (total, count) in zip(self._convs, table.tolist(), strict=True) if count}
         return dict(sorted(means.items(), key=lambda item: item[1], reverse=True))

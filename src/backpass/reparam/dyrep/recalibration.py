@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from backpass._internal.batches import Forward, forward_on
 from backpass._internal.first_batches import reading
 from backpass._internal.modes import eval_mode
+from backpass._internal.several_processes import several_processes
 from backpass.errors import InputError
 from backpass.reparam.blocks.batch_norm import BatchNorm
 
@@ -65,7 +66,7 @@ def recalibrate(
             f"{len(norms) - unreached}; pass at least one batch on which the model uses all of them, or "
             "forward=, a function that runs the model so that it does in eval mode, also its auxiliary heads"
         )
-    if dist.is_initialized():
+    if several_processes():
         for norm in norms:
             for statistic in (cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)):
                 dist.all_reduce(statistic)
