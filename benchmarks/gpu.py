@@ -35,7 +35,7 @@ from tools import environment_of
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("sgs", "pgt", "cost", "throughput")
 # The seconds that a stage may take; the last one takes what is left.
-MOST = {"tests": 300, "sgs": 180, "pgt": 180, "cost": 420, "throughput": 300, "rates": math.inf}
+MOST = {"tests": 480, "sgs": 180, "pgt": 180, "cost": 420, "throughput": 300, "rates": math.inf}
 _TESTS_ENDED = (0, 1)  # pytest's status when all tests ran, well or not
 PATIENCE = 30  # seconds that an interrupted stage gets to put its work away
 

@@ -66,7 +66,8 @@ def test_an_unknown_name_with_nothing_close():
 def test_counts_must_be_positive_integers(key, value):
     with pytest.raises(InputError) as caught:
         create_model("digits_net", **{key: value})
-    assert str(caught.value) == f"expected {key} of 'digits_net' to be a positive integer, got {value!r}"
+    expected = f"expected {key} of 'digits_net' to be a positive integer, got {value!r}; choose another number"
+    assert str(caught.value) == expected
 
 
 def test_counts_may_be_integers_of_numpy():

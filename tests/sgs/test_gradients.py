@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from backpass.errors import StateError
-from backpass.sgs import SpatialGradientScaling
+from backpass.sgs import SpatialGradientScaling, gradients
 
 CENTRE = torch.tensor([[0.5, 0.5, 0.5], [0.5, 5.0, 0.5], [0.5, 0.5, 0.5]])
 ONCE_PER_STEP = r"scaled before the last backward\(\) or clipping.*\(0\.weight\); with gradient accumulation, call"
@@ -58,6 +59,32 @@ def test_gradients_of_an_earlier_step_are_left_alone_and_new_ones_scaled() -> No
     (model[0](x) + model[1](x)).sum().backward()  # the first is added to, and the second new
     sgs.scale_gradients()
     torch.testing.assert_close(model[1].weight.grad, new)
+
+
+def test_steps_and_zeroing_that_count_no_write_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA, where fused steps and the zeroing of several gradients at once leave versions as they are."""
+    monkeypatch.setattr(torch, "_foreach_zero_", lambda tensors: [tensor.data.zero_() for tensor in tensors])
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, fused=True)
+    sgs = controller(model)
+    hook = register_optimizer_step_post_hook(gradients._note_step)
+    try:
+        scaled = []
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=False)
+            backward(model)
+            sgs.scale_gradients()
+            scaled.append(model[0].weight.grad.clone())
+            optimizer.step()
+        assert all(torch.equal(grad, scaled[0]) for grad in scaled)
+        sgs.remove()
+        backward(model)
+        sgs.scale_gradients()
+        backward(model)
+        with pytest.raises(StateError, match=ONCE_PER_STEP):
+            sgs.scale_gradients()
+    finally:
+        hook.remove()
 
 
 def test_the_readme_line_under_accelerates_accumulation_is_refused() -> None:

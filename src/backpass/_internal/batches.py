@@ -46,9 +46,10 @@ def forward_on(
                 "of another form: a function of the batch, or the name of the input in a mapping"
             )
         if x.numel() == 0:
-            raise InputError(f"expected a non-empty batch, got shape {tuple(x.shape)}")
+            raise InputError(f"expected a non-empty batch, got shape {tuple(x.shape)}; leave empty batches out")
         cast = x.is_floating_point() and dtypes and x.dtype not in dtypes
-        return model(x.to(device, dtypes[0] if cast else None, non_blocking=True))
+        waits = x.device.type != "cpu"  # a copy to the CPU could be read before it has arrived
+        return model(x.to(device, dtypes[0] if cast else None, non_blocking=not waits))
 
     return forward
 

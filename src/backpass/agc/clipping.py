@@ -221,4 +221,4 @@ def _unsharded(tensor: Tensor) -> Tensor:
 
 def _check_positive(name: str, value: float) -> None:
     if not 0 < value < math.inf:
-        raise InputError(f"expected {name} to be a finite number above 0, got {value}")
+        raise InputError(f"expected {name} to be a finite number above 0, got {value}; choose another value")

@@ -39,7 +39,7 @@ def compare_study(
             without a setting to tune.
     """
     if not len(methods) or not len(seeds):
-        raise InputError(f"expected at least one method and one seed, got {list(methods)} and {list(seeds)}")
+        raise InputError(f"expected at least one method and one seed, got {list(methods)} and {list(seeds)}; give both")
     for method in methods:
         check_method(method)
     names = list(dict.fromkeys(methods))

@@ -129,7 +129,7 @@ def inspect_scalings(
         seeds = itertools.count()  # the same in both passes, and for all variants of a map
 
         def show(m: FeatureMap) -> None:
-            seen.setdefault(m.layer.name, replace(m, values=m.values[:0]))
+            seen.setdefault(m.layer.name, replace(m, values=m.values.new_empty((0, *m.values.shape[1:]))))
             seed = next(seeds)
             for variant, vary in _VARIANTS.items():
                 visit(replace(vary(m, seed), layer=_variant(m.layer, variant)))

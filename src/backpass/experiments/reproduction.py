@@ -104,7 +104,7 @@ def table_study(
     """
     seeds = tuple(range(table.seeds)) if seeds is None else tuple(dict.fromkeys(seeds))
     if not seeds:
-        raise InputError("expected at least one seed, got none")
+        raise InputError("expected at least one seed, got none; give one, or leave seeds out for those of the paper")
     reduction = reduction or Reduction()
     for pattern in entries:
         if not any(fnmatch.fnmatchcase(entry.label, pattern) for entry in table.entries):

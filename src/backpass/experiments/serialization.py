@@ -58,7 +58,7 @@ def from_json(kind: type[_T], text: str | bytes, source: str) -> _T:
             f"{'; '.join(problems[:_SHOWN])}{more}; remove or mend it"
         ) from error
     except ValueError as error:  # more than one JSON value
-        raise InputError(f"{source}: expected one {kind.__name__} in JSON, got more") from error
+        raise InputError(f"{source}: expected one {kind.__name__} in JSON, got more; correct the file") from error
     return value
 
 

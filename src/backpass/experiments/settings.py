@@ -33,7 +33,9 @@ def replace_settings(settings: Any, values: Iterable[tuple[str, Any]]) -> Any:
         keys = key.split(",")
         parts = (value,) if len(keys) == 1 else value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, (tuple, list)) or len(parts) != len(keys):
-            raise InputError(f"expected a value for each of {key}, joined by commas as in '5,10', got {value!r}")
+            raise InputError(
+                f"expected a value for each of {key}, joined by commas as in '5,10', got {value!r}; give as many parts"
+            )
         for name, part in zip(keys, parts, strict=True):
             settings = replace_setting(settings, name, part.strip() if isinstance(part, str) else part)
     return settings
@@ -57,7 +59,7 @@ def replace_setting(settings: Any, key: str, value: Any) -> Any:
         raise InputError(f"unknown setting {head!r} of {type(settings).__name__}; expected one of {', '.join(names)}")
     present = getattr(settings, head)
     if rest and not is_dataclass(present):
-        raise InputError(f"{head!r} is a single setting, it has no {rest!r}")
+        raise InputError(f"{head!r} is a single setting, it has no {rest!r}; leave the part after the dot out")
     if not rest and is_dataclass(present):
         inner = ", ".join(f"{head}.{field.name}" for field in fields(present))
         raise InputError(f"{head!r} is a group of settings; expected one of {inner}")
@@ -82,5 +84,5 @@ def _as_type(kind: type, value: Any, name: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if value is not None and type(value) is not kind:
-        raise InputError(f"expected {name} to be of type {kind.__name__}, got {value!r}")
+        raise InputError(f"expected {name} to be of type {kind.__name__}, got {value!r}; give a value of this type")
     return value

@@ -49,6 +49,7 @@ class StudyRun:
         if not _FOLDER.fullmatch(self.entry) or set(self.entry) == {"."}:
             raise InputError(
                 f"expected an entry's key of letters, digits and . + _ = - that can name a folder, got {self.entry!r}"
+                "; choose another key"
             )
 
     @property
@@ -92,7 +93,7 @@ class Study:
         check_entries(self.entries)
         object.__setattr__(self, "seeds", plain(tuple(self.seeds)))
         if len(set(self.seeds)) != len(self.seeds):
-            raise InputError(f"expected every seed once, got {list(self.seeds)}")
+            raise InputError(f"expected every seed once, got {list(self.seeds)}; leave repeated ones out")
         if self.tuning is not None and (shared := set(self.seeds) & set(self.tuning.seeds)):
             raise InputError(
                 f"expected seeds that have no part in tuning, got {sorted(shared)} for both; choose others, so that "

@@ -57,7 +57,9 @@ class Tuning:
         """Check the range of every setting, and refuse what tries nothing."""
         check_settings(self, "tuning")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise InputError(f"expected at least one seed to tune with, each once, got {list(self.seeds)}")
+            raise InputError(
+                f"expected at least one seed to tune with, each once, got {list(self.seeds)}; give other seeds"
+            )
         if self.sampler == "tpe" and self.trials is None:
             raise InputError("expected a number of trials with sampler 'tpe', got none; give it")
         if self.halving and len(self.seeds) < 2:
@@ -133,6 +135,7 @@ def parse_space(texts: Sequence[str]) -> Space:
         if not equals or not key or not all(parts) or key in space or len(set(parts)) < len(parts):
             raise InputError(
                 f"expected settings to tune such as lr=0.05,0.1,0.2, each setting and each value once, got {text!r}"
+                "; correct the setting"
             )
         space[key] = parts
     return tuple(space.items())

@@ -66,5 +66,6 @@ def _zeros(input_size: Sequence[int], like: Tensor) -> Tensor:
         raise InputError(
             "expected input_size to be the positive integers (channels, height, width) of one example without the "
             f"batch axis, got {tuple(input_size)}"
+            "; give three of them"
         )
     return torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)

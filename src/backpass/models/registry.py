@@ -88,7 +88,9 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
     for key in kwargs.keys() & {"num_classes", "in_channels"}:
         value = kwargs[key]
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise InputError(f"expected {key} of {name!r} to be a positive integer, got {value!r}")
+            raise InputError(
+                f"expected {key} of {name!r} to be a positive integer, got {value!r}; choose another number"
+            )
         kwargs[key] = int(value)
     if name.startswith(TIMM_PREFIX):
         return _create_timm_model(name, kwargs)
@@ -103,7 +105,10 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
 def _create_own_model(path: str, kwargs: dict[str, Any]) -> nn.Module:
     builder = import_object(path, "model")
     if not callable(builder):
-        raise InputError(f"expected model {path!r} to be a function that returns a model, got {builder!r}")
+        raise InputError(
+            f"expected model {path!r} to be a function that returns a model, got {builder!r}"
+            "; name the function that builds the model"
+        )
     check_call(builder, path, kwargs)
     model = builder(**kwargs)
     if not isinstance(model, nn.Module):

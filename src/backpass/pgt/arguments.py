@@ -54,6 +54,7 @@ def check_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, op
         raise InputError(
             f"expected weight to hold one value for each class, shape ({classes},), got {tuple(weight.shape)} "
             f"for input of shape {tuple(input.shape)}"
+            "; give a weight for each class, or leave weight out"
         )
     if target.shape == input.shape:
         _check_probabilities(target, options.ignore_index)
@@ -80,6 +81,7 @@ def _check_labels(input: Tensor, target: Tensor, class_dim: int, ignore_index: i
         raise InputError(
             f"expected target to hold class indices of shape {tuple(label_shape)} or class probabilities of shape "
             f"{tuple(input.shape)}, that of input, got shape {tuple(target.shape)}"
+            "; reshape the target"
         )
     if target.dtype not in (torch.int64, torch.uint8):
         raise InputError(f"expected class indices in torch.int64, got {target.dtype}; call target.long()")
@@ -105,7 +107,10 @@ def _check_logits(input: Tensor) -> None:
 def check_reduction(reduction: str) -> None:
     """Raise an InputError if ``reduction`` is none of PyTorch's."""
     if reduction not in _REDUCTIONS:
-        raise InputError(f"expected reduction to be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}")
+        raise InputError(
+            f"expected reduction to be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}"
+            "; choose one of them"
+        )
 
 
 def check_label_smoothing(label_smoothing: float) -> None:
@@ -133,6 +138,7 @@ def check_binary_cross_entropy(
         if factor is not None and not _broadcasts_to(factor.shape, input.shape):
             raise InputError(
                 f"expected {name} to broadcast to the shape of input, {tuple(input.shape)}, got {tuple(factor.shape)}"
+                "; reshape it"
             )
 
 

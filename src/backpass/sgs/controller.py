@@ -85,9 +85,11 @@ class SpatialGradientScaling(AppliedScalings):
         check_measure(measure, drop_near_equal)
         check_dilation(dilation)
         if apply not in ("gradient", "update"):
-            raise InputError(f"expected apply to be one of 'gradient', 'update', got {apply!r}")
+            raise InputError(f"expected apply to be one of 'gradient', 'update', got {apply!r}; choose one of them")
         if warmup < 0 or every < 1:
-            raise InputError(f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}")
+            raise InputError(
+                f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}; choose other values"
+            )
         super().__init__(apply)
         self.k = check_k(k)
         self.measure: str = measure

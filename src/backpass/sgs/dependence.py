@@ -222,7 +222,9 @@ class Autocorrelation(Dependence):
         axes = [axis for axis in range(feature_map.ndim) if axis != 1]
         for total, displacement in zip(self.totals, self.displacements(dilation), strict=True):
             p, q = pixel_pairs(centred, displacement)
-            total += torch.stack([x.sum(axes) for x in (p, q, p * p, q * q, p * q)])
+            sums = [p.sum(axes), q.sum(axes)]
+            sums += [(a * b).sum(axes) for a, b in ((p, p), (q, q), (p, q))]  # one product in memory at a time
+            total += torch.stack(sums)
 
     def _per_displacement(self) -> list[Tensor]:
         pairs = self.pairs.tolist()

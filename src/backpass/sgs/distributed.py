@@ -68,7 +68,8 @@ def reduce_totals(dependences: Sequence[Dependence], group: ProcessGroup = None)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
+    device = tensors[0].device  # a model may be spread over several
+    return torch.cat([tensor.flatten().to(device) for tensor in tensors])
 
 
 def _unflatten(flat: Tensor, into: Sequence[Tensor]) -> None:

@@ -87,6 +87,7 @@ def _measure(
         raise InputError(
             f"expected a non-empty floating point map (N, C) with {axes} spatial axes for kernel size "
             f"{tuple(kernel_size)}, got shape {tuple(feature_map.shape)} of {feature_map.dtype}"
+            "; pass a map of this form"
         )
     pads, steps = _per_axis("padding", padding, axes), _per_axis("dilation", dilation, axes)
     zeros = [(pad, pad) for pad in pads]
@@ -95,7 +96,7 @@ def _measure(
     values = values.to(dependence.low.device)
     dependence.observe(values, steps, zeros)
     if not dependence.finite:
-        raise InputError("expected finite values in the feature map, got NaN or infinity")
+        raise InputError("expected finite values in the feature map, got NaN or infinity; remove them before measuring")
     dependence.start_counting()
     dependence.count(values, steps, zeros)
     return dependence.result()
@@ -104,5 +105,8 @@ def _measure(
 def _per_axis(name: str, value: Sequence[int] | int, axes: int) -> list[int]:
     values = [value] * axes if isinstance(value, int) else list(value)
     if len(values) != axes:
-        raise InputError(f"expected {name} to be one number or {axes}, one for each spatial axis, got {value!r}")
+        raise InputError(
+            f"expected {name} to be one number or {axes}, one for each spatial axis, got {value!r}"
+            "; give as many numbers"
+        )
     return values

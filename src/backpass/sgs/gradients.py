@@ -1,9 +1,13 @@
 """Scaling gradients: one multiplication for each kernel, once for each step."""
 
 from collections.abc import Mapping
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from backpass.errors import StateError
 from backpass.sgs.distributed import local_part
@@ -25,6 +29,9 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
     - One write, and no step of the optimizer on the kernel: another backward pass added to it, or it was clipped.
       Where no gradient of the step is new, this is refused.
     - Otherwise it is new. ``zero_grad`` makes a new tensor, or two writes with the next backward pass.
+
+    On an accelerator fused steps and ``zero_grad(set_to_none=False)`` count no write. There a hook on all optimizers
+    notes in the mark that there was a step.
 
     It does not see two or more writes without a step, such as unscaling and clipping between two calls. A loop that
     clears gradients through ``.data`` and steps through ``.data`` or with a fused optimizer shows neither, and is
@@ -62,6 +69,22 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
     fresh = {name: grad for name, grad in gradients.items() if name not in untouched}
     for name, grad in fresh.items():
         grad.mul_(laid_out(scalings[name], grad))
+    if any(grad.device.type != "cpu" for grad in gradients.values()):
+        _note_steps()
     for name, grad in fresh.items():  # only now: gradients that are views of one buffer count their writes together
         setattr(grad, _MARK, (grad._version, kernels[name]))
     return len(gradients)
+
+
+@cache
+def _note_steps() -> None:
+    """Let every optimizer note its steps in the marks of its gradients, from now on."""
+    register_optimizer_step_post_hook(_note_step)
+
+
+def _note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            grad = getattr(parameter.grad, "_local_tensor", parameter.grad)  # of a DTensor
+            if (mark := getattr(grad, _MARK, None)) is not None:
+                setattr(grad, _MARK, (mark[0], None))  # no version of a kernel

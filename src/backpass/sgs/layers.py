@@ -119,6 +119,7 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             f"or Conv3d with a kernel axis longer than 1"
             + (f" that include={include!r} selects" if include is not None else "")
             + (f"; {', '.join(convs)} cut their input into patches, include=['*'] selects them" if patches else "")
+            + ("" if patches else "; give another model, or other patterns")
         )
     return {layer.name: layer for layer in layers.values()}
 

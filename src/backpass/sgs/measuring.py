@@ -154,13 +154,15 @@ def _at_distance_one(for_each_map: Callable[[FeatureMapVisitor], None], visit: F
 def check_dilation(dilation: str) -> None:
     """Raise :class:`InputError` unless there is such a way to treat dilation."""
     if dilation not in ("measured", "ignored"):
-        raise InputError(f"expected dilation to be one of 'measured', 'ignored', got {dilation!r}")
+        raise InputError(f"expected dilation to be one of 'measured', 'ignored', got {dilation!r}; choose one of them")
 
 
 def check_measure(measure: str, drop_near_equal: bool) -> None:
     """Raise :class:`InputError` unless there is such a measure and, with ``drop_near_equal``, it has bins."""
     if measure not in MEASURES:
-        raise InputError(f"expected measure to be one of {', '.join(map(repr, MEASURES))}, got {measure!r}")
+        raise InputError(
+            f"expected measure to be one of {', '.join(map(repr, MEASURES))}, got {measure!r}; choose one of them"
+        )
     if drop_near_equal and measure != "mutual_information":
         raise InputError(
             f"expected measure='mutual_information' with drop_near_equal, got {measure!r}, which has no bins; "

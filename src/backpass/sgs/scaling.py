@@ -27,7 +27,9 @@ _SMALLEST = 1e-6  # keeps every tap learning; the paper asks for strictly positi
 def check_k(k: object) -> float:
     """Return ``k`` as a float, or raise an InputError if it is not a finite number above 0."""
     if isinstance(k, bool) or not isinstance(k, Real) or not 0 < float(k) < math.inf:
-        raise InputError(f"expected k to be a finite number > 0 (the SGS paper uses 5), got {k!r}")
+        raise InputError(
+            f"expected k to be a finite number > 0 (the SGS paper uses 5), got {k!r}; choose another value"
+        )
     return float(k)
 
 
@@ -68,7 +70,9 @@ def normalize(g: Tensor) -> Tensor:
     tensor([0.7500, 1.5000, 0.7500])
     """
     if not bool(g.isfinite().all()) or bool((g < 0).any()) or not bool((g > 0).any()):
-        raise InputError(f"expected a finite, non-negative scaling that is not all zero, got {g.tolist()}")
+        raise InputError(
+            f"expected a finite, non-negative scaling that is not all zero, got {g.tolist()}; pass another scaling"
+        )
     positive = g.clamp(min=_SMALLEST * float(g.max()))
     return positive / positive.mean()
 
@@ -123,12 +127,16 @@ def scaling_from_branches(branches: Sequence[str], kernel_size: Sequence[int] | 
     if not sizes or len({len(size) for size in sizes}) != 1:
         raise InputError(
             f"expected one or more branches with the same number of axes, such as ['3x3', '1x3'], got {branches!r}"
+            "; correct the branches"
         )
     kernel = tuple(kernel_size) if kernel_size is not None else tuple(map(max, zip(*sizes, strict=True)))
     scaling = torch.zeros(kernel)
     for branch, size in zip(branches, sizes, strict=True):
         if len(size) != len(kernel) or any(s > k or (k - s) % 2 for s, k in zip(size, kernel, strict=True)):
-            raise InputError(f"branch {branch!r} cannot be centred in a kernel of size {kernel}")
+            raise InputError(
+                f"branch {branch!r} cannot be centred in a kernel of size {kernel}"
+                "; give kernel sizes that differ by an even number of taps"
+            )
         scaling[tuple(slice((k - s) // 2, (k + s) // 2) for s, k in zip(size, kernel, strict=True))] += 1
     return scaling
 
@@ -151,7 +159,9 @@ def alpha_beta_scaling(alpha: float, beta: float) -> Tensor:
             [0.4091, 0.8182, 0.4091]])
     """
     if not (alpha > 0 and beta > 0 and math.isfinite(alpha + beta)):
-        raise InputError(f"expected alpha and beta to be finite numbers > 0, got {alpha!r} and {beta!r}")
+        raise InputError(
+            f"expected alpha and beta to be finite numbers > 0, got {alpha!r} and {beta!r}; choose other values"
+        )
     edge, corner = 1 / alpha, 1 / beta
     return normalize(torch.tensor([[corner, edge, corner], [edge, 1.0, edge], [corner, edge, corner]]))
 
@@ -187,6 +197,7 @@ def fixed_scalings(scaling: Tensor | Mapping[str, Tensor], own: Mapping[str, Ten
     if not given or not given.keys() <= own.keys():
         raise InputError(
             f"expected a scaling of the shape of some kernel, or one for some of {sorted(own)}, got {received}"
+            "; correct the shape or the names"
         )
     check_scalings(given, own)
     return given
@@ -204,5 +215,5 @@ def laid_out(scaling: Tensor, like: Tensor) -> Tensor:
 def _parse_size(branch: str) -> tuple[int, ...]:
     parts = branch.split("x")
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(f"expected a branch's kernel size such as '3x3' or '1x3', got {branch!r}")
+        raise InputError(f"expected a branch's kernel size such as '3x3' or '1x3', got {branch!r}; write it so")
     return tuple(map(int, parts))

@@ -111,7 +111,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             run code.
     """
     if not path.is_file():
-        raise InputError(f"expected a checkpoint at {path}, found none")
+        raise InputError(f"expected a checkpoint at {path}, found none; correct the path")
     content = path.read_bytes()
     checked, checksum = content[:-_CHECKSUM_LENGTH], content[-_CHECKSUM_LENGTH:]
     if checksum != _CHECKSUM + hashlib.sha256(checked).hexdigest().encode():

@@ -59,6 +59,7 @@ def check_form(expected: Any, received: Any, name: str) -> None:
             raise InputError(
                 f"expected {name} of the checkpoint to have the keys of this run, got one with missing {missing} and "
                 f"unknown {unknown}"
+                "; use the checkpoint of this run, or remove it"
             )
         for key in expected:
             check_form(expected[key], received[key], f"{name}.{key}")
@@ -66,7 +67,10 @@ def check_form(expected: Any, received: Any, name: str) -> None:
         for number, (own, other) in enumerate(zip(expected, received, strict=True)):
             check_form(own, other, f"{name}.{number}")
     elif _kind(expected) != _kind(received):
-        raise InputError(f"expected {name} of the checkpoint to be {_kind(expected)}, got {_kind(received)}")
+        raise InputError(
+            f"expected {name} of the checkpoint to be {_kind(expected)}, got {_kind(received)}"
+            "; use the checkpoint of this run, or remove it"
+        )
 
 
 def _kind(value: Any) -> str:

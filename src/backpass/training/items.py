@@ -103,7 +103,10 @@ def call_data_function(path: str, arguments: Mapping[str, Any]) -> Data:
     """
     function = import_object(path, "data set")
     if not callable(function):
-        raise InputError(f"expected data set {path!r} to be a function that returns the data, got {function!r}")
+        raise InputError(
+            f"expected data set {path!r} to be a function that returns the data, got {function!r}"
+            "; name the function that makes the data set"
+        )
     check_call(function, path, arguments)
     data = function(**arguments)
     if not isinstance(data, ImageData | ItemData):

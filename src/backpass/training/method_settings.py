@@ -78,6 +78,7 @@ class SgsSettings:
         raise InputError(
             "expected sgs.alpha and sgs.beta together, or sgs.branches without them, got "
             f"sgs.alpha={self.alpha!r}, sgs.beta={self.beta!r}, sgs.branches={self.branches!r}"
+            "; leave one of the two out"
         )
 
 

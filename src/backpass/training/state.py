@@ -123,6 +123,7 @@ class TrainingState:
                     raise InputError(
                         f"expected optimizer.{key} of {name} in the checkpoint to have shape {tuple(parameter.shape)}, "
                         f"got {tuple(value.shape)}"
+                        "; use the checkpoint of this run, or remove it"
                     )
 
 
@@ -194,6 +195,7 @@ def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:
         if not isinstance(state[name], kind):
             raise InputError(
                 f"expected {name} of the checkpoint to be a {kind.__name__}, got {type(state[name]).__name__}"
+                "; use the checkpoint of this run, or remove it"
             )
     check_run(run.as_dict(), state["run"], "the checkpoint", "choose another folder or remove the checkpoint")
     if state["precision"] != runtime.precision:
@@ -207,6 +209,7 @@ def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:
         raise InputError(
             f"expected history of the checkpoint to hold a record for each epoch, at most {run.recipe.epochs}, got "
             f"{history!r}"
+            "; use the checkpoint of this run, or remove it"
         )
 
 
@@ -225,4 +228,7 @@ def _naming(part: str) -> Iterator[None]:
         yield
     except Exception as error:
         text = str(error) if isinstance(error, BackpassError) else f"{type(error).__name__}: {error}"
-        raise InputError(f"expected {part} of the checkpoint to be that of this run, got another: {text}") from error
+        raise InputError(
+            f"expected {part} of the checkpoint to be that of this run, got another: {text}"
+            "; use the checkpoint of this run, or remove it"
+        ) from error

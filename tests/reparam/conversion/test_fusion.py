@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from backpass._internal.full_float32 import full_float32
 from backpass.errors import InputError, StateError
 from backpass.reparam import BLOCKS, ACBlock, DyRepBlock, fuse, reparameterize
 from reference.reparam_cases import Residual, images, randomise
@@ -169,6 +170,22 @@ def test_the_probe_finds_a_model_that_changed_and_leaves_it_alone() -> None:
     assert isinstance(model.conv2, ACBlock)
 
 
+def test_the_probe_is_compared_without_tf32() -> None:
+    seen = []
+
+    class Looking(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return super().forward(x)
+
+    before = torch.backends.cudnn.allow_tf32
+    model = randomise(reparameterize(Looking(), "acb", probe=images(2, 3, 8, 8))).eval()
+    seen.clear()
+    fuse(model, probe=images(2, 3, 8, 8))
+    assert seen == [False, False]
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("name", BLOCKS)
 def test_fusing_stays_on_the_device(name: str) -> None:
@@ -178,4 +195,5 @@ def test_fusing_stays_on_the_device(name: str) -> None:
     x = images(2, 3, 9, 9).cuda()
     fused = fuse(model, probe=x)
     assert {parameter.device.type for parameter in fused.parameters()} == {"cuda"}
-    torch.testing.assert_close(fused(x), model(x), rtol=1e-3, atol=1e-3)
+    with full_float32():
+        torch.testing.assert_close(fused(x), model(x), rtol=1e-3, atol=1e-3)

@@ -89,7 +89,9 @@ def _open_database(address: str) -> RDBStorage:
     try:
         url = sqlalchemy.make_url(address)
     except (ArgumentError, ValueError) as error:
-        raise InputError(f"expected a database URL such as postgresql://user@host/database, got {address!r}") from error
+        raise InputError(
+            f"expected a database URL such as postgresql://user@host/database, got {address!r}; correct the address"
+        ) from error
     if url.drivername == "postgresql":
         # Which driver that means depends on the version of SQLAlchemy.
         url = url.set(drivername="postgresql+psycopg")
@@ -114,11 +116,17 @@ def _open_database(address: str) -> RDBStorage:
                 "use PostgreSQL, a journal file or SQLite, the storages that are tested"
             ) from error
         except NoSuchModuleError as error:
-            raise InputError(f"expected a database that SQLAlchemy knows, got {url.drivername!r}") from error
+            raise InputError(
+                f"expected a database that SQLAlchemy knows, got {url.drivername!r}"
+                "; use sqlite:///PATH or postgresql://user@host/database"
+            ) from error
         except SQLAlchemyError as error:
             # Workers that start at once may all try to make the tables, or to enter their version; one succeeds.
             if remaining == 0 or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
-                raise InputError(f"cannot open {url.render_as_string(hide_password=True)}: {error}") from error
+                raise InputError(
+                    f"cannot open {url.render_as_string(hide_password=True)}: {error}"
+                    "; check the address, and that the server runs and knows the user"
+                ) from error
             time.sleep(0.2)
     if is_sqlite:
         # SQLite knows no row locks: without the write lock from the start, two workers can read the same waiting trial

@@ -212,7 +212,7 @@ def scale_gammas(branches: Mapping[str, Branch], gamma: float, init: str) -> Non
         InputError: ``init`` is neither ``"default"`` nor ``"single"``.
     """
     if init not in ("default", "single"):
-        raise InputError(f'expected init to be "default" or "single", got {init!r}')
+        raise InputError(f'expected init to be "default" or "single", got {init!r}; choose one of them')
     for name, branch in branches.items():
         nn.init.constant_(branch.norm.weight, float(name == MAIN) if init == "single" else gamma)
 

@@ -62,11 +62,14 @@ def equivalent_scaling(
     [[1.0, 2.0, 1.0], [2.0, 3.0, 2.0], [1.0, 2.0, 1.0]]
     """
     if optimizer not in ("sgd", "adam"):
-        raise InputError(f'expected optimizer to be "sgd" or "adam", got {optimizer!r}')
+        raise InputError(f'expected optimizer to be "sgd" or "adam", got {optimizer!r}; choose one of them')
     power = 2 if optimizer == "sgd" else 1
     scales = scales or {}
     if unknown := sorted(scales.keys() - set(block.branches)):
-        raise InputError(f"expected scales of the branches {', '.join(block.branches)}, got {', '.join(unknown)}")
+        raise InputError(
+            f"expected scales of the branches {', '.join(block.branches)}, got {', '.join(unknown)}"
+            "; leave the others out"
+        )
     chained = [n for n, branch in block.items() if not isinstance(branch, ConvBranch | IdentityBranch)]
     if chained:
         raise InputError(
@@ -103,5 +106,6 @@ def _factor(scale: float | Tensor, name: str, channels: int) -> Tensor:
         raise InputError(
             f"expected the factor of branch {name} to be a number or of shape ({channels},), got shape "
             f"{tuple(scale.shape)}"
+            "; give a factor of such a shape"
         )
     return scale.detach().cpu().double().view(-1, 1, 1, 1)

@@ -21,5 +21,5 @@ def block_kind(name: str) -> BlockKind:
         InputError: there is none; the message lists the names.
     """
     if name not in BLOCKS:
-        raise InputError(f"expected one of the blocks {', '.join(BLOCKS)}, got {name!r}")
+        raise InputError(f"expected one of the blocks {', '.join(BLOCKS)}, got {name!r}; choose one of them")
     return BLOCKS[name]

@@ -46,7 +46,7 @@ class RepVGGBlock(ReparamBlock):
                 nn.init.normal_(branch.norm.weight, mean=0.1, std=0.1)
                 nn.init.normal_(branch.norm.bias, mean=0.0, std=0.1)
         elif init != "default":
-            raise InputError(f'expected init to be "default" or "random", got {init!r}')
+            raise InputError(f'expected init to be "default" or "random", got {init!r}; choose one of them')
         super().__init__(conv, norm, layers, branches)
 
     @classmethod

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from backpass._internal.full_float32 import full_float32
 from backpass.errors import InputError, StateError
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.conversion.module_replacement import copied, outermost_blocks, replace
@@ -23,8 +24,8 @@ def fuse(model: nn.Module, *, inplace: bool = False, probe: Probe | None = None)
         model: a model in eval mode, or a single block; blocks may be nested.
         inplace: change ``model`` itself and return it. Default: a deep copy.
         probe: an input of the model (a tensor, or arguments as a sequence or mapping) on which its outputs
-            before and after are compared as well, to ``sqrt(eps)`` of their dtype (3.5e-4 in float32) relative
-            to the largest. Default: blocks are compared one by one only.
+            before and after are compared as well, without TF32, to ``sqrt(eps)`` of their dtype (3.5e-4 in float32)
+            relative to the largest. Default: blocks are compared one by one only.
 
     Raises:
         InputError: there are no floating-point tensors in the output on the probe.
@@ -56,7 +57,8 @@ def fuse(model: nn.Module, *, inplace: bool = False, probe: Probe | None = None)
 
 
 def _outputs(model: nn.Module, probe: Probe) -> list[Tensor]:
-    output = call(model, probe)
+    with full_float32():
+        output = call(model, probe)
     found = list(tensors(output))
     if not any(tensor.is_floating_point() for tensor in found):
         raise InputError(

@@ -70,7 +70,10 @@ def reparameterize(
     kind = block_kind(name)
     allowed = sorted(inspect.signature(kind).parameters.keys() - {"conv", "norm"})
     if unknown := sorted(options.keys() - set(allowed)):
-        raise InputError(f"expected options of {name}, which are {', '.join(allowed)}, got {', '.join(unknown)}")
+        raise InputError(
+            f"expected options of {name}, which are {', '.join(allowed)}, got {', '.join(unknown)}"
+            "; leave the others out"
+        )
     plan = plan_conversion(model, name, include=include, probe=probe)
     if not plan.converted:
         reasons = f":\n{plan}" if plan.skipped else "; it has no nn.Conv2d outside of blocks"

@@ -106,11 +106,12 @@ class DyRep:
         probe: Probe | None = None,
     ) -> None:
         if metric not in METRICS:
-            raise InputError(f"expected metric to be one of {', '.join(METRICS)}, got {metric!r}")
+            raise InputError(f"expected metric to be one of {', '.join(METRICS)}, got {metric!r}; choose one of them")
         if every < 1 or until < 0 or recalibration_batches < 1:
             raise InputError(
                 "expected every and recalibration_batches to be at least 1 and until at least 0, got "
                 f"every={every}, recalibration_batches={recalibration_batches}, until={until}"
+                "; choose other values"
             )
         if unwrap(model) is not model:
             raise InputError(
@@ -133,8 +134,14 @@ class DyRep:
         self.recalibration_batches = recalibration_batches
         self._groups = ParameterGroups(model, optimizer, group_of)
         self._generator = torch.Generator().manual_seed(seed)
-        self._device = next(model.parameters()).device
-        self._dtype = torch.float32 if self._device.type == "mps" else torch.float64
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device  # the model may have moved since
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float32 if self._device.type == "mps" else torch.float64
 
     def due(self, epoch: int) -> bool:
         """Return whether epoch ``epoch`` (the first is 0) ends with :meth:`adjust`."""
@@ -160,7 +167,7 @@ class DyRep:
             score = score.to(self._dtype)
             finite = score.isfinite()
             step = torch.stack([torch.where(finite, score, 0.0), finite.to(score.dtype)])
-            self._records[name] = self._records[name] + step if name in self._records else step
+            self._records[name] = self._records[name].to(step.device) + step if name in self._records else step
 
     @torch.no_grad()
     def adjust(self, batches: Iterable[Any], forward: Callable[[Any], object] | None = None) -> Adjustment:

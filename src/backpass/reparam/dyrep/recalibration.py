@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from backpass._internal.batches import Forward, forward_on
 from backpass._internal.first_batches import reading
 from backpass._internal.modes import eval_mode
+from backpass._internal.random_state import keeping_global_states
 from backpass._internal.several_processes import several_processes
 from backpass.errors import InputError
 from backpass.reparam.blocks.batch_norm import BatchNorm
@@ -47,8 +48,9 @@ def recalibrate(
     momenta = [norm.momentum for norm in norms]
     device = next(model.parameters()).device
     run = forward_on(model, device) if forward is None else forward
+    devices = [device] if device.type == "cuda" else []
     try:
-        with eval_mode(model):
+        with keeping_global_states(devices), eval_mode(model):
             for norm in norms:
                 norm.train()
                 norm.reset_running_stats()

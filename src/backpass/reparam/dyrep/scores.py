@@ -42,4 +42,6 @@ def conv_score(weight: Tensor, gradient: Tensor, metric: str) -> Tensor:
             return (gradient * weight).abs().sum()
         case "grad_norm":
             return gradient.square().sum().sqrt()
-    raise InputError(f"expected a metric computed from a gradient (synflow, snip or grad_norm), got {metric!r}")
+    raise InputError(
+        f"expected a metric computed from a gradient (synflow, snip or grad_norm), got {metric!r}; choose one of them"
+    )
