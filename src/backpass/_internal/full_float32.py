@@ -20,8 +20,7 @@ def full_float32() -> Iterator[None]:
     products: Any = torch.backends.cuda.matmul
     settings: list[tuple[Any, str, Any]]
     if hasattr(products, "fp32_precision"):  # from torch 2.9 on, where the older flags may not be mixed with it
-        # Recurrent layers too, since the older flag is one for both and cannot be read where they differ.
-        settings = [(holder, "fp32_precision", "ieee") for holder in (convolutions.conv, convolutions.rnn, products)]
+        settings = [(holder, "fp32_precision", "ieee") for holder in (convolutions.conv, products)]
     else:
         settings = [(convolutions, "allow_tf32", False), (products, "allow_tf32", False)]
     before = [getattr(holder, name) for holder, name, _ in settings]
