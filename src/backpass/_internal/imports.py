@@ -85,6 +85,6 @@ def check_call(target: Callable[..., Any], name: str, arguments: Mapping[str, An
     except TypeError as error:
         accepted = ", ".join(signature.parameters) or "none"
         raise InputError(
-            f"expected arguments of {name!r}, which are {accepted}, got others: {error}"
-            "; leave out the ones that it does not take, and give those that it needs"
+            f"expected arguments of {name!r}, which are {accepted}, got others: {error}; "
+            "leave out the ones that it does not take, and give those that it needs"
         ) from None

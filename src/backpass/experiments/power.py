@@ -23,8 +23,8 @@ def spread_of_differences(spread: float, correlation: float = 0.0) -> float:
     """
     if not spread > 0 or not -1 <= correlation < 1:
         raise InputError(
-            f"expected a spread above 0 and a correlation from -1 to below 1, got {spread} and {correlation}"
-            "; choose other values"
+            f"expected a spread above 0 and a correlation from -1 to below 1, got {spread} and {correlation}; "
+            "choose other values"
         )
     return spread * math.sqrt(2 * (1 - correlation))
 
@@ -47,8 +47,8 @@ def power_of(difference: float, std: float, seeds: int, level: float = LEVEL) ->
     """
     if not std > 0 or seeds < 2 or not 0 < level < 1:
         raise InputError(
-            f"expected std > 0, at least 2 seeds and a level between 0 and 1, got {std}, {seeds} and {level}"
-            "; choose other values"
+            f"expected std > 0, at least 2 seeds and a level between 0 and 1, got {std}, {seeds} and {level}; "
+            "choose other values"
         )
     import numpy as np
     from scipy.stats import nct, t  # Here, since it takes seconds to load, which no worker needs to wait for.

@@ -48,8 +48,8 @@ class StudyRun:
         """Refuse keys that lead out of the study's folder."""
         if not _FOLDER.fullmatch(self.entry) or set(self.entry) == {"."}:
             raise InputError(
-                f"expected an entry's key of letters, digits and . + _ = - that can name a folder, got {self.entry!r}"
-                "; choose another key"
+                f"expected an entry's key of letters, digits and . + _ = - that can name a folder, got {self.entry!r}; "
+                "choose another key"
             )
 
     @property

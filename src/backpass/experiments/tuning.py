@@ -134,8 +134,8 @@ def parse_space(texts: Sequence[str]) -> Space:
         key = _SHORT.get(name.strip(), name.strip())
         if not equals or not key or not all(parts) or key in space or len(set(parts)) < len(parts):
             raise InputError(
-                f"expected settings to tune such as lr=0.05,0.1,0.2, each setting and each value once, got {text!r}"
-                "; correct the setting"
+                f"expected settings to tune such as lr=0.05,0.1,0.2, each setting and each value once, got {text!r}; "
+                "correct the setting"
             )
         space[key] = parts
     return tuple(space.items())

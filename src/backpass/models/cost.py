@@ -65,7 +65,7 @@ def _zeros(input_size: Sequence[int], like: Tensor) -> Tensor:
     if not input_size or not all(isinstance(size, int) and size > 0 for size in input_size):
         raise InputError(
             "expected input_size to be the positive integers (channels, height, width) of one example without the "
-            f"batch axis, got {tuple(input_size)}"
-            "; give three of them"
+            f"batch axis, got {tuple(input_size)}; "
+            "give three of them"
         )
     return torch.zeros(1, *input_size, device=like.device, dtype=like.dtype)

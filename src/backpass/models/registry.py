@@ -106,8 +106,8 @@ def _create_own_model(path: str, kwargs: dict[str, Any]) -> nn.Module:
     builder = import_object(path, "model")
     if not callable(builder):
         raise InputError(
-            f"expected model {path!r} to be a function that returns a model, got {builder!r}"
-            "; name the function that builds the model"
+            f"expected model {path!r} to be a function that returns a model, got {builder!r}; "
+            "name the function that builds the model"
         )
     check_call(builder, path, kwargs)
     model = builder(**kwargs)

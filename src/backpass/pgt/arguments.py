@@ -53,8 +53,8 @@ def check_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, op
     if weight is not None and weight.shape != (classes,):
         raise InputError(
             f"expected weight to hold one value for each class, shape ({classes},), got {tuple(weight.shape)} "
-            f"for input of shape {tuple(input.shape)}"
-            "; give a weight for each class, or leave weight out"
+            f"for input of shape {tuple(input.shape)}; "
+            "give a weight for each class, or leave weight out"
         )
     if target.shape == input.shape:
         _check_probabilities(target, options.ignore_index)
@@ -80,8 +80,8 @@ def _check_labels(input: Tensor, target: Tensor, class_dim: int, ignore_index: i
     if target.shape != label_shape:
         raise InputError(
             f"expected target to hold class indices of shape {tuple(label_shape)} or class probabilities of shape "
-            f"{tuple(input.shape)}, that of input, got shape {tuple(target.shape)}"
-            "; reshape the target"
+            f"{tuple(input.shape)}, that of input, got shape {tuple(target.shape)}; "
+            "reshape the target"
         )
     if target.dtype not in (torch.int64, torch.uint8):
         raise InputError(f"expected class indices in torch.int64, got {target.dtype}; call target.long()")
@@ -108,8 +108,8 @@ def check_reduction(reduction: str) -> None:
     """Raise an InputError if ``reduction`` is none of PyTorch's."""
     if reduction not in _REDUCTIONS:
         raise InputError(
-            f"expected reduction to be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}"
-            "; choose one of them"
+            f"expected reduction to be one of {', '.join(map(repr, _REDUCTIONS))}, got {reduction!r}; "
+            "choose one of them"
         )
 
 
@@ -137,8 +137,8 @@ def check_binary_cross_entropy(
     for name, factor in (("weight", weight), ("pos_weight", pos_weight)):
         if factor is not None and not _broadcasts_to(factor.shape, input.shape):
             raise InputError(
-                f"expected {name} to broadcast to the shape of input, {tuple(input.shape)}, got {tuple(factor.shape)}"
-                "; reshape it"
+                f"expected {name} to broadcast to the shape of input, {tuple(input.shape)}, got {tuple(factor.shape)}; "
+                "reshape it"
             )
 
 

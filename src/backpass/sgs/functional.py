@@ -86,8 +86,8 @@ def _measure(
     if feature_map.ndim != axes + 2 or not feature_map.is_floating_point() or feature_map.numel() == 0:
         raise InputError(
             f"expected a non-empty floating point map (N, C) with {axes} spatial axes for kernel size "
-            f"{tuple(kernel_size)}, got shape {tuple(feature_map.shape)} of {feature_map.dtype}"
-            "; pass a map of this form"
+            f"{tuple(kernel_size)}, got shape {tuple(feature_map.shape)} of {feature_map.dtype}; "
+            "pass a map of this form"
         )
     pads, steps = _per_axis("padding", padding, axes), _per_axis("dilation", dilation, axes)
     zeros = [(pad, pad) for pad in pads]
@@ -106,7 +106,7 @@ def _per_axis(name: str, value: Sequence[int] | int, axes: int) -> list[int]:
     values = [value] * axes if isinstance(value, int) else list(value)
     if len(values) != axes:
         raise InputError(
-            f"expected {name} to be one number or {axes}, one for each spatial axis, got {value!r}"
-            "; give as many numbers"
+            f"expected {name} to be one number or {axes}, one for each spatial axis, got {value!r}; "
+            "give as many numbers"
         )
     return values

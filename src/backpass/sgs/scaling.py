@@ -126,16 +126,16 @@ def scaling_from_branches(branches: Sequence[str], kernel_size: Sequence[int] | 
     sizes = [_parse_size(branch) for branch in branches]
     if not sizes or len({len(size) for size in sizes}) != 1:
         raise InputError(
-            f"expected one or more branches with the same number of axes, such as ['3x3', '1x3'], got {branches!r}"
-            "; correct the branches"
+            f"expected one or more branches with the same number of axes, such as ['3x3', '1x3'], got {branches!r}; "
+            "correct the branches"
         )
     kernel = tuple(kernel_size) if kernel_size is not None else tuple(map(max, zip(*sizes, strict=True)))
     scaling = torch.zeros(kernel)
     for branch, size in zip(branches, sizes, strict=True):
         if len(size) != len(kernel) or any(s > k or (k - s) % 2 for s, k in zip(size, kernel, strict=True)):
             raise InputError(
-                f"branch {branch!r} cannot be centred in a kernel of size {kernel}"
-                "; give kernel sizes that differ by an even number of taps"
+                f"branch {branch!r} cannot be centred in a kernel of size {kernel}; "
+                "give kernel sizes that differ by an even number of taps"
             )
         scaling[tuple(slice((k - s) // 2, (k + s) // 2) for s, k in zip(size, kernel, strict=True))] += 1
     return scaling
@@ -196,8 +196,8 @@ def fixed_scalings(scaling: Tensor | Mapping[str, Tensor], own: Mapping[str, Ten
         given, received = dict(scaling), str(sorted(scaling))
     if not given or not given.keys() <= own.keys():
         raise InputError(
-            f"expected a scaling of the shape of some kernel, or one for some of {sorted(own)}, got {received}"
-            "; correct the shape or the names"
+            f"expected a scaling of the shape of some kernel, or one for some of {sorted(own)}, got {received}; "
+            "correct the shape or the names"
         )
     check_scalings(given, own)
     return given

@@ -25,8 +25,8 @@ def batch_size(batch: Any) -> int:
     first = next((tensor for tensor in _tensors(batch) if tensor.ndim), None)
     if first is None:
         raise InputError(
-            f"expected a batch with a tensor whose first axis is the batch, got {describe(batch)}"
-            "; return such batches from the data set"
+            f"expected a batch with a tensor whose first axis is the batch, got {describe(batch)}; "
+            "return such batches from the data set"
         )
     return len(first)
 

@@ -50,7 +50,8 @@ def check_form(expected: Any, received: Any, name: str) -> None:
 
     >>> check_form({"rates": [0.1]}, {"rates": ["fast"]}, "schedule")
     Traceback (most recent call last):
-    backpass.errors.InputError: expected schedule.rates.0 of the checkpoint to be a number, got str
+    backpass.errors.InputError: expected schedule.rates.0 of the checkpoint to be a number, got str; use \
+the checkpoint of this run, or remove it
     """
     if isinstance(expected, Mapping) and isinstance(received, Mapping):
         missing = sorted(map(str, expected.keys() - received.keys()))
@@ -58,8 +59,8 @@ def check_form(expected: Any, received: Any, name: str) -> None:
         if missing or unknown:
             raise InputError(
                 f"expected {name} of the checkpoint to have the keys of this run, got one with missing {missing} and "
-                f"unknown {unknown}"
-                "; use the checkpoint of this run, or remove it"
+                f"unknown {unknown}; "
+                "use the checkpoint of this run, or remove it"
             )
         for key in expected:
             check_form(expected[key], received[key], f"{name}.{key}")
@@ -68,8 +69,8 @@ def check_form(expected: Any, received: Any, name: str) -> None:
             check_form(own, other, f"{name}.{number}")
     elif _kind(expected) != _kind(received):
         raise InputError(
-            f"expected {name} of the checkpoint to be {_kind(expected)}, got {_kind(received)}"
-            "; use the checkpoint of this run, or remove it"
+            f"expected {name} of the checkpoint to be {_kind(expected)}, got {_kind(received)}; "
+            "use the checkpoint of this run, or remove it"
         )
 
 

@@ -104,8 +104,8 @@ def call_data_function(path: str, arguments: Mapping[str, Any]) -> Data:
     function = import_object(path, "data set")
     if not callable(function):
         raise InputError(
-            f"expected data set {path!r} to be a function that returns the data, got {function!r}"
-            "; name the function that makes the data set"
+            f"expected data set {path!r} to be a function that returns the data, got {function!r}; "
+            "name the function that makes the data set"
         )
     check_call(function, path, arguments)
     data = function(**arguments)

@@ -77,8 +77,8 @@ class SgsSettings:
             return normalize(scaling_from_branches(self.branches))
         raise InputError(
             "expected sgs.alpha and sgs.beta together, or sgs.branches without them, got "
-            f"sgs.alpha={self.alpha!r}, sgs.beta={self.beta!r}, sgs.branches={self.branches!r}"
-            "; leave one of the two out"
+            f"sgs.alpha={self.alpha!r}, sgs.beta={self.beta!r}, sgs.branches={self.branches!r}; "
+            "leave one of the two out"
         )
 
 

@@ -122,8 +122,8 @@ class TrainingState:
                 if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                     raise InputError(
                         f"expected optimizer.{key} of {name} in the checkpoint to have shape {tuple(parameter.shape)}, "
-                        f"got {tuple(value.shape)}"
-                        "; use the checkpoint of this run, or remove it"
+                        f"got {tuple(value.shape)}; "
+                        "use the checkpoint of this run, or remove it"
                     )
 
 
@@ -194,8 +194,8 @@ def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:
     for name, kind in _PARTS.items():
         if not isinstance(state[name], kind):
             raise InputError(
-                f"expected {name} of the checkpoint to be a {kind.__name__}, got {type(state[name]).__name__}"
-                "; use the checkpoint of this run, or remove it"
+                f"expected {name} of the checkpoint to be a {kind.__name__}, got {type(state[name]).__name__}; "
+                "use the checkpoint of this run, or remove it"
             )
     check_run(run.as_dict(), state["run"], "the checkpoint", "choose another folder or remove the checkpoint")
     if state["precision"] != runtime.precision:
@@ -208,8 +208,8 @@ def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:
     if not records or len(history) > run.recipe.epochs:
         raise InputError(
             f"expected history of the checkpoint to hold a record for each epoch, at most {run.recipe.epochs}, got "
-            f"{history!r}"
-            "; use the checkpoint of this run, or remove it"
+            f"{history!r}; "
+            "use the checkpoint of this run, or remove it"
         )
 
 
@@ -229,6 +229,6 @@ def _naming(part: str) -> Iterator[None]:
     except Exception as error:
         text = str(error) if isinstance(error, BackpassError) else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"expected {part} of the checkpoint to be that of this run, got another: {text}"
-            "; use the checkpoint of this run, or remove it"
+            f"expected {part} of the checkpoint to be that of this run, got another: {text}; "
+            "use the checkpoint of this run, or remove it"
         ) from error

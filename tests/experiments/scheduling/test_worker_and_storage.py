@@ -55,7 +55,7 @@ def test_a_trained_run_is_complete_however_the_storage_fails(error, tmp_path, mo
     queue = queue_of([tiny_run()], tmp_path)
     calls = disturb(queue, monkeypatch, error, TrialState.COMPLETE)
     work(queue, tmp_path, heartbeat=0.02)
-    assert len(calls) == 3  # the third finds the trial finished
+    assert len(calls) >= 2  # both failures; a third call, if the worker does not see it before, finds it finished
     assert accuracies(queue) == {"a-seed0": 0.5}
     assert not (tmp_path / "a-seed0").exists()
     queue.close()

@@ -93,10 +93,8 @@ class Queue:
         names = optuna.get_all_study_names(storage)
         if (name is None and len(names) != 1) or (name is not None and name not in names):
             wanted = "one study, or its name" if name is None else f"a study called {name!r}"
-            raise InputError(
-                f"expected {wanted} in {address}, found {', '.join(map(repr, names)) or 'no study'}"
-                "; give the name of one of them"
-            )
+            found = ", ".join(map(repr, names)) or "no study"
+            raise InputError(f"expected {wanted} in {address}, found {found}; give the name of one of them")
         return cls(storage, name or names[0])
 
     @classmethod

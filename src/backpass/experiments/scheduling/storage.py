@@ -117,15 +117,15 @@ def _open_database(address: str) -> RDBStorage:
             ) from error
         except NoSuchModuleError as error:
             raise InputError(
-                f"expected a database that SQLAlchemy knows, got {url.drivername!r}"
-                "; use sqlite:///PATH or postgresql://user@host/database"
+                f"expected a database that SQLAlchemy knows, got {url.drivername!r}; "
+                "use sqlite:///PATH or postgresql://user@host/database"
             ) from error
         except SQLAlchemyError as error:
             # Workers that start at once may all try to make the tables, or to enter their version; one succeeds.
             if remaining == 0 or not (isinstance(error, IntegrityError) or "already exists" in str(error)):
                 raise InputError(
-                    f"cannot open {url.render_as_string(hide_password=True)}: {error}"
-                    "; check the address, and that the server runs and knows the user"
+                    f"cannot open {url.render_as_string(hide_password=True)}: {error}; "
+                    "check the address, and that the server runs and knows the user"
                 ) from error
             time.sleep(0.2)
     if is_sqlite:

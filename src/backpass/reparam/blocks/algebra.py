@@ -156,7 +156,7 @@ def embed_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
 def _channel_identity(channels: int, groups: int, dtype: torch.dtype | None, device: torch.device | None) -> Tensor:
     if groups < 1 or channels % groups:
         raise InputError(
-            f"expected channels to be a multiple of groups, got channels={channels} and groups={groups}"
-            "; choose other groups"
+            f"expected channels to be a multiple of groups, got channels={channels} and groups={groups}; "
+            "choose other groups"
         )
     return torch.eye(channels // groups, dtype=dtype, device=device).repeat(groups, 1)

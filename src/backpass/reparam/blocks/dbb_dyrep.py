@@ -49,8 +49,8 @@ class DyRepBlock(ReparamBlock):
     ) -> None:
         if MAIN not in branches or not set(branches) <= set(DYREP_BRANCHES):
             raise InputError(
-                f"expected branches to be names from {', '.join(DYREP_BRANCHES)}, {MAIN} among them, got {branches!r}"
-                "; correct the names"
+                f"expected branches to be names from {', '.join(DYREP_BRANCHES)}, {MAIN} among them, got {branches!r}; "
+                "correct the names"
             )
         layers = self.layers(conv, norm)
         present = [name for name in DYREP_BRANCHES if name in branches and _fits(name, layers.geometry)]

@@ -67,8 +67,8 @@ def equivalent_scaling(
     scales = scales or {}
     if unknown := sorted(scales.keys() - set(block.branches)):
         raise InputError(
-            f"expected scales of the branches {', '.join(block.branches)}, got {', '.join(unknown)}"
-            "; leave the others out"
+            f"expected scales of the branches {', '.join(block.branches)}, got {', '.join(unknown)}; "
+            "leave the others out"
         )
     chained = [n for n, branch in block.items() if not isinstance(branch, ConvBranch | IdentityBranch)]
     if chained:
@@ -105,7 +105,7 @@ def _factor(scale: float | Tensor, name: str, channels: int) -> Tensor:
     if scale.shape != (channels,):
         raise InputError(
             f"expected the factor of branch {name} to be a number or of shape ({channels},), got shape "
-            f"{tuple(scale.shape)}"
-            "; give a factor of such a shape"
+            f"{tuple(scale.shape)}; "
+            "give a factor of such a shape"
         )
     return scale.detach().cpu().double().view(-1, 1, 1, 1)

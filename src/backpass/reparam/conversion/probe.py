@@ -26,8 +26,8 @@ def call(model: nn.Module, probe: Probe) -> Any:
     if isinstance(probe, Sequence) and not isinstance(probe, str):
         return model(*probe)
     raise InputError(
-        f"expected probe to be a tensor, a sequence or a mapping of arguments, got {type(probe).__name__}"
-        "; pass the input itself, or its arguments in a tuple or a dictionary"
+        f"expected probe to be a tensor, a sequence or a mapping of arguments, got {type(probe).__name__}; "
+        "pass the input itself, or its arguments in a tuple or a dictionary"
     )
 
 

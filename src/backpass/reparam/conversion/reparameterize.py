@@ -71,8 +71,8 @@ def reparameterize(
     allowed = sorted(inspect.signature(kind).parameters.keys() - {"conv", "norm"})
     if unknown := sorted(options.keys() - set(allowed)):
         raise InputError(
-            f"expected options of {name}, which are {', '.join(allowed)}, got {', '.join(unknown)}"
-            "; leave the others out"
+            f"expected options of {name}, which are {', '.join(allowed)}, got {', '.join(unknown)}; "
+            "leave the others out"
         )
     plan = plan_conversion(model, name, include=include, probe=probe)
     if not plan.converted:

@@ -110,8 +110,8 @@ class DyRep:
         if every < 1 or until < 0 or recalibration_batches < 1:
             raise InputError(
                 "expected every and recalibration_batches to be at least 1 and until at least 0, got "
-                f"every={every}, recalibration_batches={recalibration_batches}, until={until}"
-                "; choose other values"
+                f"every={every}, recalibration_batches={recalibration_batches}, until={until}; "
+                "choose other values"
             )
         if unwrap(model) is not model:
             raise InputError(
