@@ -1,7 +1,7 @@
 """Batches in the forms that loaders yield: running a model on their input, mapping and describing them."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from backpass.errors import InputError
 
-__all__ = ["Forward", "copied", "describe", "forward_on", "map_parts", "map_tensors"]
+__all__ = ["Forward", "copied", "describe", "forward_on", "map_parts", "map_tensors", "tensors_in"]
 
 Forward = Callable[[Any], Any]
 """Runs a model on a batch of any form."""
@@ -77,6 +77,19 @@ def copied(batch: Any) -> Any:
     if isinstance(batch, tuple) and (type(batch) is tuple or hasattr(batch, "_make")):
         return getattr(batch, "_make", tuple)(map(copied, batch))
     return batch
+
+
+def tensors_in(batch: Any) -> Iterator[Tensor]:
+    """Iterate over the tensors in tuples, lists and mappings at any depth.
+
+    >>> list(tensors_in({"a": torch.zeros(2), "b": [(torch.ones(1),), "name", None]}))
+    [tensor([0., 0.]), tensor([1.])]
+    """
+    if isinstance(batch, Tensor):
+        yield batch
+    elif isinstance(batch, Mapping | tuple | list):
+        for part in batch.values() if isinstance(batch, Mapping) else batch:
+            yield from tensors_in(part)
 
 
 def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:

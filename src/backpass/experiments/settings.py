@@ -1,8 +1,8 @@
-"""Settings of a recipe replaced by their dotted names."""
+"""Settings by their dotted names: read, and replaced in a recipe."""
 
 import ast
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -10,7 +10,22 @@ from typing import Any, get_args, get_type_hints
 from backpass._internal.settings import plain
 from backpass.errors import InputError
 
-__all__ = ["replace_setting", "replace_settings"]
+__all__ = ["replace_setting", "replace_settings", "settings_by_name"]
+
+
+def settings_by_name(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings, dataclasses or dictionaries, by their dotted names, each after ``prefix``.
+
+    >>> settings_by_name({"lr": 0.1, "sgs": {"k": 5.0}})
+    {'lr': 0.1, 'sgs.k': 5.0}
+    """
+    if is_dataclass(settings):
+        settings = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        nested = isinstance(value, Mapping) or is_dataclass(value)
+        found |= settings_by_name(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return found
 
 
 def replace_settings(settings: Any, values: Iterable[tuple[str, Any]]) -> Any:

@@ -13,6 +13,7 @@ import numpy
 import torch
 
 from backpass.errors import MissingExtraError
+from backpass.experiments.settings import settings_by_name
 from backpass.training.outcome import EpochRecord
 from backpass.training.recipe import Run
 from backpass.training.traces import Traces
@@ -51,7 +52,7 @@ def tracking(name: str | None, run: Run, folder: Path, *, epochs: int = 0) -> It
         tracker.start()
     try:
         if epochs == 0 or name != "tensorboard":
-            tracker.store_init_configuration(_flat(run.as_dict()))
+            tracker.store_init_configuration(_configuration(run))
 
         def send(record: EpochRecord, traces: Traces) -> None:
             epoch = int(record["epoch"])
@@ -102,12 +103,11 @@ def _send_scalings(name: str, tracker: Any, epoch: int, scalings: Mapping[str, l
         tracker.log_images({"scalings": [pixels]}, step=epoch)
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted name, as texts where they are no numbers."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat
+def _configuration(run: Run) -> dict[str, Any]:
+    """Return the settings of a run by name, as texts where they are no numbers; none that is left out."""
+    settings = settings_by_name(run.as_dict())
+    return {
+        name: value if isinstance(value, bool | int | float | str) else str(value)
+        for name, value in settings.items()
+        if value is not None
+    }

@@ -1,13 +1,12 @@
 """Batches of any form: tensors, or tuples, lists and dictionaries of them, nested."""
 
-from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from backpass._internal.batches import describe, map_parts, map_tensors
+from backpass._internal.batches import describe, map_parts, map_tensors, tensors_in
 from backpass.errors import InputError
 
 __all__ = ["batch_size", "move", "split_batch"]
@@ -22,7 +21,7 @@ def batch_size(batch: Any) -> int:
     >>> batch_size({"boxes": torch.zeros(3, 4)})
     3
     """
-    first = next((tensor for tensor in _tensors(batch) if tensor.ndim), None)
+    first = next((tensor for tensor in tensors_in(batch) if tensor.ndim), None)
     if first is None:
         raise InputError(
             f"expected a batch with a tensor whose first axis is the batch, got {describe(batch)}; "
@@ -46,7 +45,7 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
     size = batch_size(batch)
 
     def chosen(part: Any) -> bool:
-        values = isinstance(part, list) and len(part) == size and not any(True for _ in _tensors(part))
+        values = isinstance(part, list) and len(part) == size and not any(True for _ in tensors_in(part))
         return values or isinstance(part, Tensor)
 
     return [map_parts(partial(_piece, parts=parts, number=number), batch, chosen) for number in range(parts)]
@@ -73,14 +72,3 @@ def _piece(part: Tensor | list[Any], parts: int, number: int) -> Tensor | list[A
     if isinstance(part, Tensor):
         return part.tensor_split(parts)[number]
     return [part[index] for index in torch.arange(len(part)).tensor_split(parts)[number].tolist()]
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, tuple | list):
-        for value in batch:
-            yield from _tensors(value)

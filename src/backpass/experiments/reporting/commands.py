@@ -2,12 +2,12 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from backpass.experiments.recipes import RECIPES
 from backpass.experiments.record import Record
+from backpass.experiments.settings import settings_by_name
 from backpass.experiments.study import run_folder
 from backpass.training.recipe import Run, Runtime
 
@@ -42,29 +42,17 @@ def train_command(run: Run, runtime: Runtime | None = None, out: Path | None = N
     >>> print(train_command(Run(replace(RECIPES["digits"], epochs=2), "sgs+pgt", seed=3)))
     backpass train --recipe digits --method sgs+pgt --seed 3 --epochs 2
     """
-    wanted = _options(run.recipe)
-    bases = {name: _options(recipe) for name, recipe in RECIPES.items()}
+    wanted = settings_by_name(run.recipe)
+    bases = {name: settings_by_name(recipe) for name, recipe in RECIPES.items()}
     name = min(bases, key=lambda name: len(_other(wanted, bases[name])))
     options = _other(wanted, bases[name])
     if runtime is not None:
-        options |= _other(_options(runtime, "runtime."), _options(Runtime(), "runtime."))
+        options |= _other(settings_by_name(runtime, "runtime."), settings_by_name(Runtime(), "runtime."))
     words = ["backpass", "train", "--recipe", name, "--method", run.method, "--seed", str(run.seed)]
     words += [] if out is None else ["--out", out.as_posix()]
     for key, value in options.items():
         words += _words(key, value)
     return shlex.join(words)
-
-
-def _options(settings: Any, prefix: str = "") -> dict[str, Any]:
-    """Return settings by the names of their options, without dashes in front."""
-    options: dict[str, Any] = {}
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if is_dataclass(value):
-            options |= _options(value, f"{prefix}{field.name}.")
-        else:
-            options[f"{prefix}{field.name}"] = value
-    return options
 
 
 def _other(wanted: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:

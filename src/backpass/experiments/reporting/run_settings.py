@@ -1,10 +1,10 @@
 """The settings of all runs of a report: those that they share, and those in which they differ."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from backpass.experiments.record import Record
+from backpass.experiments.settings import settings_by_name
 
 __all__ = ["environments", "recipes", "shared_and_other"]
 
@@ -13,12 +13,12 @@ _SEVERAL = "several"
 
 def recipes(groups: Mapping[str, Sequence[Record]]) -> dict[str, list[dict[str, Any]]]:
     """Return the recipes of each group of runs, with dotted names."""
-    return {name: [_flat(asdict(record.run.recipe)) for record in group] for name, group in groups.items()}
+    return {name: [settings_by_name(record.run.recipe) for record in group] for name, group in groups.items()}
 
 
 def environments(groups: Mapping[str, Sequence[Record]]) -> dict[str, list[dict[str, Any]]]:
     """Return the environments of each group of runs, with dotted names."""
-    return {name: [_flat(asdict(record.environment)) for record in group] for name, group in groups.items()}
+    return {name: [settings_by_name(record.environment) for record in group] for name, group in groups.items()}
 
 
 def shared_and_other(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[dict[str, str], dict[str, list[str]]]:
@@ -45,14 +45,3 @@ def shared_and_other(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

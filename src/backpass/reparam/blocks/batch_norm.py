@@ -1,4 +1,4 @@
-"""The batch normalisations that a block can take over, and folding one into a convolution."""
+"""The batch normalisations that a block can take over, their scale, and folding one into a convolution."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from backpass.reparam.blocks.algebra import KernelBias, fold_batch_norm
 
-__all__ = ["BatchNorm", "fold", "norms_like", "unsuitable_norm", "wide"]
+__all__ = ["BatchNorm", "fold", "norms_like", "scale_of", "unsuitable_norm", "wide"]
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 
@@ -50,6 +50,18 @@ def fold(norm: BatchNorm, kernel: Tensor, bias: Tensor | None = None) -> KernelB
     )
     bias = torch.zeros_like(mean) if bias is None else bias
     return fold_batch_norm(kernel, bias, mean, var, gamma, beta, norm.eps)
+
+
+def scale_of(norm: BatchNorm) -> Tensor:
+    """Return ``gamma / sqrt(var + eps)``, the factor of each channel in eval mode: shape ``(C,)``, detached.
+
+    >>> norm = nn.BatchNorm2d(1, eps=0.0)
+    >>> norm.running_var.fill_(4.0)
+    tensor([4.])
+    >>> scale_of(norm)
+    tensor([0.5000])
+    """
+    return (norm.weight / torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)).detach()
 
 
 def wide(tensor: Tensor) -> Tensor:

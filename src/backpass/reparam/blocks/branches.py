@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from backpass.errors import InputError
 from backpass.reparam.blocks.algebra import KernelBias, average_kernel, chain_pointwise, identity_kernel
-from backpass.reparam.blocks.batch_norm import BatchNorm, fold, wide
+from backpass.reparam.blocks.batch_norm import BatchNorm, fold, scale_of, wide
 from backpass.reparam.blocks.block import MAIN, Branch, ReparamBlock
 from backpass.reparam.blocks.layers import LayerFactory
 
@@ -56,8 +56,7 @@ class BatchNormAndPad(nn.Module):
 
     @torch.no_grad()
     def _border(self) -> Tensor:
-        mean, var = cast(Tensor, self.norm.running_mean), cast(Tensor, self.norm.running_var)
-        return self.norm.bias - mean * self.norm.weight / torch.sqrt(var + self.norm.eps)
+        return self.norm.bias - cast(Tensor, self.norm.running_mean) * scale_of(self.norm)
 
 
 class IdentityPlusPointwise(nn.Conv2d):

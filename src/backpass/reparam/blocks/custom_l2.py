@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from backpass.errors import InputError
-from backpass.reparam.blocks.batch_norm import BatchNorm
+from backpass.reparam.blocks.batch_norm import scale_of
 from backpass.reparam.blocks.block import MAIN
 from backpass.reparam.blocks.branches import ConvBranch
 from backpass.reparam.blocks.repvgg import RepVGGBlock
@@ -27,7 +27,7 @@ def custom_l2(block: RepVGGBlock) -> Tensor:
     kernel, pointwise = main.conv.weight, point.conv.weight
     centre_row, centre_column = (k // 2 for k in block.geometry.kernel_size)
     centre = kernel[:, :, centre_row : centre_row + 1, centre_column : centre_column + 1]
-    t3, t1 = _scale(main.norm), _scale(point.norm)
+    t3, t1 = (scale_of(branch.norm).view(-1, 1, 1, 1) for branch in (main, point))
     # A residual that starts at zero has t3 = t1 = 0: its centre tap counts as 0 instead of 0 / 0.
     scale = (t3**2 + t1**2).clamp(min=torch.finfo(t3.dtype).tiny)
     merged = (centre * t3 + pointwise * t1) ** 2 / scale
@@ -63,8 +63,3 @@ def _blocks(model: nn.Module) -> list[RepVGGBlock]:
             'reparameterize(model, "repvgg")'
         )
     return blocks
-
-
-def _scale(norm: BatchNorm) -> Tensor:
-    scale = norm.weight / torch.sqrt(cast(Tensor, norm.running_var) + norm.eps)
-    return scale.detach().view(-1, 1, 1, 1)

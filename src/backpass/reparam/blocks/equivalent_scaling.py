@@ -1,13 +1,14 @@
 """The spatial gradient scaling that a branched block amounts to (SGS paper, Lemma 1)."""
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from backpass.errors import InputError
 from backpass.reparam.blocks.algebra import embed_kernel
+from backpass.reparam.blocks.batch_norm import scale_of
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.blocks.branches import ConvBranch, IdentityBranch
 
@@ -92,10 +93,7 @@ def branch_scales(block: ReparamBlock) -> dict[str, Tensor]:
 
     These are the factors of the branches in eval mode, for :func:`equivalent_scaling`.
     """
-    return {
-        name: (branch.norm.weight / torch.sqrt(cast(Tensor, branch.norm.running_var) + branch.norm.eps)).detach()
-        for name, branch in block.items()
-    }
+    return {name: scale_of(branch.norm) for name, branch in block.items()}
 
 
 def _factor(scale: float | Tensor, name: str, channels: int) -> Tensor:

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 
+from backpass._internal.batches import tensors_in
 from backpass._internal.full_float32 import full_float32
 from backpass.errors import InputError, StateError
 from backpass.reparam.blocks.block import ReparamBlock
 from backpass.reparam.conversion.module_replacement import copied, outermost_blocks, replace
-from backpass.reparam.conversion.probe import Probe, call, tensors
+from backpass.reparam.conversion.probe import Probe, call
 
 __all__ = ["fuse"]
 
@@ -59,7 +60,7 @@ def fuse(model: nn.Module, *, inplace: bool = False, probe: Probe | None = None)
 def _outputs(model: nn.Module, probe: Probe) -> list[Tensor]:
     with full_float32():
         output = call(model, probe)
-    found = list(tensors(output))
+    found = list(tensors_in(output))
     if not any(tensor.is_floating_point() for tensor in found):
         raise InputError(
             "expected a model whose output on the probe is a floating-point tensor, or lists, tuples and mappings with "

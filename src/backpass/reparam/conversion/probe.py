@@ -1,13 +1,13 @@
 """A probe: an input on which a model runs, to see what it does."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from backpass.errors import InputError
 
-__all__ = ["Probe", "call", "tensors"]
+__all__ = ["Probe", "call"]
 
 Probe = Tensor | Sequence[Any] | Mapping[str, Any]
 """An input of a model: one tensor, positional arguments, or keyword arguments."""
@@ -29,14 +29,3 @@ def call(model: nn.Module, probe: Probe) -> Any:
         f"expected probe to be a tensor, a sequence or a mapping of arguments, got {type(probe).__name__}; "
         "pass the input itself, or its arguments in a tuple or a dictionary"
     )
-
-
-def tensors(nested: Any) -> Iterator[Tensor]:
-    """Iterate over the tensors in ``nested`` lists, tuples and mappings."""
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, Mapping):
-        yield from tensors(list(nested.values()))
-    elif isinstance(nested, list | tuple):
-        for item in nested:
-            yield from tensors(item)

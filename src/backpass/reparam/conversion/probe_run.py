@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from backpass._internal.batches import tensors_in
 from backpass._internal.eager import eagerly
 from backpass._internal.modes import eval_mode, flagged, set_mode
 from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, own_tensors
-from backpass.reparam.conversion.probe import Probe, call, tensors
+from backpass.reparam.conversion.probe import Probe, call
 
 __all__ = ["run"]
 
@@ -78,7 +79,7 @@ class _Watch(TorchFunctionMode):
 
     def used(self, nested: Any, user: str) -> None:
         """Record that ``user`` uses the tensors in ``nested``."""
-        ids = {id(tensor) for tensor in tensors(nested)}
+        ids = {id(tensor) for tensor in tensors_in(nested)}
         for output, _, users in self.outputs:
             if id(output) in ids:
                 users.add(user)

@@ -1,7 +1,7 @@
 """Records in groups: the runs of one training that differ in the seed alone, with a label that tells them apart."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from backpass.errors import InputError
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.metrics import label_of
+from backpass.experiments.settings import settings_by_name
 from backpass.experiments.study import recipe_without_seed
 
 __all__ = ["Group", "group_records", "layers_shown", "mean_of", "settings_apart"]
@@ -74,10 +75,10 @@ def group_records(records: Sequence[Record]) -> list[Group]:
 def settings_of(record: Record) -> dict[str, Any]:
     """Return the settings that the run's method uses, by dotted name."""
     parts = set(record.method.split("+"))
-    flat = _flat(asdict(recipe_without_seed(record.run)))
+    settings = settings_by_name(recipe_without_seed(record.run))
     return {
         name: value
-        for name, value in flat.items()
+        for name, value in settings.items()
         if name not in _PLACES and not (_OWN.get(name.partition(".")[0], parts).isdisjoint(parts))
     }
 
@@ -101,13 +102,6 @@ def settings_apart(settings: Mapping[str, Any], others: Sequence[Mapping[str, An
         for name, value in settings.items()
         if any(other.get(name) != value for other in others)
     ]
-
-
-def _flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def mean_of(values: Sequence[Any]) -> Tensor:
