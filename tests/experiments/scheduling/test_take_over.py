@@ -28,6 +28,15 @@ def test_a_silent_worker_loses_its_run_and_finds_out(opened, clock):
     assert [alive.claim().run.folder, alive.claim().run.folder] == [NAMES[2], NAMES[0]]
 
 
+def test_a_run_that_its_worker_completed_is_not_lost(opened):
+    alive = opened()
+    claim = alive.claim()
+    alive.finish(claim, 0.5)
+    alive.beat(claim)
+    alive.finish(claim, 0.5)
+    assert run_states(alive) == ["complete", "waiting", "waiting"]
+
+
 def test_a_worker_that_died_before_its_first_beat_is_noticed(opened, clock):
     dead, alive = opened(), opened()
     dead.claim()

@@ -15,8 +15,8 @@ The grid is written out as waiting trials because Optuna's ``GridSampler`` can h
 import itertools
 import os
 import platform
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,10 +201,8 @@ class Queue:
             LostRunError: another worker has it now.
         """
         worker = f"{platform.node()}:{os.getpid()}"
-        try:
+        with self._unless_lost(claim):
             self._storage.set_trial_user_attr(claim.trial, "beat", [worker, next(self._beats)])
-        except UpdateFinishedTrialError as error:
-            raise LostRunError(claim.run.folder) from error
 
     def finish(self, claim: Claim, accuracy: float) -> None:
         """Record that a claimed run is complete; may be called again when the storage has raised an error.
@@ -212,10 +210,15 @@ class Queue:
         Raises:
             LostRunError: another worker has the run now.
         """
-        try:
+        with self._unless_lost(claim):
             self._storage.set_trial_state_values(claim.trial, TrialState.COMPLETE, [accuracy])
+
+    @contextmanager
+    def _unless_lost(self, claim: Claim) -> Iterator[None]:
+        try:
+            yield
         except UpdateFinishedTrialError as error:
-            # A claim's trial is completed by the claim alone: an earlier try got through, its answer did not.
+            # A claim's trial is completed by the claim alone: it got through, even if its answer did not.
             if self._storage.get_trial(claim.trial).state != TrialState.COMPLETE:
                 raise LostRunError(claim.run.folder) from error
 
@@ -275,12 +278,10 @@ class Queue:
                 self._storage.set_trial_user_attr(self._id(trial), DROPPED, dropped)
 
     def _fail(self, trial: int, ending: str) -> None:
-        try:
+        with suppress(UpdateFinishedTrialError):
             # The ending comes first: a finished trial takes no more attributes.
             self._storage.set_trial_user_attr(trial, "ending", ending)
             self._storage.set_trial_state_values(trial, TrialState.FAIL)
-        except UpdateFinishedTrialError:
-            pass
 
     def _is_elsewhere(self, trial: FrozenTrial) -> bool:
         others = self._by_folder()[folder_of(trial)]
