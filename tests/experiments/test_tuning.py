@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from backpass.errors import InputError
+from backpass.experiments import sampling
 from backpass.experiments.sampling import planned_points, points, wanted
 from backpass.experiments.tuning import Trial, Tuning, best_point, parse_space
 
@@ -153,6 +156,18 @@ def test_tpe_does_not_propose_the_same_point_for_ever_where_others_diverge():
     search = Tuning(seeds=(1,), trials=12, sampler="tpe")
     known, _ = answers(search, lambda lr, _: None if lr > 0.3 else 0.9 + lr / 10, space, "pgt")
     assert len(known) == 12
+
+
+def test_tpe_that_has_ended_stays_as_it_was_where_optuna_proposes_other_points(monkeypatch):
+    search = Tuning(seeds=(1,), trials=4, sampler="tpe")
+    known, _ = answers(search, by_rate, SPACE)
+    others = [point for point in grid() if (point, 1) not in known]
+    monkeypatch.setattr(sampling, "_proposals", lambda *_: others)
+    assert points("plain", SPACE, search, known) == [point for point, _ in known]
+    # One that goes on, and one of other values, ask for points.
+    assert points("plain", SPACE, replace(search, trials=5), known) == others
+    other_space = parse_space(["lr=0.3,0.6", "weight_decay=1e-4,5e-4"])
+    assert points("plain", other_space, search, known) == others
 
 
 def test_tpe_goes_on_where_points_diverge():

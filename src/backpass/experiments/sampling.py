@@ -57,9 +57,12 @@ def points(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point
     >>> points("plain", (("optimizer.lr", ("0.1", "0.2")),), Tuning(), {})
     [(('optimizer.lr', '0.1'),), (('optimizer.lr', '0.2'),)]
     """
-    if tuning.sampler == "tpe":
-        return _proposals(entry, space, tuning, known)
     grid = _grid(space)
+    if tuning.sampler == "tpe":
+        done = list(dict.fromkeys(point for point, _ in known))
+        # A search that has ended stays as it was: another version of Optuna may propose other points.
+        ended = len(done) == planned_points(entry, space, tuning) and set(done) <= set(grid)
+        return done if ended else _proposals(entry, space, tuning, known)
     if tuning.trials is None or tuning.trials >= len(grid):
         return grid
     return [grid[number] for number in sorted(random.Random(entry).sample(range(len(grid)), tuning.trials))]
