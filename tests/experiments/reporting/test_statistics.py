@@ -50,6 +50,16 @@ PLAIN = Entry("plain", "plain", "plain", RECIPE)
 SGS = Entry("sgs", "sgs", "sgs", RECIPE, "plain", published=Published(90.0))
 
 
+def test_sizes_are_means_over_the_runs(make_record):
+    first, second = (make_record(RECIPE, "dyrep", seed, [0.5], entry="dyrep") for seed in (0, 1))
+    size = first.model
+    grown = replace(size, parameters=size.parameters + 11, macs=3 * size.macs, deployed_macs=size.deployed_macs + 2)
+    records = [first, replace(second, model=grown)]
+    (summary,) = summarize([Entry("dyrep", "dyrep", "dyrep", RECIPE)], records)
+    assert (summary.params, summary.macs) == (round(size.parameters + 5.5), 2 * size.macs)
+    assert (summary.deployed_params, summary.deployed_macs) == (size.deployed_parameters, size.deployed_macs + 1)
+
+
 def test_summary_by_hand(make_record):
     records = [
         make_record(RECIPE, "plain", 1, [0.5, 0.90], entry="plain"),

@@ -36,10 +36,10 @@ class Summary:
         seconds: mean seconds of training plus measuring.
         gpu_hours: mean of a run, evaluation included; ``None`` if one ran on a CPU.
         peak_memory: largest of all runs, in bytes; ``None`` likewise.
-        params: of the form that is trained, at the end.
-        macs: its multiply-adds of one image.
-        deployed_params: of the plain network that is left.
-        deployed_macs: its multiply-adds.
+        params: of the form that is trained, at the end; the rounded mean, since DyRep grows another in each run.
+        macs: its multiply-adds of one image, likewise.
+        deployed_params: of the plain network that is left, likewise.
+        deployed_macs: its multiply-adds, likewise.
         published: what the paper prints; ``None``: nothing.
         metric: name of the metric; ``None``: no run.
         further: means of the other metrics that have a label in tables.
@@ -106,7 +106,7 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
         difference = paired_difference([values[s] for s in common], [baseline[s].score for s in common])
     alike = [seed for seed in common if records[seed].hardware == baseline[seed].hardware]
     peaks = [record.cost.peak_memory for record in records.values()]
-    model = next((record.model for record in records.values()), None)
+    models = [record.model for record in records.values()]
     return Summary(
         label=entry.label,
         method=entry.method,
@@ -121,10 +121,10 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
         seconds=_mean(record.seconds for record in records.values()),
         gpu_hours=_mean(record.cost.gpu_hours for record in records.values()),
         peak_memory=None if None in peaks or not peaks else max(peak for peak in peaks if peak is not None),
-        params=None if model is None else model.parameters,
-        macs=None if model is None else model.macs,
-        deployed_params=None if model is None else model.deployed_parameters,
-        deployed_macs=None if model is None else model.deployed_macs,
+        params=_rounded_mean(model.parameters for model in models),
+        macs=_rounded_mean(model.macs for model in models),
+        deployed_params=_rounded_mean(model.deployed_parameters for model in models),
+        deployed_macs=_rounded_mean(model.deployed_macs for model in models),
         published=entry.published,
         metric=next((record.metric for record in records.values()), None),
         further=_further(records.values()),
@@ -153,3 +153,8 @@ def _mean(amounts: Iterable[float | None]) -> float | None:
     given = list(amounts)
     known = [amount for amount in given if amount is not None]
     return statistics.fmean(known) if known and len(known) == len(given) else None
+
+
+def _rounded_mean(counts: Iterable[int | None]) -> int | None:
+    mean = _mean(counts)
+    return None if mean is None else round(mean)
