@@ -1,6 +1,7 @@
 import importlib.util
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,13 @@ def test_a_run_on_the_cpu_of_a_machine_with_a_gpu_names_no_gpu(monkeypatch):
         for device in (None, torch.device("cuda", 0), torch.device("cpu"))
     ]
     assert found == ["a gpu", "a gpu", None, None, "a gpu", None]
+
+
+def test_hardware_of_a_run_that_moved_is_named_once_and_in_one_order():
+    first = replace(environment.environment(Runtime(device="cpu")), cpu="A", accelerator=None)
+    second, third = replace(first, cpu="B", accelerator="G"), replace(first, cpu="C")
+    there = third.after(second.after(first))
+    assert (there.hardware, there.earlier) == ("C, earlier A, B and G", ("A", "B and G"))
+    back = first.after(second.after(first))
+    assert (back.hardware, back.earlier) == ("A, earlier B and G", ("B and G",))
+    assert first.after(first) == first

@@ -104,6 +104,34 @@ def test_a_setting_that_an_older_run_lacks_has_its_default(executed, tmp_path):
     assert execute(RUN, load_data(TINY.data), tmp_path, runtime=CPU).history == record.history
 
 
+def resumed(executed, folder, alter):
+    """Return the record of the run that ends again after its environment was altered."""
+    shutil.copytree(executed[0], folder, dirs_exist_ok=True)
+    (folder / "result.json").unlink()
+    content = json.loads((folder / "environment.json").read_text())
+    (folder / "environment.json").write_text(json.dumps(alter(content)))
+    return execute(RUN, load_data(TINY.data), folder, runtime=CPU)
+
+
+def test_a_run_that_is_resumed_on_another_machine_names_both(executed, tmp_path):
+    record = resumed(executed, tmp_path, lambda content: content | {"cpu": "another cpu", "accelerator": "a gpu"})
+    here = executed[1].environment
+    assert (here.earlier, here.hardware) == ((), here.cpu)
+    assert record.environment == replace(here, earlier=("another cpu and a gpu",))
+    assert record.hardware == f"{here.cpu}, earlier another cpu and a gpu"
+    assert json.loads((tmp_path / "environment.json").read_text())["earlier"] == ["another cpu and a gpu"]
+
+
+def test_a_run_that_is_resumed_on_the_same_machine_names_it_once(executed, tmp_path):
+    assert resumed(executed, tmp_path, lambda content: content).environment == executed[1].environment
+
+
+def test_an_environment_that_cannot_be_read_is_named_and_kept(executed, tmp_path):
+    with pytest.raises(InputError, match=r"environment.json: expected a Environment .* remove or mend it"):
+        resumed(executed, tmp_path, lambda content: [])
+    assert json.loads((tmp_path / "environment.json").read_text()) == []
+
+
 @pytest.mark.parametrize(
     "request_too_much", [lambda: torch.empty(10**15), lambda: bytearray(10**18)], ids=["torch", "python"]
 )

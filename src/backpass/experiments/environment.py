@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,6 +30,7 @@ class Environment:
         threads: that torch uses.
         accelerator: name of the GPU; ``None`` where the computation is on the CPU.
         runtime: settings of the computation.
+        earlier: hardware of epochs before these, of a run that was resumed on another machine.
     """
 
     commit: str | None
@@ -41,6 +42,22 @@ class Environment:
     threads: int
     accelerator: str | None
     runtime: Runtime
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def hardware(self) -> str:
+        """Names of the CPU and the GPU, and of those before."""
+        here = self._hardware
+        return f"{here}, earlier {', '.join(self.earlier)}" if self.earlier else here
+
+    def after(self, before: "Environment") -> "Environment":
+        """Return this environment of a run that was resumed from another."""
+        known = {*before.earlier, before._hardware} - {self._hardware}
+        return replace(self, earlier=tuple(sorted(known)))
+
+    @property
+    def _hardware(self) -> str:
+        return self.cpu if self.accelerator is None else f"{self.cpu} and {self.accelerator}"
 
 
 def environment(runtime: Runtime, device: torch.device | None = None) -> Environment:

@@ -79,8 +79,8 @@ class Cost:
         train_seconds: of all epochs.
         measure_seconds: of all refreshes of SGS and adjustments of DyRep.
         evaluate_seconds: of all evaluations.
-        gpu_hours: all of these on all GPUs; ``None`` on a CPU.
-        peak_memory: bytes allocated at most on the GPU; ``None`` on a CPU.
+        gpu_hours: all of these on all GPUs; ``None`` where an epoch ran on a CPU.
+        peak_memory: bytes allocated at most on the GPU; ``None`` likewise.
     """
 
     train_seconds: float
@@ -151,9 +151,9 @@ class Record:
         return hours * self.seconds / total if hours and total else hours
 
     @property
-    def hardware(self) -> tuple[str, str | None]:
-        """Names of the CPU and the GPU."""
-        return self.environment.cpu, self.environment.accelerator
+    def hardware(self) -> str:
+        """Names of the CPU and the GPU, of all machines that computed the run."""
+        return self.environment.hardware
 
     def write(self, path: Path) -> None:
         """Write the record as JSON, atomically."""

@@ -20,7 +20,7 @@ from backpass.training.datasets import load_dataset
 from backpass.training.items import Data
 from backpass.training.methods import deploy
 from backpass.training.outcome import EpochRecord, Outcome
-from backpass.training.processes import is_main, join, on_main, process_count
+from backpass.training.processes import is_main, join, on_main
 from backpass.training.recipe import DataSettings, Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
 
@@ -127,13 +127,9 @@ def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str,
     trainer.resume()
     # Counted for the record at the end; what cannot be counted has to fail before it is trained.
     count_macs(trainer.model, example=trainer.task.example(data))
-    where = environment(runtime, trainer.accelerator.device)
-
-    def write_settings() -> None:
-        files.write_settings("config.json", run)
-        files.write_settings("environment.json", where)
-
-    on_main(write_settings)  # After the checkpoint has been compared with the run.
+    here = environment(runtime, trainer.accelerator.device)
+    # After the checkpoint has been compared with the run.
+    where = on_main(lambda: files.write_settings(here, resumed=bool(trainer.history)))
     tracker = runtime.tracker if is_main() else None
     with tracking(tracker, run, files.path, epochs=len(trainer.history)) as track:
         outcome = trainer.fit()
@@ -174,16 +170,15 @@ def _record(
         ),
         history=outcome.history,
         metric=trainer.task.metric,
-        cost=_cost(outcome, gpus=process_count() if trainer.accelerator.device.type == "cuda" else 0),
+        cost=_cost(outcome),
         scalings={name: scaling.tolist() for name, scaling in outcome.scalings.items()},
         environment=where,
         traces=outcome.traces,
     )
 
 
-def _cost(outcome: Outcome, gpus: int) -> Cost:
+def _cost(outcome: Outcome) -> Cost:
     train, measure, evaluate = (
         sum(record[f"{phase}_seconds"] for record in outcome.history) for phase in ("train", "measure", "evaluate")
     )
-    hours = gpus * (train + measure + evaluate) / 3600 if gpus else None
-    return Cost(train, measure, evaluate, hours, outcome.peak_memory)
+    return Cost(train, measure, evaluate, outcome.gpu_hours, outcome.peak_memory)

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
+from backpass.experiments.environment import Environment
 from backpass.experiments.record import RECORD_FILE, Record, read_record
-from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.serialization import from_json, read_json, to_json
 from backpass.training.checkpoint import atomic_write, remove_temporaries
 from backpass.training.differences import check_run
 from backpass.training.lock import FolderLock, lock_folder
@@ -74,9 +74,18 @@ class RunFolder:
         if self._lock is not None:
             self._lock.check()
 
-    def write_settings(self, name: str, settings: Any) -> None:
-        """Write one file of settings."""
-        atomic_write(self.path / name, to_json(settings).encode())
+    def write_settings(self, here: Environment, *, resumed: bool) -> Environment:
+        """Write the run and where it is computed; return the latter with the other hardware of a run that is resumed.
+
+        Raises:
+            InputError: the file that says where it was computed cannot be read.
+        """
+        path = self.path / "environment.json"
+        before = read_json(Environment, path) if resumed else None
+        where = here if before is None else here.after(before)
+        atomic_write(self.path / "config.json", to_json(self._run).encode())
+        atomic_write(path, to_json(where).encode())
+        return where
 
     def write_metrics(self, history: list[EpochRecord]) -> None:
         """Write the records of all epochs so far, one a line."""

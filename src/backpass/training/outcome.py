@@ -35,13 +35,27 @@ class Outcome:
               ``train_gradient_norm_std``: mean and standard deviation over steps of the Euclidean norm of the loss's
               gradient, before any method alters it; all on 16 to 31 steps of the epoch, or on all where there are
               fewer, with ``Runtime.traces`` alone;
-            - ``train_seconds``, ``measure_seconds`` (SGS and DyRep) and ``evaluate_seconds``.
+            - ``train_seconds``, ``measure_seconds`` (SGS and DyRep) and ``evaluate_seconds``;
+            - on GPUs, ``gpus``: their number, and ``peak_memory``: the largest number of bytes allocated on the first.
         scalings: the last scalings of SGS by parameter name; empty without SGS.
-        peak_memory: largest number of bytes allocated on the accelerator; ``None`` on a CPU.
         traces: what figures need; empty without ``Runtime.traces``.
     """
 
     history: list[EpochRecord]
     scalings: dict[str, Tensor] = field(default_factory=dict)
-    peak_memory: int | None = None
     traces: Traces = field(default_factory=Traces)
+
+    @property
+    def gpu_hours(self) -> float | None:
+        """Hours of all epochs on all GPUs; ``None`` where one ran on a CPU."""
+        if any("gpus" not in record for record in self.history):
+            return None
+        phases = ("train_seconds", "measure_seconds", "evaluate_seconds")
+        return sum(record["gpus"] * sum(record[phase] for phase in phases) for record in self.history) / 3600
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Largest number of bytes allocated on the first GPU in any epoch; ``None`` where one ran on a CPU."""
+        peaks = [record.get("peak_memory") for record in self.history]
+        known = [int(peak) for peak in peaks if peak is not None]
+        return max(known) if known and len(known) == len(peaks) else None

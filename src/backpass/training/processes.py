@@ -19,7 +19,6 @@ __all__ = [
     "is_main",
     "join",
     "on_main",
-    "peak_memory",
     "process_count",
     "reset_peak_memory",
     "total",
@@ -101,14 +100,19 @@ def is_main() -> bool:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let :func:`peak_memory` count from now on."""
+    """Let the peak of :func:`gpu_use` count from now on."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device: torch.device) -> int | None:
-    """Return the largest number of bytes allocated on a GPU since :func:`reset_peak_memory`; ``None`` on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+def gpu_use(device: torch.device) -> dict[str, float]:
+    """Return the number of ``gpus`` and their ``peak_memory`` in this process; nothing on a CPU.
+
+    The memory is the largest number of bytes allocated since :func:`reset_peak_memory`.
+    """
+    if device.type != "cuda":
+        return {}
+    return {"gpus": process_count(), "peak_memory": torch.cuda.max_memory_allocated(device)}
 
 
 def total(tensor: Tensor) -> Tensor:

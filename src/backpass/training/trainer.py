@@ -37,7 +37,7 @@ from backpass.training.data import measuring_batches
 from backpass.training.divergence import check_finite
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord, Outcome
-from backpass.training.processes import build_accelerator, epoch_seed, on_main, peak_memory, reset_peak_memory, total
+from backpass.training.processes import build_accelerator, epoch_seed, gpu_use, on_main, reset_peak_memory, total
 from backpass.training.recipe import Run, Runtime
 from backpass.training.run_loaders import build_run_loaders
 from backpass.training.state import TrainingState, build_state, check_checkpoint
@@ -123,7 +123,6 @@ class Trainer:
         Raises:
             DivergedError: a loss or a metric of an epoch is not finite; the epoch has no checkpoint.
         """
-        reset_peak_memory(self.accelerator.device)
         if not self.history and not self._has_weights:  # The checkpoint was not loaded.
             self._use(self._new_state(weights=True))
         for epoch in range(len(self.history), self.run.recipe.epochs):
@@ -131,13 +130,13 @@ class Trainer:
             self.history.append(record)
             self._checkpoint(epoch)
             self.on_epoch(record)
-        scalings = scalings_of(self.methods.values())
-        return Outcome(self.history, scalings, peak_memory(self.accelerator.device), self.traces.traces)
+        return Outcome(self.history, scalings_of(self.methods.values()), self.traces.traces)
 
     def _epoch(self, epoch: int) -> EpochRecord:
         # What chance decides inside the model (dropout) follows from seed and epoch too: a resumed run needs no state.
         set_seed(epoch_seed(self.run.seed, epoch, self.accelerator.process_index))
         lr = self.optimizer.param_groups[0]["lr"]
+        reset_peak_memory(self.accelerator.device)
         clock = time.perf_counter()
         measured = [m.start_epoch(epoch, self._measuring_batches(epoch)) for m in self.methods.values()]
         measure_seconds = time.perf_counter() - clock if any(measured) else 0.0
@@ -165,6 +164,7 @@ class Trainer:
             "train_seconds": train_seconds,
             "measure_seconds": measure_seconds,
             "evaluate_seconds": time.perf_counter() - clock,
+            **gpu_use(self.accelerator.device),
         }
 
     def _train(self, epoch: int) -> dict[str, float]:

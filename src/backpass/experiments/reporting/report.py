@@ -69,7 +69,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
             subjects={_subject(record): record for record in reversed(own)},
             curves={subject: learning_curves(by_name) for subject, by_name in subjects.items()},
             costs={subject: cost_chart(by_name) for subject, by_name in subjects.items()},
-            hardware=list(dict.fromkeys(" and ".join(filter(None, record.hardware)) for record in own)),
+            hardware=list(dict.fromkeys(record.hardware for record in own)),
             scalings=_scalings(runs),
             names=list(groups),
             metric=label_of(records[0].metric) if records else "",

@@ -44,4 +44,4 @@ def shared_and_other(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+    return "" if value in (None, ()) else str(value)
