@@ -45,6 +45,18 @@ def test_a_record_without_traces_is_read(tmp_path, make_record):
     assert record == make_record(RECIPE, "plain", 0, [0.9])
 
 
+def test_a_record_with_an_evaluation_every_few_epochs(tmp_path, make_record):
+    record = make_record(RECIPE, "plain", 0, [0.7, 0.8, 0.9])
+    del record.history[1]["test_accuracy"]
+    record.write(tmp_path / "result.json")
+    found = read_record(tmp_path / "result.json")
+    assert (found, found.by_epoch("accuracy"), found.score) == (record, [0.7, 0.9], 0.9)
+    del record.history[2]["test_accuracy"]
+    record.write(tmp_path / "result.json")
+    with pytest.raises(InputError, match="expected test_accuracy of epoch 2 to be a finite number, got None; run it"):
+        read_record(tmp_path / "result.json")
+
+
 def test_a_folder_without_records(tmp_path):
     with pytest.raises(InputError, match=r"expected run folders with a result\.json below .*, found none"):
         read_records(tmp_path)
@@ -70,7 +82,7 @@ def test_a_file_without_records(name, tmp_path):
         (("history",), [], "expected a history with a record for each epoch, got none"),
         (("history", 1, "test_accuracy"), None, "history.1.test_accuracy = None"),
         (("history", 0), {}, "expected epoch of epoch 0 to be a finite number, got None"),
-        (("data", "split"), "validation", "expected validation_accuracy of epoch 0 to be a finite number, got None"),
+        (("data", "split"), "validation", "expected validation_accuracy of epoch 1 to be a finite number, got None"),
         (("scalings",), {"a": [[1.0, 2.0], [1.0]]}, "expected scalings of 'a' to be nested lists of finite numbers"),
         (("scalings",), {"a": [[1.0], 2.0]}, "all of one length at each depth, got [[1.0], 2.0]; run it again"),
         (("scalings",), {"a": [1.0, "x"]}, "expected scalings of 'a' to be"),

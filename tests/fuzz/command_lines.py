@@ -77,6 +77,7 @@ SETTINGS: dict[str, list[str]] = {
     "runtime.precision": PRECISIONS,
     "runtime.workers": ["0", "0", "-1", "1" + "0" * 30, "x"],
     "runtime.checkpoint-every": INTEGERS,
+    "runtime.evaluate-every": INTEGERS,
     "recipe": ["digits", "cifar-200", "imagenet-120", "nope", *TEXTS],
 }
 METHODS = [*list_methods(), "sgs+dyrep", "acb+dbb", "sgs+sgs", "nope", "+", "plain+sgs", *TEXTS]

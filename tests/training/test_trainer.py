@@ -52,6 +52,20 @@ def test_training_learns(recipe, images):
     assert outcome.history[-1]["test_accuracy"] > 0.9
 
 
+def test_an_evaluation_every_few_epochs_and_at_the_end_changes_nothing_else(recipe, images):
+    run = Run(replace(recipe, epochs=5), "sgs")
+    always = Trainer(run, images, runtime=CPU)
+    sometimes = Trainer(run, images, runtime=replace(CPU, evaluate_every=2))
+    expected, found = always.fit().history, sometimes.fit().history
+    assert [any(name.startswith("test_") for name in record) for record in found] == [False, True, False, True, True]
+    for own, other in zip(expected, found, strict=True):
+        assert {name: own[name] for name in other if "seconds" not in name} == {
+            name: value for name, value in other.items() if "seconds" not in name
+        }
+    assert same(weights(always), weights(sometimes))
+    assert always.traces.traces.reliability == sometimes.traces.traces.reliability != {}
+
+
 def test_a_run_that_diverges_under_agc_has_diverged(recipe, images):
     settings = replace(recipe, optimizer=replace(recipe.optimizer, lr=1e20))
     with pytest.raises(DivergedError, match="in epoch 0; lower the learning rate"):

@@ -131,8 +131,9 @@ class Record:
         return self.run.seed
 
     def by_epoch(self, name: str) -> list[float]:
-        """Return a metric after each epoch, such as ``"accuracy"`` of the evaluated split."""
-        return [record[f"{self.data.split}_{name}"] for record in self.history]
+        """Return a metric after each epoch with an evaluation, such as ``"accuracy"`` of the evaluated split."""
+        key = f"{self.data.split}_{name}"
+        return [record[key] for record in self.history if key in record]
 
     @property
     def score(self) -> float:
@@ -164,7 +165,7 @@ def read_record(path: Path) -> Record:
     """Return the record at ``path``.
 
     Raises:
-        InputError: not a record of this schema, or without the values of every epoch.
+        InputError: not a record of this schema, or without the values of every epoch or the metric after the last.
     """
     try:
         text = path.read_bytes()
@@ -183,8 +184,10 @@ def _record(text: str | bytes, source: str) -> Record:
         )
     if not record.history:
         raise InputError(f"{source}: expected a history with a record for each epoch, got none; run it again")
+    score = f"{record.data.split}_{record.metric}"
     for epoch, values in enumerate(record.history):
-        for key in (*_EVERY_EPOCH, f"{record.data.split}_{record.metric}"):
+        evaluated = score in values or epoch == len(record.history) - 1
+        for key in (*_EVERY_EPOCH, score) if evaluated else _EVERY_EPOCH:
             if not math.isfinite(values.get(key, math.nan)):
                 raise InputError(
                     f"{source}: expected {key} of epoch {epoch} to be a finite number, got {values.get(key)!r}; "

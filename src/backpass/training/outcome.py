@@ -29,7 +29,8 @@ class Outcome:
               ``test_calibration_error``: expected calibration error of the most probable class, as a fraction, over 15
               bins of equal width; all of the logits z after the epoch;
             - ``test_loss_at_alpha`` and ``test_calibration_error_at_alpha``, with ``pgt`` alone: the same of the logits
-              alpha * z, of whose cross-entropy the PowerGrad Transform has the gradient;
+              alpha * z, of whose cross-entropy the PowerGrad Transform has the gradient; all of these only in epochs
+              that end with an evaluation (``Runtime.evaluate_every``);
             - ``train_logit_norm`` and ``train_logit_spread``: means over training images of the Euclidean norm of the
               logits and of their standard deviation over the classes; ``train_gradient_norm`` and
               ``train_gradient_norm_std``: mean and standard deviation over steps of the Euclidean norm of the loss's

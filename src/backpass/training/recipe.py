@@ -177,6 +177,7 @@ class Runtime:
         compile: compile the model with ``torch.compile``.
         workers: processes that decode images on the fly.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
+        evaluate_every: epochs between evaluations; the last epoch always has one.
         traces: record what figures need: scalings and kernels over time, norms of logits and gradients, calibration.
         tracker: tracker that receives metrics and scalings, in the run folder unless it names a server; default: none.
 
@@ -190,6 +191,7 @@ class Runtime:
     compile: bool = False
     workers: Annotated[int, Range(at_least=0, at_most=_MAX_WORKERS)] = 4
     checkpoint_every: Annotated[int, COUNT] = 1
+    evaluate_every: Annotated[int, COUNT] = 1
     traces: bool = True
     tracker: Literal["tensorboard", "wandb", "mlflow"] | None = None
 

@@ -16,7 +16,7 @@ One epoch::
         optimizer.step()                        inside the methods' around_step: scores of DyRep, SGS on the update
         schedule.step()
     methods end the epoch                       DyRep grows and prunes
-    evaluate, record, checkpoint
+    evaluate, record, checkpoint                or each of these every few epochs, and at the end
 
 Hugging Face Accelerate is the engine: devices, mixed precision, processes.
 """
@@ -128,7 +128,8 @@ class Trainer:
         for epoch in range(len(self.history), self.run.recipe.epochs):
             record = self._epoch(epoch)
             self.history.append(record)
-            self._checkpoint(epoch)
+            if self._is_turn(epoch, self.runtime.checkpoint_every):
+                on_main(self._save)
             self.on_epoch(record)
         return Outcome(self.history, scalings_of(self.methods.values()), self.traces.traces)
 
@@ -153,7 +154,7 @@ class Trainer:
             measure_seconds += time.perf_counter() - clock
 
         clock = time.perf_counter()
-        evaluation = self.evaluate()
+        evaluation = self.evaluate() if self._is_turn(epoch, self.runtime.evaluate_every) else {}
         check_finite(evaluation, epoch, self.run.recipe.optimizer.lr)
         self.traces.end_epoch(epoch, self.model, total)
         return {
@@ -290,9 +291,8 @@ class Trainer:
         self.load_state_dict(state)
         return True
 
-    def _checkpoint(self, epoch: int) -> None:
-        if (epoch + 1) % self.runtime.checkpoint_every == 0 or epoch == self.run.recipe.epochs - 1:
-            on_main(self._save)
+    def _is_turn(self, epoch: int, every: int) -> bool:
+        return (epoch + 1) % every == 0 or epoch == self.run.recipe.epochs - 1
 
     def _save(self) -> None:
         if self.checkpoints is not None:

@@ -10,6 +10,7 @@ import torch
 from backpass.__main__ import main
 from backpass.errors import InputError
 from backpass.experiments import FIGURES, RECIPES, finetuning_study, records_at, write_figure
+from backpass.experiments.reporting.charts import learning_curves
 from backpass.experiments.reporting.drawing.canvas import style
 from backpass.experiments.reporting.drawing.curves import draw_curves
 from backpass.experiments.reporting.drawing.family import draw_family
@@ -202,6 +203,19 @@ def test_curves_are_means_in_percent(records):
     lines = {line.get_label(): line for line in right.lines}
     assert list(lines["sgs, k = 5.0"].get_ydata()) == pytest.approx([30.25, 60.5])
     assert left.get_ylabel() == "training accuracy, %"
+
+
+def test_curves_have_the_epochs_in_which_every_run_was_evaluated(make_record):
+    runs = [make_record(RECIPE, "plain", seed, [0.1, 0.2, 0.3, 0.4]) for seed in (0, 1)]
+    del runs[0].history[0]["test_accuracy"], runs[1].history[2]["test_accuracy"]
+    (axes,) = draw_curves(group_records(runs)).axes
+    (line,) = axes.lines
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([2, 4], pytest.approx([20.0, 40.0]))
+    points = learning_curves({"plain": runs})["data"]["values"]
+    assert [(point["epoch"], point["mean"]) for point in points if point["metric"] == "accuracy, %"] == [
+        (2, 20),
+        (4, 40),
+    ]
 
 
 def test_every_evaluated_split_and_metric_has_a_panel(make, make_record):

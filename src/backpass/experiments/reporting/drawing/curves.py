@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backpass.errors import InputError
 from backpass.experiments.reporting.drawing.canvas import band, legend, new_figure, plain_text
@@ -23,7 +22,7 @@ def draw_curves(groups: Sequence[Group]) -> Any:
     metrics = {group.records[0].metric: group.metric for group in groups}
     evaluated = {(group.records[0].data.split, group.records[0].metric): group.metric for group in groups}
     training = {f"train_{metric}": f"training {label}, %" for metric, label in metrics.items()}
-    panels = [(key, label) for key, label in training.items() if any(_by_epoch(g, key) is not None for g in groups)]
+    panels = [(key, label) for key, label in training.items() if any(_by_epoch(g, key) for g in groups)]
     panels += [(f"{split}_{metric}", f"{split} {label}, %") for (split, metric), label in evaluated.items()]
     figure = _panels(groups, panels, 100.0)
     for axes in figure.axes[1:]:
@@ -54,9 +53,10 @@ def _panels(groups: Sequence[Group], panels: Sequence[tuple[str, str]], factor: 
     figure = new_figure(3.9 * len(panels), 3.4)
     for axes, (name, label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for number, group in enumerate(groups):
-            values = _by_epoch(group, name)
-            if values is not None:
-                band(axes, number, group.label, factor * values, range(1, values.shape[1] + 1))
+            by_epoch = _by_epoch(group, name)
+            if by_epoch:
+                values = torch.tensor(list(by_epoch.values())).T
+                band(axes, number, group.label, factor * values, list(by_epoch))
         axes.set(xlabel="epoch", ylabel=label)
         axes.grid(alpha=0.25)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -65,8 +65,8 @@ def _panels(groups: Sequence[Group], panels: Sequence[tuple[str, str]], factor: 
     return figure
 
 
-def _by_epoch(group: Group, name: str) -> Tensor | None:
-    """Return a metric, a row for each run, up to the last epoch that all of them have."""
-    epochs = min(len(record.history) for record in group.records)
-    rows = [[epoch.get(name) for epoch in record.history[:epochs]] for record in group.records]
-    return None if any(None in row for row in rows) else torch.tensor(rows)
+def _by_epoch(group: Group, name: str) -> dict[int, list[float]]:
+    """Return a metric of each run by epoch, counted from 1, for the epochs in which all of them have it."""
+    epochs = zip(*(record.history for record in group.records), strict=False)
+    found = {number: [epoch[name] for epoch in runs if name in epoch] for number, runs in enumerate(epochs, 1)}
+    return {number: values for number, values in found.items() if len(values) == len(group.records)}
