@@ -167,6 +167,13 @@ def test_errors_for_unknown_names_list_the_known_ones(name: str) -> None:
     assert all(known in str(caught.value) for known in list_datasets())
 
 
+def test_an_import_path_that_is_no_data_set_is_refused() -> None:
+    with pytest.raises(InputError, match="expected data set 'math:pi' to be a function that returns a data set, got"):
+        load_dataset("math:pi")
+    with pytest.raises(InputError, match=r"expected 'math:gcd' to return a backpass.training.ItemData or ImageData"):
+        load_dataset("math:gcd")
+
+
 # CIFAR
 
 

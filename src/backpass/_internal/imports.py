@@ -10,7 +10,7 @@ from typing import Any
 
 from backpass.errors import InputError
 
-__all__ = ["check_call", "import_object", "import_path", "is_import_path"]
+__all__ = ["call_object", "check_call", "import_object", "import_path", "is_import_path"]
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -56,6 +56,30 @@ def import_object(path: str, purpose: str) -> Any:
             )
         found = getattr(found, name)
     return found
+
+
+def call_object(path: str, purpose: str, arguments: Mapping[str, Any]) -> Any:
+    """Return what the function or class at ``package.module:object`` returns.
+
+    Args:
+        path: the import path.
+        purpose: what it returns, such as ``"model"``, for errors.
+        arguments: keyword arguments of the call.
+
+    Raises:
+        InputError: there is no such object, it cannot be called, or it does not take the arguments.
+
+    >>> call_object("torch.nn:Linear", "model", {"in_features": 2, "out_features": 1})
+    Linear(in_features=2, out_features=1, bias=True)
+    """
+    target = import_object(path, purpose)
+    if not callable(target):
+        raise InputError(
+            f"expected {purpose} {path!r} to be a function that returns a {purpose}, got {target!r}; name the function "
+            "that makes it"
+        )
+    check_call(target, path, arguments)
+    return target(**arguments)
 
 
 def import_path(target: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from backpass._internal.imports import check_call, import_object, is_import_path
+from backpass._internal.imports import call_object, check_call, is_import_path
 from backpass.errors import InputError, missing_extra
 
 __all__ = ["create_model", "list_models", "register_model"]
@@ -103,14 +103,7 @@ def create_model(name: str, num_classes: int | None = None, **kwargs: Any) -> nn
 
 
 def _create_own_model(path: str, kwargs: dict[str, Any]) -> nn.Module:
-    builder = import_object(path, "model")
-    if not callable(builder):
-        raise InputError(
-            f"expected model {path!r} to be a function that returns a model, got {builder!r}; "
-            "name the function that builds the model"
-        )
-    check_call(builder, path, kwargs)
-    model = builder(**kwargs)
+    model = call_object(path, "model", kwargs)
     if not isinstance(model, nn.Module):
         raise InputError(f"expected {path!r} to return a torch.nn.Module, got {type(model).__name__}; return the model")
     return model

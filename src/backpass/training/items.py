@@ -7,7 +7,7 @@ from typing import Any, Self, cast
 import torch
 from torch.utils.data import Dataset, Subset
 
-from backpass._internal.imports import check_call, import_object
+from backpass._internal.imports import call_object
 from backpass.errors import InputError
 from backpass.training.images import ImageData
 from backpass.training.subsets import check_limit, held_out_count
@@ -101,14 +101,7 @@ def call_data_function(path: str, arguments: Mapping[str, Any]) -> Data:
     Raises:
         InputError: there is no such function, it does not take the arguments, or returns something else.
     """
-    function = import_object(path, "data set")
-    if not callable(function):
-        raise InputError(
-            f"expected data set {path!r} to be a function that returns the data, got {function!r}; "
-            "name the function that makes the data set"
-        )
-    check_call(function, path, arguments)
-    data = function(**arguments)
+    data = call_object(path, "data set", arguments)
     if not isinstance(data, ImageData | ItemData):
         raise InputError(
             f"expected {path!r} to return a backpass.training.ItemData or ImageData, got {type(data).__name__}; wrap "
