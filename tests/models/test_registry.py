@@ -150,7 +150,7 @@ def test_timm_names_are_listed_on_request():
 
 
 def test_an_import_path_that_is_no_function_is_refused():
-    with pytest.raises(InputError, match="expected model 'math:pi' to be a function that returns a model, got 3.14"):
+    with pytest.raises(InputError, match=r"expected model 'math:pi' to be a function that returns a model, got 3.14"):
         create_model("math:pi")
-    with pytest.raises(InputError, match="expected 'math:gcd' to return a torch.nn.Module, got int; return the model"):
+    with pytest.raises(InputError, match=r"expected 'math:gcd' to return a torch.nn.Module, got int; return the model"):
         create_model("math:gcd")
