@@ -35,6 +35,9 @@ one difference at the claim's level divided by their number, the strictest thres
 The verdicts: **gain** or **loss**, where the corrected p-value is below the claim's level; **no difference of
 interest**, where the 95 % confidence interval lies within the smallest difference of interest; otherwise
 **inconclusive**.
+
+*Train accuracy* is the mean over the augmented training images of the last epoch, each as the model was before its
+step. No claim tests it.
 """
 
 
@@ -152,10 +155,10 @@ def section(name: str, claim: Claim, records: Sequence[Record], study: Study, fo
     if not found:
         return "\n\n".join([*lines, f"{len(records)} runs so far." if records else "Not yet run."])
     means = [
-        (s.label, str(s.n), *(f"{100 * value:.2f}" if value is not None else "" for value in (s.mean, s.std)))
+        (s.label, str(s.n), *(f"{100 * v:.2f}" if v is not None else "" for v in (s.mean, s.std, s.train_accuracy)))
         for s in found
     ]
-    lines.append(markdown_table(("entry", "n", "accuracy, %", "std"), means))
+    lines.append(markdown_table(("entry", "n", "accuracy, %", "std", "train accuracy, %"), means))
     lines.append(markdown_table(*difference_table(found)))
     if study.notes:
         lines.append("\n".join(f"- {note}" for note in study.notes))
