@@ -134,11 +134,11 @@ def test_times_of_different_hardware_are_not_compared(make_record):
         make_record(RECIPE, "sgs", 0, [0.6], entry="sgs"),
         make_record(RECIPE, "sgs", 1, [0.6], entry="sgs", seconds=1.5),
     ]
-    moved = make_record(RECIPE, "sgs", 2, [0.6], entry="sgs")
+    plain, moved = (make_record(RECIPE, method, 2, [0.5], entry=method) for method in ("plain", "sgs"))
     moved = replace(moved, environment=replace(moved.environment, earlier=("slow",)))
-    records += [make_record(RECIPE, "plain", 2, [0.5], entry="plain"), moved]
-    sgs = summarize([PLAIN, SGS], records)[1]
-    assert (sgs.difference.n, sgs.relative_times) == (3, {1: 1.5})
+    for other in (plain, replace(plain, environment=moved.environment)):
+        sgs = summarize([PLAIN, SGS], [*records, other, moved])[1]
+        assert (sgs.difference.n, sgs.relative_times) == (3, {1: 1.5})
 
 
 def test_gpu_hours_are_those_of_a_run_and_memory_is_the_largest(make_record):

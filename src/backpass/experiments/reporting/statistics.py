@@ -32,7 +32,7 @@ class Summary:
             ``loss_at_alpha`` and ``calibration_error_at_alpha``; those that every run has.
         difference: to the baseline over common seeds; ``None`` without one.
         relative_times: training plus measuring time relative to the baseline, by seed, for common seeds on the same
-            hardware.
+            hardware, from their first epoch to the last.
         seconds: mean seconds of training plus measuring.
         gpu_hours: mean of a run, evaluation included; ``None`` if one ran on a CPU.
         peak_memory: largest of all runs, in bytes; ``None`` likewise.
@@ -104,7 +104,8 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
     difference = None
     if common:
         difference = paired_difference([values[s] for s in common], [baseline[s].score for s in common])
-    alike = [seed for seed in common if records[seed].hardware == baseline[seed].hardware]
+    moved = [seed for seed in common if records[seed].environment.earlier or baseline[seed].environment.earlier]
+    alike = [s for s in common if s not in moved and records[s].hardware == baseline[s].hardware]
     peaks = [record.cost.peak_memory for record in records.values()]
     models = [record.model for record in records.values()]
     return Summary(
