@@ -21,11 +21,12 @@ from pathlib import Path
 import optuna
 
 from backpass.experiments import Record, Study, run_study
+from backpass.experiments.choices import CHOICES_FILE
 from backpass.experiments.progress_bars import progress_bars
 from backpass.experiments.record import RECORD_FILE, read_record, records_at
 from backpass.experiments.scheduling.termination import when_terminated
 from backpass.experiments.serialization import to_json
-from backpass.experiments.stages import CHOICES_FILE, next_runs
+from backpass.experiments.stages import next_runs
 from backpass.experiments.study import StudyRun
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Runtime

@@ -6,9 +6,10 @@ import pytest
 
 from backpass.errors import InputError, StateError
 from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study, running
+from backpass.experiments.choices import choose
 from backpass.experiments.sampling import wanted
 from backpass.experiments.scheduling import worker as workers
-from backpass.experiments.stages import choose, count_runs, last_stage, next_runs, tuned_study, tuning_study
+from backpass.experiments.stages import count_runs, last_stage, next_runs, tuned_study, tuning_study
 from backpass.experiments.study import write_study
 from backpass.experiments.tuning import Tuning, parse_space
 from backpass.training.recipe import SgsSettings

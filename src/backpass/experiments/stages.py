@@ -5,24 +5,21 @@ answer, and a study that was stopped between its stages resumes like any other.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from backpass.errors import InputError
+from backpass.experiments.choices import CHOICES_FILE, choose, read_choices, results_of, write_choices
 from backpass.experiments.point_runs import describe_point, point_entry, point_run, tuning_of
 from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
-from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.settings import replace_settings
 from backpass.experiments.study import Study, StudyRun
-from backpass.experiments.tuning import Choice, Point, Trial, Tuning, best_point
-from backpass.training.checkpoint import atomic_write
+from backpass.experiments.tuning import Choice, Point, Tuning
 from backpass.training.recipe import Run
 
 __all__ = [
-    "CHOICES_FILE",
     "check_second_stage",
-    "choose",
     "count_runs",
     "known_results",
     "last_stage",
@@ -32,15 +29,6 @@ __all__ = [
     "tuning_runs",
     "tuning_study",
 ]
-
-CHOICES_FILE = "tuning.json"
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """The content of the file."""
-
-    choices: tuple[Choice, ...]
 
 
 def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
@@ -88,41 +76,6 @@ def tuning_study(study: Study) -> Study:
     return Study(f"{study.title}: tuning", entries, tuning.seeds, notes)
 
 
-def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
-    """Return the best point of every tuned entry, by mean score over the seeds of the tuning.
-
-    Args:
-        study: with a tuning stage.
-        known: the results of all runs of that stage, by key of the entry.
-
-    Raises:
-        InputError: a run is missing, or all points of an entry diverged.
-    """
-    tuning, choices = tuning_of(study), []
-    for entry in study.entries:
-        if not entry.tuned:
-            continue
-        found = known.get(entry.key, {})
-        seeds: dict[Point, list[int]] = {}
-        for point, seed in wanted(entry.key, entry.space, tuning, found):
-            seeds.setdefault(point, []).append(seed)
-            if (point, seed) not in found:
-                raise InputError(
-                    f"expected the records of all points of {entry.name}, got none of {describe_point(point)}, seed "
-                    f"{seed}; start the same command again to run it"
-                )
-        trials = [
-            Trial(
-                point,
-                tuple((seed, score) for seed in own if (score := found[point, seed]) is not None),
-                tuple(seed for seed in own if found[point, seed] is None),
-            )
-            for point, own in seeds.items()
-        ]
-        choices.append(best_point(entry.key, entry.space, trials))
-    return choices
-
-
 def last_stage(study: Study, folder: Path) -> tuple[Study, list[Choice]]:
     """Return the study whose records a report shows, and what tuning has chosen for it.
 
@@ -135,7 +88,7 @@ def last_stage(study: Study, folder: Path) -> tuple[Study, list[Choice]]:
     """
     if study.tuning is None:
         return study, []
-    stored = _read_choices(folder)
+    stored = read_choices(folder)
     choices = [stored[entry.key] for entry in study.entries if entry.tuned and entry.key in stored]
     return (tuned_study(study, choices), choices) if _is_chosen(study, stored) else (study, [])
 
@@ -179,8 +132,8 @@ def next_runs(
     tuning = study.tuning
     if tuning is None:
         return study.runs()
-    stored = _read_choices(folder)
-    tried = {entry.key: _tried(stored[entry.key]) for entry in study.entries if entry.tuned and entry.key in stored}
+    stored = read_choices(folder)
+    tried = {entry.key: results_of(stored[entry.key]) for entry in study.entries if entry.tuned and entry.key in stored}
     for entry in study.entries:
         found = tried.get(entry.key)
         if found is not None and set(found) != set(wanted(entry.key, entry.space, tuning, found)):
@@ -204,7 +157,7 @@ def next_runs(
     if not ended or any(set(wanted(e.key, e.space, tuning, found)) - set(found) for e, found in tuned):
         return first
     stored = {choice.entry: choice for choice in choose(study, known)} | stored
-    atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(stored.values()))).encode())
+    write_choices(folder, stored.values())
     return first + tuned_study(study, list(stored.values())).runs()
 
 
@@ -221,7 +174,7 @@ def check_second_stage(study: Study, folder: Path, queued: Mapping[str, Run]) ->
     """
     if study.tuning is None:
         return
-    second = tuned_study(study, list(_read_choices(folder).values()))
+    second = tuned_study(study, list(read_choices(folder).values()))
     undecided = {entry.key for entry in second.entries if entry.tuned}
     for run in second.runs():
         path = folder / run.folder / RECORD_FILE
@@ -267,14 +220,6 @@ def known_results(
     return known
 
 
-def _tried(choice: Choice) -> dict[tuple[Point, int], float | None]:
-    found: dict[tuple[Point, int], float | None] = {}
-    for trial in choice.trials:
-        found |= {(trial.point, seed): score for seed, score in trial.scores}
-        found |= {(trial.point, seed): None for seed in trial.diverged}
-    return found
-
-
 def count_runs(study: Study) -> int:
     """Return the number of runs of all stages."""
     tuning = study.tuning
@@ -291,9 +236,3 @@ def runs_of_points(number: int, tuning: Tuning) -> int:
         runs += number
         number = (number + 1) // 2 if tuning.halving else number
     return runs
-
-
-def _read_choices(folder: Path) -> dict[str, Choice]:
-    """Return what first stages of studies in the folder have chosen so far, by key of the entry."""
-    found = read_json(_Chosen, folder / CHOICES_FILE)
-    return {} if found is None else {choice.entry: choice for choice in found.choices}

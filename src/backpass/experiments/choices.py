@@ -1,0 +1,86 @@
+"""What the first stage of a study chooses for each entry, and the file that keeps it.
+
+What is in the file stays: a study that is started again, or with further entries, takes it from there.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from backpass.errors import InputError
+from backpass.experiments.point_runs import describe_point, tuning_of
+from backpass.experiments.sampling import Known, wanted
+from backpass.experiments.serialization import read_json, to_json
+from backpass.experiments.study import Study
+from backpass.experiments.tuning import Choice, Point, Trial, best_point
+from backpass.training.checkpoint import atomic_write
+
+__all__ = ["CHOICES_FILE", "choose", "read_choices", "results_of", "write_choices"]
+
+CHOICES_FILE = "tuning.json"
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The content of the file."""
+
+    choices: tuple[Choice, ...]
+
+
+def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
+    """Return the best point of every tuned entry, by mean score over the seeds of the tuning.
+
+    Args:
+        study: with a tuning stage.
+        known: the results of all runs of that stage, by key of the entry.
+
+    Raises:
+        InputError: a run is missing, or all points of an entry diverged.
+    """
+    tuning, choices = tuning_of(study), []
+    for entry in study.entries:
+        if not entry.tuned:
+            continue
+        found = known.get(entry.key, {})
+        seeds: dict[Point, list[int]] = {}
+        for point, seed in wanted(entry.key, entry.space, tuning, found):
+            seeds.setdefault(point, []).append(seed)
+            if (point, seed) not in found:
+                raise InputError(
+                    f"expected the records of all points of {entry.name}, got none of {describe_point(point)}, seed "
+                    f"{seed}; start the same command again to run it"
+                )
+        trials = [
+            Trial(
+                point,
+                tuple((seed, score) for seed in own if (score := found[point, seed]) is not None),
+                tuple(seed for seed in own if found[point, seed] is None),
+            )
+            for point, own in seeds.items()
+        ]
+        choices.append(best_point(entry.key, entry.space, trials))
+    return choices
+
+
+def results_of(choice: Choice) -> dict[tuple[Point, int], float | None]:
+    """Return the results that an entry's settings were chosen from, by point and seed."""
+    found: dict[tuple[Point, int], float | None] = {}
+    for trial in choice.trials:
+        found |= {(trial.point, seed): score for seed, score in trial.scores}
+        found |= {(trial.point, seed): None for seed in trial.diverged}
+    return found
+
+
+def read_choices(folder: Path) -> dict[str, Choice]:
+    """Return what first stages of studies in the folder have chosen so far, by key of the entry.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    found = read_json(_Chosen, folder / CHOICES_FILE)
+    return {} if found is None else {choice.entry: choice for choice in found.choices}
+
+
+def write_choices(folder: Path, choices: Iterable[Choice]) -> None:
+    """Write what was chosen for all entries, atomically."""
+    atomic_write(folder / CHOICES_FILE, to_json(_Chosen(tuple(choices))).encode())
