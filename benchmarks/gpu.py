@@ -118,7 +118,7 @@ class Session:
         """Run the tests that need the device, and write what became of each."""
         report = self.work / "tests.xml"
         report.unlink(missing_ok=True)
-        chosen = ["tests/training/test_data.py"] if self.options.smoke else ["tests"]
+        chosen = ["tests/training/test_loaders.py"] if self.options.smoke else ["tests"]
         command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", f"--junitxml={report}", *chosen]
         status = call(command, limit)
         if not report.is_file():

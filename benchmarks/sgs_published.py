@@ -112,8 +112,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     model = warmed_up(arguments.models[0], "cpu")
     count = arguments.batches
     if arguments.images:
-        from backpass.training.data import build_loaders
         from backpass.training.datasets import load_dataset
+        from backpass.training.loaders import build_loaders
 
         data = load_dataset(arguments.images, limit_train=BATCH * count, limit_test=10)
         loader = build_loaders(data, batch_size=BATCH).train

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from backpass.errors import InputError
-from backpass.training.data import build_loaders, measuring_batches
 from backpass.training.datasets import load_dataset
+from backpass.training.loaders import build_loaders, measuring_batches
 from training.own import noisy
 
 SOURCES = ("numpy", "random")

@@ -4,8 +4,8 @@ from accelerate import Accelerator
 
 from backpass.errors import InputError
 from backpass.training.augment import Augmentation
-from backpass.training.data import Loaders, build_loaders
 from backpass.training.items import Data, ItemData
+from backpass.training.loaders import Loaders, build_loaders
 from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.stream import StreamAugmentation
 from backpass.training.task import Task

@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from backpass.training.batches import batch_size, split_batch
 from backpass.training.checkpoint import Checkpoints
-from backpass.training.data import measuring_batches
 from backpass.training.divergence import check_finite
 from backpass.training.items import Data
+from backpass.training.loaders import measuring_batches
 from backpass.training.outcome import EpochRecord, Outcome
 from backpass.training.processes import build_accelerator, epoch_seed, gpu_use, on_main, reset_peak_memory, total
 from backpass.training.recipe import Run, Runtime

@@ -1,4 +1,4 @@
-"""Build the loaders of a data set, and draw batches of training examples to measure on."""
+"""The loaders of a data set, and batches of training examples to measure on."""
 
 from collections.abc import Sized
 from dataclasses import replace

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from backpass.errors import InputError
 from backpass.training.augment import Augmentation, normalize
-from backpass.training.data import build_loaders, measuring_batches
 from backpass.training.datasets import load_dataset
 from backpass.training.image_folder import decode_image
 from backpass.training.images import ImageData, ImageSplit
 from backpass.training.loader import BatchPlan, DeviceLoader, Loader
+from backpass.training.loaders import build_loaders, measuring_batches
 from backpass.training.stream import StreamAugmentation, StreamLoader, _stream_transform
 
 pytest.importorskip("torchvision")
