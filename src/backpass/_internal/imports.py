@@ -1,4 +1,4 @@
-"""Objects of the user's own, named by the path by which Python imports them."""
+"""Imports by name: objects of the user's own, and modules that may not be installed."""
 
 import importlib
 import inspect
@@ -8,11 +8,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from backpass.errors import InputError
+from backpass.errors import InputError, missing_extra
 
-__all__ = ["call_object", "check_call", "import_object", "import_path", "is_import_path"]
+__all__ = ["call_object", "check_call", "import_lab", "import_object", "import_path", "is_import_path"]
 
 _PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+
+
+def import_lab(module: str, package: str, purpose: str) -> Any:
+    """Import a module that the extra ``lab`` installs.
+
+    Args:
+        module: to import.
+        package: that holds it, for the error.
+        purpose: what needs it, in the plural, for the error.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise missing_extra(package, "lab", purpose) from error
 
 
 def is_import_path(name: str) -> bool:

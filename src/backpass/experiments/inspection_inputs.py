@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from backpass._internal.imports import import_lab
 from backpass.errors import InputError
 from backpass.experiments.serialization import from_json
 from backpass.models import create_model
-from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, decode_image, import_lab
+from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, decode_image
 from backpass.training.recipe import Run
 from backpass.training.weights import WEIGHTS_FILE, read_weights, without_wrappers
 

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from backpass.errors import InputError, missing_extra
+from backpass._internal.imports import import_lab
+from backpass.errors import InputError
 
 __all__ = ["FirstBlock", "build_backbone", "dilate_first_blocks"]
 
@@ -31,10 +32,7 @@ def build_backbone(
     Raises:
         MissingExtraError: timm is not installed.
     """
-    try:
-        import timm
-    except ImportError:
-        raise missing_extra("timm", "lab", "the models with a dense output") from None
+    timm = import_lab("timm", "timm", "the models with a dense output")
     stem: dict[str, Any] = {"stem_type": "deep", "stem_width": 64} if deep_stem else {}
     backbone: nn.Module = timm.create_model(
         name,

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from numbers import Integral
-from types import ModuleType
 from typing import Any, TypeVar
 
 from torch import nn
 
-from backpass._internal.imports import call_object, check_call, is_import_path
-from backpass.errors import InputError, missing_extra
+from backpass._internal.imports import call_object, check_call, import_lab, is_import_path
+from backpass.errors import InputError
 
 __all__ = ["create_model", "list_models", "register_model"]
 
@@ -135,10 +134,5 @@ def _unknown_model(name: str, known: list[str], listing: str) -> InputError:
     return InputError(f"unknown model {name!r}{hint}; {listing} lists all names")
 
 
-def _import_timm() -> ModuleType:
-    try:
-        import timm
-    except ImportError:
-        raise missing_extra("timm", "lab", "models named timm/...") from None
-    module: ModuleType = timm
-    return module
+def _import_timm() -> Any:
+    return import_lab("timm", "timm", "models named timm/...")

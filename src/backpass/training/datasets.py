@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from backpass._internal.imports import is_import_path
+from backpass._internal.imports import import_lab, is_import_path
 from backpass.errors import InputError
 from backpass.training.data_settings import Argument
 from backpass.training.dense.datasets import DENSE_KINDS, DENSE_NAMES, load_dense
-from backpass.training.image_folder import hold_folder, import_lab, list_folder
+from backpass.training.image_folder import hold_folder, list_folder
 from backpass.training.images import ImageData, ImageSplit, Split, channel_statistics, stratified_subset
 from backpass.training.items import Data, ItemData, call_data_function
 from backpass.training.subsets import check_limit, held_out_count

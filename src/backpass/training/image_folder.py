@@ -1,6 +1,5 @@
 """Folders of images with one sub-folder per class: listed, and decoded into memory if they fit."""
 
-import importlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,11 @@ import numpy
 import torch
 from torch import Tensor
 
-from backpass.errors import InputError, missing_extra
+from backpass._internal.imports import import_lab
+from backpass.errors import InputError
 from backpass.training.images import FileSplit, ImageData, ImageSplit, channel_statistics
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "decode_image", "hold_folder", "import_lab", "list_folder"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "decode_image", "hold_folder", "list_folder"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -198,15 +198,3 @@ def _decode(files: Sequence[str], height: int, width: int) -> Tensor:
         for _ in pool.map(decode_range, range(0, len(files), _DECODE_CHUNK)):
             pass
     return images.permute(0, 3, 1, 2).contiguous()
-
-
-def import_lab(module: str, package: str, purpose: str) -> Any:
-    """Import an optional module.
-
-    Raises:
-        MissingExtraError: the module is not installed; the message names the extra that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise missing_extra(package, "lab", purpose) from error

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
+from backpass._internal.imports import import_lab
 from backpass._internal.settings import Range, check_settings
-from backpass.errors import missing_extra
 from backpass.training.augment import normalize
 from backpass.training.image_folder import decode_image
 from backpass.training.images import FileSplit, ImageData
@@ -99,10 +99,7 @@ class _DecodedImages(SeededDataset):
 def _stream_transform(
     image_size: tuple[int, int], augmentation: StreamAugmentation | None, crop_fraction: float
 ) -> Any:
-    try:
-        from torchvision.transforms import v2
-    except ImportError as error:
-        raise missing_extra("torchvision", "lab", "images decoded on the fly") from error
+    v2 = import_lab("torchvision.transforms.v2", "torchvision", "images decoded on the fly")
     if augmentation is None:
         steps = [v2.Resize(round(min(image_size) / crop_fraction)), v2.CenterCrop(image_size)]
     else:

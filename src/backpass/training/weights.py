@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from backpass._internal.imports import import_lab
 from backpass._internal.wrappers import wrapper_prefix
-from backpass.errors import BackpassWarning, InputError, missing_extra
+from backpass.errors import BackpassWarning, InputError
 from backpass.training.recipe import STUDY, WeightSettings
 
 __all__ = ["WEIGHTS_FILE", "load_weights", "read_weights", "without_wrappers"]
@@ -132,17 +133,12 @@ def _read(path: Path) -> Any:
 
 
 def _published(library: str, name: str) -> dict[str, Tensor]:
+    module = import_lab("timm" if library == "timm" else "torchvision.models", library, "published weights")
     try:
         if library == "timm":
-            import timm
-
-            model: nn.Module = timm.create_model(name, pretrained=True)
+            model: nn.Module = module.create_model(name, pretrained=True)
         else:
-            import torchvision.models
-
-            model = torchvision.models.get_model(name, weights="DEFAULT")
-    except ImportError as error:
-        raise missing_extra(library, "lab", "published weights") from error
+            model = module.get_model(name, weights="DEFAULT")
     except Exception as error:  # of the library, its sources and the network
         raise InputError(
             f"expected {library} to have trained weights of {name!r}, got {type(error).__name__}: {error}; choose "

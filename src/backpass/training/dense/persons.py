@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from backpass._internal.imports import import_lab
 from backpass.errors import InputError
-from backpass.training.image_folder import import_lab
 
 __all__ = ["REGION_MARGIN", "Person", "PersonFiles", "PoseTruth", "check_images", "read_matlab"]
 

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from backpass._internal.imports import import_lab
 from backpass.errors import InputError
 from backpass.training.augment import normalize
 from backpass.training.dense.segmentation_files import IGNORED
-from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, import_lab
+from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD
 
 __all__ = ["SceneDraws", "SegmentationAugmentation"]
 

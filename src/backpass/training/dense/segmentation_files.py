@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from backpass._internal.imports import import_lab
 from backpass.errors import InputError
-from backpass.training.image_folder import decode_image, import_lab
+from backpass.training.image_folder import decode_image
 
 __all__ = ["IGNORED", "SegmentationFiles", "camvid", "cityscapes"]
 
