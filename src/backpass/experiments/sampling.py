@@ -57,12 +57,12 @@ def points(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point
     >>> points("plain", (("optimizer.lr", ("0.1", "0.2")),), Tuning(), {})
     [(('optimizer.lr', '0.1'),), (('optimizer.lr', '0.2'),)]
     """
-    grid = _grid(space)
     if tuning.sampler == "tpe":
         done = list(dict.fromkeys(point for point, _ in known))
         # A search that has ended stays as it was: another version of Optuna may propose other points.
-        ended = len(done) == planned_points(entry, space, tuning) and set(done) <= set(grid)
+        ended = len(done) == planned_points(entry, space, tuning) and all(_lies_in(space, point) for point in done)
         return done if ended else _proposals(entry, space, tuning, known)
+    grid = _grid(space)
     if tuning.trials is None or tuning.trials >= len(grid):
         return grid
     return [grid[number] for number in sorted(random.Random(entry).sample(range(len(grid)), tuning.trials))]
@@ -77,6 +77,12 @@ def planned_points(entry: str, space: Space, tuning: Tuning) -> int:
 def _grid(space: Space) -> list[Point]:
     names = [name for name, _ in space]
     return [tuple(zip(names, values, strict=True)) for values in itertools.product(*(values for _, values in space))]
+
+
+def _lies_in(space: Space, point: Point) -> bool:
+    return [name for name, _ in point] == [name for name, _ in space] and all(
+        value in values for (_, value), (_, values) in zip(point, space, strict=True)
+    )
 
 
 def _proposals(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point]:
