@@ -151,7 +151,7 @@ def test_the_loss_scale_is_part_of_the_state(recipe, images, monkeypatch):
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
         return accelerator
 
-    monkeypatch.setattr("backpass.training.trainer.build_accelerator", with_loss_scale)
+    monkeypatch.setattr("backpass.training.resumable_run.build_accelerator", with_loss_scale)
     first, second = (Trainer(Run(recipe), images, runtime=CPU) for _ in range(2))
     first.history.append(first._epoch(0))
     state = copy.deepcopy(first.state_dict())

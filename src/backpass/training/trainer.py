@@ -32,22 +32,19 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from backpass.training.batches import batch_size, split_batch
-from backpass.training.checkpoint import Checkpoints
 from backpass.training.divergence import check_finite
 from backpass.training.items import Data
 from backpass.training.loaders import measuring_batches
 from backpass.training.outcome import EpochRecord, Outcome
-from backpass.training.processes import build_accelerator, epoch_seed, gpu_use, on_main, reset_peak_memory, total
+from backpass.training.processes import epoch_seed, gpu_use, on_main, reset_peak_memory, total
 from backpass.training.recipe import Run, Runtime
-from backpass.training.run_loaders import build_run_loaders
-from backpass.training.state import TrainingState, build_state, check_checkpoint
-from backpass.training.tasks import build_task
-from backpass.training.traces import TraceRecorder, scalings_of
+from backpass.training.resumable_run import ResumableRun
+from backpass.training.traces import scalings_of
 
 __all__ = ["Trainer"]
 
 
-class Trainer:
+class Trainer(ResumableRun):
     """Trains one model by one recipe with one method and one seed.
 
     Started by ``torchrun`` or ``accelerate launch``, several processes train it together, each on its part of every
@@ -80,42 +77,10 @@ class Trainer:
         on_epoch: Callable[[EpochRecord], None] | None = None,
         on_save: Callable[[], None] | None = None,
     ) -> None:
-        self.run = run
-        self.data = data
-        self.runtime = runtime or Runtime()
-        self.checkpoints = None if folder is None else Checkpoints(folder)
+        super().__init__(run, data, runtime or Runtime(), folder, on_save or (lambda: None))
         self.on_step = on_step or (lambda *_: None)
         self.on_epoch = on_epoch or (lambda *_: None)
-        self.on_save = on_save or (lambda: None)
-        self.accelerator = build_accelerator(self.runtime)
-        self.task = build_task(run.recipe, data)
-        self.loaders = build_run_loaders(run, data, self.task, self.runtime, self.accelerator)
-        self.history: list[EpochRecord] = []
-        self.traces = self._new_traces()
         self._score = torch.zeros((), device=self.accelerator.device)
-        # The weights of a run that resumes are in its checkpoint, and their source may be gone.
-        self._has_weights = self.checkpoints is None or not on_main(self.checkpoints.exist)
-        self._use(self._new_state(self._has_weights))
-        if self.checkpoints is not None:
-            on_main(self.checkpoints.make_folder)  # The last, so that a run that is refused leaves none.
-
-    def _new_state(self, weights: bool) -> TrainingState:
-        steps = len(self.loaders.train)
-        folder = None if self.checkpoints is None else self.checkpoints.folder
-        return build_state(
-            self.run, self.data, self.task, self.runtime, self.accelerator, steps, folder=folder, weights=weights
-        )
-
-    def _new_traces(self) -> TraceRecorder:
-        return TraceRecorder(self.run.recipe.epochs, self.accelerator.device, enabled=self.runtime.traces)
-
-    def _use(self, state: TrainingState) -> None:
-        self._state = state
-        self.model, self.wrapped, self.methods = state.model, state.wrapped, state.methods
-        self.optimizer, self.schedule, self.criterion = state.optimizer, state.schedule, state.criterion
-        self._stepping = state.stepping
-
-    # The loop
 
     def fit(self) -> Outcome:
         """Train until the recipe's last epoch, from the loaded checkpoint on if there is one.
@@ -123,13 +88,12 @@ class Trainer:
         Raises:
             DivergedError: a loss or a metric of an epoch is not finite; the epoch has no checkpoint.
         """
-        if not self.history and not self._has_weights:  # The checkpoint was not loaded.
-            self._use(self._new_state(weights=True))
+        self.start()
         for epoch in range(len(self.history), self.run.recipe.epochs):
             record = self._epoch(epoch)
             self.history.append(record)
             if self._is_turn(epoch, self.runtime.checkpoint_every):
-                on_main(self._save)
+                on_main(self.save)
             self.on_epoch(record)
         return Outcome(self.history, scalings_of(self.methods.values()), self.traces.traces)
 
@@ -248,53 +212,5 @@ class Trainer:
     def _measuring_batches(self, epoch: int) -> Callable[[int], Sequence[Any]]:
         return lambda count: measuring_batches(self.loaders.train, count, epoch=epoch)
 
-    # State
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that :meth:`load_state_dict` needs to resume, bit for bit, after the epochs in the history."""
-        return {
-            "run": self.run.as_dict(),
-            "precision": self.runtime.precision,
-            **self._state.state_dict(),
-            "history": self.history,
-            "traces": self.traces.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from :meth:`state_dict`; after an error nothing has changed.
-
-        Raises:
-            InputError: the state belongs to another run or another precision, or a part of it is missing or has another
-                form.
-        """
-        check_checkpoint(state, self.run, self.runtime)
-        traces = self._new_traces()
-        traces.load_state_dict(state["traces"])
-        fresh = self._new_state(weights=False)
-        fresh.load_state_dict(state)
-        self.accelerator.free_memory()  # It would keep the optimizer that is replaced.
-        self._use(fresh)
-        self.traces = traces
-        self._has_weights = True
-        self.history = list(state["history"])
-
-    def resume(self) -> bool:
-        """Load the newest checkpoint of the folder that is not damaged; return whether there is one.
-
-        Raises:
-            InputError: all checkpoints are damaged, or see :meth:`load_state_dict`.
-        """
-        checkpoints = self.checkpoints
-        state = None if checkpoints is None else on_main(checkpoints.load)
-        if state is None:
-            return False
-        self.load_state_dict(state)
-        return True
-
     def _is_turn(self, epoch: int, every: int) -> bool:
         return (epoch + 1) % every == 0 or epoch == self.run.recipe.epochs - 1
-
-    def _save(self) -> None:
-        if self.checkpoints is not None:
-            self.on_save()
-            self.checkpoints.save(self.state_dict())

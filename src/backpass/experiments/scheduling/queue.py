@@ -18,15 +18,12 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from backpass.errors import InputError
-from backpass.experiments.scheduling.making import made_with, make_study
 from backpass.experiments.scheduling.run_state import (
     DROPPED,
     DUPLICATE,
@@ -42,10 +39,9 @@ from backpass.experiments.scheduling.run_state import (
     state_of,
 )
 from backpass.experiments.scheduling.silence import SilenceWatch
-from backpass.experiments.scheduling.storage import open_storage, storage_file
-from backpass.experiments.serialization import from_json, to_json
+from backpass.experiments.scheduling.stored_study import StoredStudy
+from backpass.experiments.serialization import to_json
 from backpass.experiments.study import StudyRun
-from backpass.training.recipe import Runtime
 
 __all__ = ["Claim", "LostRunError", "Queue"]
 
@@ -62,78 +58,14 @@ class Claim:
     trial: int
 
 
-class Queue:
-    """The runs of one study.
-
-    Args:
-        storage: of :func:`backpass.experiments.scheduling.storage.open_storage`.
-        name: of the study in it.
-    """
+class Queue(StoredStudy):
+    """The runs of one study; arguments as those of :class:`StoredStudy`."""
 
     def __init__(self, storage: BaseStorage, name: str) -> None:
-        self.name = name
-        self._storage = storage
-        self._study = optuna.load_study(study_name=name, storage=storage)
+        super().__init__(storage, name)
         self._study_id = storage.get_study_id_from_name(name)
         self._beats = itertools.count()
         self._watch = SilenceWatch()
-
-    @classmethod
-    def open(cls, address: str, name: str | None = None) -> "Queue":
-        """Return a study that was made earlier.
-
-        Args:
-            address: folder, ``journal:PATH`` or database URL.
-            name: of the study; may be left out where there is one only.
-
-        Raises:
-            InputError: the storage cannot be opened, or holds no such study.
-        """
-        storage = open_storage(address)
-        names = optuna.get_all_study_names(storage)
-        if (name is None and len(names) != 1) or (name is not None and name not in names):
-            wanted = "one study, or its name" if name is None else f"a study called {name!r}"
-            found = ", ".join(map(repr, names)) or "no study"
-            raise InputError(f"expected {wanted} in {address}, found {found}; give the name of one of them")
-        return cls(storage, name or names[0])
-
-    @classmethod
-    def create(cls, address: str, name: str, *, folder: Path, runtime: Runtime) -> "Queue":
-        """Return the study called ``name``, made now or earlier.
-
-        Args:
-            address: folder, ``journal:PATH`` or database URL; missing folders and tables are made.
-            name: of the study.
-            folder: of the run folders; workers use it unless they are given another.
-            runtime: how every worker computes.
-
-        Raises:
-            InputError: the storage cannot be opened, or its study of this name is that of another folder.
-        """
-        storage = open_storage(address, create=True)
-        make_study(storage, name, folder=folder, runtime=runtime)
-        return cls(storage, name)
-
-    def close(self) -> None:
-        """Close the connections to a database."""
-        if isinstance(self._storage, RDBStorage):
-            self._storage.remove_session()
-            self._storage.engine.dispose()
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the run folders, as the study's maker saw it."""
-        return Path(made_with(self._study, "folder"))
-
-    @property
-    def runtime(self) -> Runtime:
-        """How every worker computes."""
-        return from_json(Runtime, made_with(self._study, "runtime"), f"runtime of study {self.name!r}")
-
-    @property
-    def file(self) -> Path | None:
-        """The file of the storage; ``None`` for a database server."""
-        return storage_file(self._storage)
 
     def fill(self, runs: Sequence[StudyRun]) -> None:
         """Let every run wait that neither waits, runs, nor is complete; failed ones get another chance.
