@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paper import RELATIVE_TIME
+from sections import loss_ratios
 from tools import mean_interval
 
 __all__ = ["CLAIMS", "Claim", "Verdict", "judge"]
@@ -142,11 +143,7 @@ def _published_memory(content: Any) -> BySetting:
 
 def _loss(compiled: bool) -> Callable[[Any], BySetting]:
     return lambda content: {
-        "x".join(map(str, r["shape"])): [
-            own / plain for plain, own in zip(r["seconds"]["plain"], r["seconds"]["power_grad"], strict=True)
-        ]
-        for r in content["results"]
-        if r["compiled"] == compiled
+        "x".join(map(str, r["shape"])): loss_ratios(r) for r in content["results"] if r["compiled"] == compiled
     }
 
 

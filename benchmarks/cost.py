@@ -26,7 +26,6 @@ import argparse
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,9 +45,9 @@ from backpass.training.method import Method
 from backpass.training.methods import Dynamic, Sgs, deploy
 from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
-from paper import RELATIVE_TIME
+from sections import cost
 from throughput import generated_data
-from tools import Meter, environment_of, spread
+from tools import Meter, environment_of
 
 MODELS = ("vgg16_small", "resnet18")
 RECIPES = {"vgg16_small": "cifar-600"}  # others: cifar-200
@@ -221,20 +220,6 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
     return {"model": model, **facts, "methods": rows}
 
 
-def show(result: dict[str, Any], options: argparse.Namespace) -> None:
-    print(f"\n{result['model']}, batch {options.batch}, {options.rounds} rounds of {options.steps} steps")
-    print("| method | step, ms | step | run | paper's run | memory, MB | memory | trained | deployed |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    published = {method: f"{ratio:.3g}" for method, ratio in RELATIVE_TIME.get(result["model"], {}).items()}
-    for method, row in result["methods"].items():
-        trained = f"{row['parameters'] / 1e6:.2f}M / {row['macs'] / 1e6:.1f}M"
-        deployed = f"{row['deployed_parameters'] / 1e6:.2f}M / {row['deployed_macs'] / 1e6:.1f}M"
-        step = f"{1e3 * statistics.median(row['seconds']['step']):.1f}"
-        ratios = f"{spread(row['step_ratios'])} | {spread(row['run_ratios'])} | {published.get(method, '')}"
-        memory = f"{row['memory_mb']:.0f} | {row['memory_ratio']:.2f}"
-        print(f"| {method} | {step} | {ratios} | {memory} | {trained} | {deployed} |", flush=True)
-
-
 def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -271,9 +256,9 @@ def main() -> None:
     for model in options.models:
         torch.manual_seed(0)
         result = measure(model, options)
-        show(result, options)
         evidence["results"].append(result)
         output.write_text(json.dumps(evidence, indent=1) + "\n")
+        print(cost(evidence | {"results": [result]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,16 @@ In order of value, each stage writing its file to the folder of results as soon 
 - ``sgs``, ``pgt``: the cost of measuring, scaling and the loss (``sgs.py``, ``pgt.py``).
 - ``cost``: step, run and memory of every method relative to plain training, VGG-16 and ResNet-18 (``cost.py``).
 - ``throughput``: the trainer and a bare loop (``throughput.py``).
-- ``rates``: every method at several learning rates on held-out images, in the time that is left (``rates.py``).
 
 A stage whose file is complete is skipped. One that the limit cuts short leaves what it has, marked as not complete, and
-is run again by the next call: ``rates`` from its run folders, anything else from its beginning.
+is run again from its beginning by the next call.
 
-    python benchmarks/gpu.py --images folder:PATH --label "CIFAR-10 (JPEG)"    # 25 minutes -> benchmarks/results/
-    python benchmarks/gpu.py --device cpu --smoke --results FOLDER             # the same in small, to test this script
+    python benchmarks/gpu.py                                          # 25 minutes at most -> benchmarks/results/
+    python benchmarks/gpu.py --device cpu --smoke --results FOLDER    # the same in small, to test this script
 """
 
 import argparse
 import json
-import math
 import os
 import signal
 import subprocess
@@ -34,8 +32,7 @@ from tools import environment_of
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("sgs", "pgt", "cost", "throughput")
-# The seconds that a stage may take; the last one takes what is left.
-MOST = {"tests": 480, "sgs": 180, "pgt": 180, "cost": 420, "throughput": 300, "rates": math.inf}
+MOST = {"tests": 480, "sgs": 180, "pgt": 180, "cost": 420, "throughput": 300}  # the seconds that a stage may take
 _TESTS_ENDED = (0, 1)  # pytest's status when all tests ran, well or not
 PATIENCE = 30  # seconds that an interrupted stage gets to put its work away
 
@@ -67,7 +64,6 @@ class Session:
         return [
             Stage("tests", 60, MOST["tests"], self.run_tests),
             *(Stage(name, 60, MOST[name], script) for name, script in zip(self.scripts(), scripts, strict=True)),
-            Stage("rates", 30 if self.options.smoke else 240, MOST["rates"], self.run_rates),
         ]
 
     def scripts(self) -> tuple[str, ...]:
@@ -144,13 +140,6 @@ class Session:
         if output.is_file():
             self.write(name, json.loads(output.read_text()) | ({} if status == 0 else {"complete": False}))
 
-    def run_rates(self, limit: float) -> None:
-        """Run the study of learning rates for as long as there is time; its folder resumes it."""
-        options = self.options
-        data = ["--smoke"] if options.smoke else ["--images", options.images, "--label", options.label]
-        times = ["--minutes", str(limit / 60), "--processes", str(options.processes)]
-        self.run_script("rates", [*data, *times, "--work", str(self.work / "rates")], limit)
-
 
 def call(command: list[str], limit: float) -> int | None:
     """Run a command, interrupted at the limit; return its status if it ended by itself."""
@@ -187,18 +176,12 @@ def _name(case: ElementTree.Element) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default="", help="the CIFAR-10 images: folder:PATH, or cifar10")
-    parser.add_argument("--label", default="CIFAR-10", help="what the results call them")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--minutes", type=float, default=25.0, help="limit of this call")
-    parser.add_argument("--processes", type=int, default=6, help="runs at once")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="default: results/ next to this script")
-    parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="run folders; keep them to go on later")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, scikit-learn's digits")
-    options = parser.parse_args()
-    if not options.images and not options.smoke:
-        parser.error("expected --images folder:PATH or cifar10")
-    Session(options).run()
+    parser.add_argument("--work", type=Path, default=Path("runs/gpu"), help="what the stages write meanwhile")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes")
+    Session(parser.parse_args()).run()
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ BENCHMARKS = (
         old_new,
     ),
     Benchmark("sgs-distributed", "SGS: update on several processes", "sgs_distributed.py", distributed),
-    Benchmark("tests-cuda", "Tests that need a GPU", "gpu.py --images folder:PATH", gpu_tests),
+    Benchmark("tests-cuda", "Tests that need a GPU", "gpu.py", gpu_tests),
 )
 
 

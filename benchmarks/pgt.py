@@ -10,7 +10,6 @@ the medians with quartiles and writes every raw value, the versions and the hard
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import sections
 from backpass.pgt import power_grad_cross_entropy
 from tools import environment_of
 
@@ -70,12 +70,6 @@ def measure(shape: tuple[int, int], compiled: bool, device: str, repetitions: in
     return {"shape": shape, "compiled": compiled, "steps_a_timing": steps, "seconds": seconds}
 
 
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Return the lower quartile, the median and the upper quartile."""
-    lower, median, upper = statistics.quantiles(values, n=4)
-    return lower, median, upper
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -89,22 +83,13 @@ def main() -> None:
     # megabyte is fetched again from the system, and the timings of the middle head are those of its page faults.
     torch.empty(30 * 2**20, dtype=torch.uint8)
     output = options.output or Path(__file__).parent / "results" / f"pgt-{options.device}.json"
-    print(f"| mode | logits | plain, ms | PowerGrad, ms | ratio (quartiles), n = {options.repetitions} |")
-    print("|---|---|---|---|---|")
-    results = []
-    for compiled in (False, True):
-        for shape in SHAPES:
-            result = measure(shape, compiled, options.device, options.repetitions)
-            seconds = result["seconds"]
-            ratios = [b / a for a, b in zip(seconds["plain"], seconds["power_grad"], strict=True)]
-            lower, median, upper = result["ratio_quartiles"] = quartiles(ratios)
-            results.append(result)
-            a, b = (1e3 * statistics.median(seconds[name]) for name in ("plain", "power_grad"))
-            mode = "compiled" if compiled else "eager"
-            print(f"| {mode} | {shape} | {a:.3f} | {b:.3f} | {median:.2f} ({lower:.2f}-{upper:.2f}) |", flush=True)
+    results = [
+        measure(shape, compiled, options.device, options.repetitions) for compiled in (False, True) for shape in SHAPES
+    ]
     evidence = {"environment": environment_of(), "alpha": ALPHA, "results": results}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(evidence, indent=1) + "\n")
+    print(sections.power_grad(evidence))
 
 
 if __name__ == "__main__":

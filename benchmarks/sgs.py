@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 
 import backpass
-from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up
+from sections import measuring
+from tools import BATCH, Meter, environment_of, smooth_images, warmed_up
 
 UPDATES = {2: 7, 20: 3}  # batches: repetitions
 STEPS = {32: 30, 128: 10}  # batch size: training steps
@@ -128,31 +129,22 @@ def main() -> None:
         return
 
     updates = []
-    print(f"| batches of {BATCH} | update, s | forward alone, s | forward passes | added memory, MB | n |")
-    print("|---|---|---|---|---|---|")
     for batches, repetitions in UPDATES.items():
         result = in_fresh_process("update", batches, repetitions, options.device, options.clock)
-        pairs = zip(result["update"], result["forward"], strict=True)
-        shares = result["forward_passes"] = [update / forward for update, forward in pairs]
         memory = in_fresh_process("memory", batches, 2, options.device, options.clock)["memory_mb"]
         updates.append(result | {"memory_mb": memory})
-        times = f"{spread(result['update'])} | {spread(result['forward'])}"
-        print(f"| {batches} | {times} | {spread(shares)} | {max(memory):.0f} | {repetitions} |", flush=True)
 
     steps = []
-    print("\n| batch size | training step, ms | scale_gradients, ms | share, % | n |\n|---|---|---|---|---|")
     for batch_size, repetitions in STEPS.items():
         result = in_fresh_process("step", batch_size, repetitions, options.device, options.clock)
         pairs = zip(result["scale"], result["step"], strict=True)
-        shares = result["scale_share"] = [scale / step for scale, step in pairs]
-        steps.append(result)
-        times = f"{spread(result['step'], 1e-3, 1)} | {spread(result['scale'], 1e-3)}"
-        print(f"| {batch_size} | {times} | {spread(shares, 1e-2)} | {repetitions} |", flush=True)
+        steps.append(result | {"scale_share": [scale / step for scale, step in pairs]})
 
     output = options.output or Path(__file__).parent / "results" / f"sgs-{options.device}.json"
     evidence = {"environment": environment_of(), "clock": options.clock, "update": updates, "step": steps}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(evidence, indent=1) + "\n")
+    print(measuring(evidence))
 
 
 if __name__ == "__main__":

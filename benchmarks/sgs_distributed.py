@@ -23,6 +23,7 @@ from torch.multiprocessing.spawn import spawn
 from backpass.sgs import measure_scalings, scalable_convs
 from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
 from backpass.sgs.histogram import framed_shape
+from sections import distributed
 from tools import BATCH, environment_of, smooth_images, warmed_up
 
 OUTPUT = Path(__file__).parent / "results" / "sgs-distributed.json"
@@ -67,22 +68,16 @@ def main() -> None:
     ).scalings
     maps = bytes_of_maps(options.batches)
     rows = []
-    print("| processes | images | sent by each, MB | of it counts, MB | maps, MB | equal to one process |")
-    print("|---|---|---|---|---|---|")
     for world_size in (2, 4):
         with tempfile.TemporaryDirectory() as folder:
             spawn(work, (world_size, options.batches, folder), nprocs=world_size)
             ranks = [torch.load(f"{folder}/{rank}.pt", weights_only=True) for rank in range(world_size)]
         equal = all(torch.equal(rank["scalings"][name], single[name]) for rank in ranks for name in single)
-        sent = ranks[0]["sent"]
-        row = {"processes": world_size, "images": BATCH * options.batches, "sent": sent, "maps": maps, "equal": equal}
-        rows.append(row)
-        print(
-            f"| {world_size} | {row['images']} | {sum(sent) / 1e6:.2f} | {max(sent) / 1e6:.2f} | {maps / 1e6:.0f} | "
-            f"{'bit for bit' if equal else 'NO'} |",
-            flush=True,
-        )
-    OUTPUT.write_text(json.dumps({"environment": environment_of(), "rows": rows}, indent=1) + "\n")
+        row = {"processes": world_size, "images": BATCH * options.batches, "sent": ranks[0]["sent"]}
+        rows.append(row | {"maps": maps, "equal": equal})
+    evidence = {"environment": environment_of(), "rows": rows}
+    OUTPUT.write_text(json.dumps(evidence, indent=1) + "\n")
+    print(distributed(evidence))
 
 
 if __name__ == "__main__":

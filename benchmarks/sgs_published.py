@@ -22,7 +22,6 @@ import importlib.util
 import itertools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -38,7 +37,8 @@ from torch import Tensor, nn
 import backpass
 from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.scaling import scaling_from_dependence
-from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up
+from sections import published
+from tools import BATCH, Meter, environment_of, smooth_images, warmed_up
 
 REPETITIONS = {2: 5, 20: 3}  # by batches of 128 images; 3 for any other number
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps freed blocks, which reads as memory in use
@@ -199,20 +199,15 @@ def main() -> None:
             seconds = {side: [m["seconds"] for m in found] for side, found in sides.items()}
             ratios = [p / o for o, p in zip(*seconds.values(), strict=True)]
             row |= {"seconds": seconds, "ratios": ratios}
-            line = f"{model:<12} {memory_format:<13} {row['images']:>5} {what:<9} ours {spread(seconds['ours'])} s  "
-            line += f"published {spread(seconds['published'])} s  {statistics.median(ratios):.2f} times faster"
             if what == "update":
                 options = [*setting, "--what", "memory", "--side"]
                 row["memory_mb"] = {side: in_fresh_process([*options, side], arguments)["memory_mb"] for side in sides}
                 row["largest_difference"] = largest_difference(sides["ours"][0], sides["published"][0])
-                ours, theirs = row["memory_mb"].values()
-                line += f"; {ours:.0f} against {theirs:.0f} MB (1/{theirs / ours:.0f}); "
-                line += f"scalings differ by at most {row['largest_difference']:.1e}"
             rows.append(row)
-            print(line, flush=True)
             content = {"environment": environment_of(), "images": arguments.images or "smooth random", "rows": rows}
             content |= {"clock": arguments.clock, "time": time.strftime("%Y-%m-%d")}
             Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n")
+            print(published(content | {"rows": [row]}), flush=True)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ from backpass.training.datasets import CIFAR_MEAN, CIFAR_STD
 from backpass.training.images import ImageData, ImageSplit
 from backpass.training.outcome import EpochRecord
 from backpass.training.recipe import Recipe, Run, Runtime
-from tools import environment_of, smooth_images, spread
+from sections import throughput
+from tools import environment_of, smooth_images
 
 MODELS = ("vgg11_small", "resnet18")
 BATCHES = (128, 512)
@@ -248,8 +249,6 @@ def main() -> None:
         compile=options.compile,
     )
     results = []
-    print("| model | batch | trainer, images/s | bare loop, images/s | timm, images/s | trainer / bare | n |")
-    print("|---|---|---|---|---|---|---|")
     for model in options.models:
         default_images, default_epochs = EPOCHS[options.device].get(model, EPOCHS[options.device]["resnet18"])
         epochs = options.epochs or default_epochs
@@ -259,16 +258,12 @@ def main() -> None:
             if options.timm_script:
                 result["timm_images_a_second"] = timm_rate(model, batch_size, images, epochs, options)
             results.append(result)
-            rates = [spread([result["images"] / s for s in seconds], 1, 0) for seconds in result["seconds"].values()]
-            timm = result["timm_images_a_second"]
-            timm = "n/a" if timm is None else f"{timm:.0f}"
-            cells = [model, str(batch_size), *rates, timm, spread(result["ratios"], digits=3), str(epochs)]
-            print(f"| {' | '.join(cells)} |", flush=True)
     output = options.output or Path(__file__).parent / "results" / f"throughput-{options.device}.json"
     setting = {"precision": options.precision, "channels_last": options.channels_last, "compile": options.compile}
     evidence = {"environment": environment_of(), **setting, "results": results}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(evidence, indent=1) + "\n")
+    print(throughput(evidence))
 
 
 if __name__ == "__main__":

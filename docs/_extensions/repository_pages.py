@@ -69,7 +69,7 @@ def verdicts(method: str, folder: Path) -> str:
     chosen = [line for line in table[2:] if re.search(rf"[|(] ?{re.escape(method)}[ )]", line) and "**" in line]
     page = os.path.relpath(DOCS / "claims.md", folder)
     if not chosen:
-        return f"No claim about it has been run to its end ([claims]({page}))."
+        return f"No claim compares it with plain training ([claims]({page}))."
     rows = [*table[:2], *(line.replace("](#", f"]({page}#") for line in chosen)]
     return "\n".join(rows)
 
