@@ -9,11 +9,13 @@ from safetensors.torch import load_file, save_file
 
 from backpass.errors import BackpassWarning, InputError
 from backpass.experiments import Entry, Study, finetuning_study, run_study
+from backpass.experiments.run import execute, load_data
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.worker import work
 from backpass.models import create_model
 from backpass.training import DataSettings, OptimizerSettings, Recipe, Run, Runtime, WeightSettings
 from backpass.training.augment import Augmentation
+from backpass.training.loaders import build_loaders
 from backpass.training.weights import load_weights, read_weights
 
 CPU = Runtime(device="cpu")
@@ -192,3 +194,15 @@ def test_published_weights_that_are_not_there_are_named():
 
 def test_a_plain_recipe_names_no_run_of_a_study():
     assert Run(TINY).recipe.weights.study_run is None
+
+
+def test_the_weights_of_a_run_with_blocks_are_a_start_for_training(tmp_path):
+    recipe = replace(TINY, epochs=3, data=DataSettings(limit_train=512, limit_test=30), augmentation=None)
+    data = load_data(recipe.data)
+    execute(Run(recipe, "sgs+acb"), data, tmp_path, runtime=CPU)
+    model = create_model("digits_net", num_classes=10)
+    load_weights(model, WeightSettings(str(tmp_path)))
+    images, _ = next(iter(build_loaders(data, batch_size=512).train))
+    with torch.no_grad():
+        evaluated, trained = model.eval()(images), model.train()(images)
+    assert (trained - evaluated).norm() < 0.3 * (evaluated - evaluated.mean(0)).norm()

@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from backpass.errors import InputError, StateError
-from backpass.experiments import RECIPES, read_record
+from backpass.experiments import RECIPES, compare_study, read_record, read_records, run_study
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import EvaluatedData, TrainedModel
 from backpass.experiments.run import execute, load_data
+from backpass.experiments.study import own_records
 from backpass.models import create_model
 from backpass.training import lock
 from backpass.training.recipe import DataSettings, Run, Runtime
@@ -69,6 +70,17 @@ def test_a_finished_run_is_read_and_not_run_again(executed):
     log = Log()
     assert execute(RUN, load_data(TINY.data), folder, runtime=CPU, progress=log) == record
     assert log.events == [("sgs+pgt", 1)]
+
+
+def test_a_run_that_was_trained_by_itself_belongs_to_the_study_that_takes_it(executed, tmp_path):
+    folder, record = executed
+    study = compare_study(TINY, ("sgs+pgt",), (1,))
+    (run,) = study.runs()
+    shutil.copytree(folder, tmp_path / run.folder)
+    result = run_study(study, tmp_path, runtime=CPU)
+    assert result.records == [replace(record, entry=run.entry)] == own_records(study, read_records(tmp_path))
+    # A command that names no entry leaves it.
+    assert execute(RUN, load_data(TINY.data), tmp_path / run.folder, runtime=CPU).entry == run.entry
 
 
 def test_a_folder_of_another_run_is_refused(executed):

@@ -39,7 +39,6 @@ TABLE = {
     "vgg16_bn": Row(34_015_396, 332.48, 13, 0, "all", train_side=32),
     "vgg19_bn": Row(39_327_652, 417.42, 16, 0, "all", train_side=32, slow=True),
     "vgg11_small": Row(9_537_188, 153.08, 8, 0, "none", train_side=32),
-    "vgg11_small_2h": Row(9_799_844, 153.34, 8, 0, "none", train_side=32),
     "vgg13_small": Row(9_721_892, 228.58, 10, 0, "none", train_side=32, slow=True),
     "vgg16_small": Row(15_032_868, 313.51, 13, 0, "none", train_side=32),
     "vgg19_small": Row(20_343_844, 398.45, 16, 0, "none", train_side=32, slow=True),
@@ -128,11 +127,11 @@ def test_convs(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "classes", "parameters", "mega_macs"),
-    [("vgg16_small", 10, 14.99, 313.5), ("vgg16_small", 100, 15.03, 313.5), ("vgg11_small_2h", 100, 9.80, 153.3)],
+    ("name", "classes", "hidden", "parameters", "mega_macs"),
+    [("vgg16_small", 10, 1, 14.99, 313.5), ("vgg16_small", 100, 1, 15.03, 313.5), ("vgg11_small", 100, 2, 9.80, 153.3)],
 )
-def test_cost_of_the_small_head_vggs_as_the_sgs_tables_print_it(name, classes, parameters, mega_macs):
-    model = on_meta(name, num_classes=classes)
+def test_cost_of_the_small_head_vggs_as_the_sgs_tables_print_it(name, classes, hidden, parameters, mega_macs):
+    model = on_meta(name, num_classes=classes, hidden_layers=hidden)
     assert count_parameters(model) / 1e6 == pytest.approx(parameters, abs=0.005)
     assert count_macs(model, (3, 32, 32)) / 1e6 == pytest.approx(mega_macs, abs=0.1)
 

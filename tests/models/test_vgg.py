@@ -42,12 +42,6 @@ def test_the_small_head(hidden):
     assert repr(list(head)) == repr([nn.Linear(512, 512), nn.ReLU()] * hidden + [nn.Linear(512, 9)])
 
 
-def test_vgg11_small_2h_is_vgg11_small_with_two_hidden_layers():
-    with torch.device("meta"):
-        named, built = create_model("vgg11_small_2h"), create_model("vgg11_small", hidden_layers=2)
-    assert repr(named) == repr(built)
-
-
 def test_the_last_pool_alone_has_stride_one_in_the_small_form():
     with torch.device("meta"):
         pools = [m for m in create_model("vgg16_small").features if isinstance(m, nn.MaxPool2d)]

@@ -11,7 +11,6 @@ from backpass.reparam import (
     BLOCKS,
     DyRep,
     branch_scales,
-    custom_l2_loss,
     equivalent_scaling,
     fuse,
     reparameterize,
@@ -42,8 +41,6 @@ def test_blocks_are_made_and_fused_on_the_device_of_the_model(model: nn.Module, 
     if block == "acb":
         assert equivalent_scaling(branched.conv1).tolist() == [[1, 2, 1], [2, 3, 2], [1, 2, 1]]
         assert equivalent_scaling(branched.conv1, branch_scales(branched.conv1)).device.type == "cpu"
-    if block == "repvgg":
-        assert custom_l2_loss(branched, 1e-4).item() > 0
 
 
 @pytest.mark.usefixtures("elsewhere")

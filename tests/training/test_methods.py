@@ -11,7 +11,8 @@ from backpass.training.classification import Classification
 from backpass.training.dense.keypoints import KeypointHeatmaps
 from backpass.training.method import Context
 from backpass.training.methods import METHODS, build_methods, check_method, convert, deploy, list_methods
-from backpass.training.recipe import DyRepSettings, SgsSettings
+from backpass.training.optimization import build_optimizer
+from backpass.training.recipe import DyRepSettings, OptimizerSettings, SgsSettings
 
 
 def test_listed_methods_are_accepted():
@@ -114,6 +115,30 @@ def test_dyrep_grows_when_due(recipe):
     deployed = deploy("dyrep", context.model.eval())
     assert not block_map(deployed)
     torch.testing.assert_close(deployed(batch), context.model(batch), rtol=1e-3, atol=1e-4)
+
+
+def test_dyrep_places_new_parameters_by_the_learning_rates_of_the_recipe(recipe):
+    settings = OptimizerSettings(lr=0.1, lr_factors=(("conv3*", 10.0),), decay_norm_and_bias=False)
+    dyrep = DyRepSettings(every=1, until=9, metric="random", recalibration_batches=1)
+    model = create_model("digits_net", num_classes=3)
+    optimizer = build_optimizer(model, settings)
+    context = Context(replace(recipe, optimizer=settings, dyrep=dyrep), model, Classification(), optimizer)
+    method = METHODS["dyrep"](context)
+    batch = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    for epoch in range(9):
+        model(batch).square().mean().backward()
+        with method.around_step():
+            optimizer.zero_grad()
+        method.end_epoch(epoch, lambda n: [batch])
+    places = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    grown = {name: places[id(p)] for name, p in model.named_parameters() if ".branches." in name}
+    assert {name.partition(".")[0] for name in grown} == {"conv1", "conv2", "conv3"}
+    for name, parameter in model.named_parameters():
+        group = places[id(parameter)]
+        assert group["lr"] == pytest.approx(1.0 if name.startswith("conv3") else 0.1), name
+        # No normalisation of conv3 has a group of its learning rate and no decay: the rate decides.
+        decayed = parameter.ndim > 1 or name.startswith("conv3")
+        assert group["weight_decay"] == (settings.weight_decay if decayed else 0.0), name
 
 
 def test_pgt_replaces_the_loss_and_needs_classification(recipe):

@@ -1,9 +1,8 @@
 """One run in its folder: trained, resumed from its checkpoint, or read."""
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import nn
@@ -18,7 +17,6 @@ from backpass.models import count_macs, count_parameters
 from backpass.training.checkpoint import save_weights
 from backpass.training.datasets import load_dataset
 from backpass.training.items import Data
-from backpass.training.methods import deploy
 from backpass.training.outcome import EpochRecord, Outcome
 from backpass.training.processes import is_main, join, on_main
 from backpass.training.recipe import DataSettings, Recipe, Run, Runtime
@@ -65,7 +63,8 @@ def execute(
         data: what the recipe names, loaded.
         folder: the run folder; made if missing.
         runtime: how the run is computed.
-        entry: key of the entry of a study that the run belongs to.
+        entry: key of the entry of a study that the run belongs to; a record without it, of a run that was trained
+            before the study had it, takes it.
         progress: receives steps, epochs and the end.
         check: called after every step and before checkpoint, weights and record are written; raises to abandon the run.
             Who passes it has claimed the run, so that a process that still holds the folder, such as a suspended one,
@@ -80,7 +79,7 @@ def execute(
     progress.start_run(run)
     with ExitStack() as stack:
         files = RunFolder(folder, run, check if is_main() else None)
-        record = on_main(lambda: files.read() or files.open(stack))
+        record = on_main(lambda: files.read(entry) or files.open(stack, entry))
         if record is None:
             with _naming_lack_of_memory(run.recipe):
                 record = _train(run, data, files, runtime, entry, progress)
@@ -135,7 +134,7 @@ def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str,
         outcome = trainer.fit()
 
     def write_end() -> Record:
-        deployed = trainer.task.deploy(deploy(run.method, trainer.model.eval()))
+        deployed = trainer.deploy()
         record = _record(run, entry, data, trainer, deployed, outcome, where)
         files.check_write()
         files.write_metrics(trainer.history)  # A run that was killed after its last checkpoint has no epoch left.
@@ -151,14 +150,13 @@ def _record(
     run: Run, entry: str, data: Data, trainer: Trainer, deployed: nn.Module, outcome: Outcome, where: Environment
 ) -> Record:
     example = trainer.task.example(data)
-    held_out = data.test if data.validation is None else data.validation
     return Record(
         run=run,
         entry=entry,
         data=EvaluatedData(
             label=data.label,
-            train=len(cast(Sized, data.train)),
-            evaluated=len(cast(Sized, held_out)),
+            train=trainer.loaders.train.plan.count,
+            evaluated=trainer.loaders.evaluated[1].plan.count,
             split="test" if data.validation is None else "validation",
         ),
         model=TrainedModel(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from backpass.experiments.environment import Environment
@@ -30,8 +31,8 @@ class RunFolder:
         self.path, self._run, self._check = path, run, check
         self._lock: FolderLock | None = None
 
-    def read(self) -> Record | None:
-        """Return the record if the run is complete.
+    def read(self, entry: str) -> Record | None:
+        """Return the record if the run is complete; it gets ``entry``, in its file too, unless that is empty.
 
         Raises:
             InputError: it belongs to another run, or cannot be read.
@@ -41,9 +42,13 @@ class RunFolder:
             return None
         record = read_record(path)
         self._compare(record.run)
+        if entry and record.entry != entry:
+            record = replace(record, entry=entry)
+            self.check_write()
+            self.write_record(record)
         return record
 
-    def open(self, stack: ExitStack) -> Record | None:
+    def open(self, stack: ExitStack, entry: str) -> Record | None:
         """Lock the folder until the stack is closed, and return the record if another process has written it.
 
         Raises:
@@ -52,7 +57,7 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = stack.enter_context(lock_folder(self.path, take_over=self._check is not None))
-        if record := self.read():
+        if record := self.read(entry):
             return record
         config = self.path / "config.json"
         if config.is_file():

@@ -2,7 +2,6 @@
 
 from backpass.reparam.blocks.acb import ACBlock
 from backpass.reparam.blocks.block import ReparamBlock
-from backpass.reparam.blocks.custom_l2 import custom_l2, custom_l2_kernels, custom_l2_loss
 from backpass.reparam.blocks.dbb import DiverseBranchBlock
 from backpass.reparam.blocks.dbb_dyrep import DyRepBlock
 from backpass.reparam.blocks.equivalent_scaling import branch_scales, equivalent_scaling
@@ -28,9 +27,6 @@ __all__ = [
     "ReparamBlock",
     "block_map",
     "branch_scales",
-    "custom_l2",
-    "custom_l2_kernels",
-    "custom_l2_loss",
     "equivalent_scaling",
     "fuse",
     "load_state_dict",

@@ -60,8 +60,17 @@ class Method:
         return model
 
     @classmethod
-    def deploy(cls, model: nn.Module) -> nn.Module:
-        """Return the plain network that is equivalent to a trained model in eval mode."""
+    def deploy(
+        cls, model: nn.Module, measuring_batches: MeasuringBatches | None = None, forward: Forward | None = None
+    ) -> nn.Module:
+        """Return the plain network that is equivalent to a trained model in eval mode.
+
+        Args:
+            model: the trained model in eval mode.
+            measuring_batches: training batches, on which the network is prepared for further training. Default: it is
+                for evaluation alone.
+            forward: runs the model on a measuring batch; default: the model itself.
+        """
         return model
 
     def __init__(self, context: Context) -> None:

@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from backpass._internal.batches import Forward
 from backpass.agc import AdaptiveGradientClipping
 from backpass.errors import InputError
 from backpass.pgt import power_grad_binary_cross_entropy_with_logits, power_grad_cross_entropy
 from backpass.reparam import DyRep, fuse, reparameterize, to_plain
 from backpass.sgs import SpatialGradientScaling
 from backpass.training.method import Context, MeasuringBatches, Method
+from backpass.training.optimization import group_of
 from backpass.training.recipe import Recipe
 from backpass.training.task import Criterion
 
@@ -123,9 +125,14 @@ class Branched(Method):
         return reparameterize(model, cls.block, **cls.options(recipe))
 
     @classmethod
-    def deploy(cls, model: nn.Module) -> nn.Module:
-        """Return the network before :meth:`convert`, with the blocks fused into its convolutions and normalisations."""
-        return to_plain(model)
+    def deploy(
+        cls, model: nn.Module, measuring_batches: MeasuringBatches | None = None, forward: Forward | None = None
+    ) -> nn.Module:
+        """Return the network before :meth:`convert`, with the blocks fused into its convolutions and normalisations.
+
+        The normalisations are measured on 10 batches, so that the network can be trained further.
+        """
+        return to_plain(model, None if measuring_batches is None else measuring_batches(10), forward=forward)
 
     @classmethod
     def options(cls, recipe: Recipe) -> dict[str, Any]:
@@ -168,13 +175,15 @@ class Dynamic(Method):
     alters_structure = True
 
     @classmethod
-    def deploy(cls, model: nn.Module) -> nn.Module:
+    def deploy(
+        cls, model: nn.Module, measuring_batches: MeasuringBatches | None = None, forward: Forward | None = None
+    ) -> nn.Module:
         """Return the network with its blocks fused; a fused block has a bias, which the plain convolution lacks."""
         return fuse(model)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        s = context.recipe.dyrep
+        s, optimizer = context.recipe.dyrep, context.recipe.optimizer
         self.batches = s.recalibration_batches
         self.dyrep = DyRep(
             context.model,
@@ -183,6 +192,7 @@ class Dynamic(Method):
             until=s.until,
             metric=s.metric,
             recalibration_batches=s.recalibration_batches,
+            group_of=group_of(context.model, optimizer) if optimizer.lr_factors else None,
             seed=context.seed,
         )
 
@@ -273,10 +283,12 @@ def convert(name: str, recipe: Recipe, model: nn.Module) -> nn.Module:
     return model
 
 
-def deploy(name: str, model: nn.Module) -> nn.Module:
-    """Return the plain network that is equivalent to a trained model in eval mode."""
+def deploy(
+    name: str, model: nn.Module, measuring_batches: MeasuringBatches | None = None, forward: Forward | None = None
+) -> nn.Module:
+    """Return the plain network that is equivalent to a trained model in eval mode; see :meth:`Method.deploy`."""
     for part in check_method(name):
-        model = METHODS[part].deploy(model)
+        model = METHODS[part].deploy(model, measuring_batches, forward)
     return model
 
 

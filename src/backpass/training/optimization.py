@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from backpass.errors import InputError
 from backpass.training.recipe import OptimizerSettings, ScheduleSettings
 
-__all__ = ["OPTIMIZERS", "build_optimizer", "build_schedule", "parameter_groups"]
+__all__ = ["OPTIMIZERS", "build_optimizer", "build_schedule", "group_of", "parameter_groups"]
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": SGD,
@@ -35,29 +35,52 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     Raises:
         InputError: a pattern of ``settings.lr_factors`` matches no parameter.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
     patterns = [pattern for pattern, _ in settings.lr_factors]
-    if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name, _ in named)]:
-        first = ", ".join(name for name, _ in named[:3])
+    if idle := [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]:
+        first = ", ".join(names[:3])
         raise InputError(
             f"expected every pattern of optimizer.lr_factors to match a parameter, got {idle} for parameters such as "
             f"{first}; correct or remove {'them' if idle[1:] else 'it'}"
         )
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for factor in dict.fromkeys((1.0, *(factor for _, factor in settings.lr_factors))):
-        groups |= {(factor, True): [], (factor, False): []}
-    for name, parameter in named:
-        factor = next((factor for pattern, factor in settings.lr_factors if fnmatchcase(name, pattern)), 1.0)
-        groups[factor, settings.decay_norm_and_bias or parameter.ndim >= 2].append(parameter)
     return [
         {
             "params": parameters,
             "weight_decay": settings.weight_decay if decayed else 0.0,
             **({} if factor == 1.0 else {"lr": factor * settings.lr}),
         }
-        for (factor, decayed), parameters in groups.items()
-        if parameters
+        for (factor, decayed), parameters in _members(model, settings).items()
     ]
+
+
+def group_of(model: nn.Module, settings: OptimizerSettings) -> Callable[[str, nn.Parameter], int]:
+    """Return a function from a new parameter's name and itself to its index in :func:`parameter_groups` of ``model``.
+
+    Where no group has both its learning rate and its weight decay, the learning rate decides.
+    """
+    kinds = list(_members(model, settings))
+
+    def index(name: str, parameter: nn.Parameter) -> int:
+        factor, decayed = _kind(name, parameter, settings)
+        return min(range(len(kinds)), key=lambda i: (kinds[i][0] != factor, kinds[i][1] != decayed))
+
+    return index
+
+
+def _members(model: nn.Module, settings: OptimizerSettings) -> dict[tuple[float, bool], list[nn.Parameter]]:
+    """Return the parameters by the factor on their learning rate and by whether they decay."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for factor in dict.fromkeys((1.0, *(factor for _, factor in settings.lr_factors))):
+        groups |= {(factor, True): [], (factor, False): []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups[_kind(name, parameter, settings)].append(parameter)
+    return {kind: parameters for kind, parameters in groups.items() if parameters}
+
+
+def _kind(name: str, parameter: nn.Parameter, settings: OptimizerSettings) -> tuple[float, bool]:
+    factor = next((factor for pattern, factor in settings.lr_factors if fnmatchcase(name, pattern)), 1.0)
+    return factor, settings.decay_norm_and_bias or parameter.ndim >= 2
 
 
 def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:

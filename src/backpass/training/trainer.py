@@ -35,6 +35,7 @@ from backpass.training.batches import batch_size, split_batch
 from backpass.training.divergence import check_finite
 from backpass.training.items import Data
 from backpass.training.loaders import measuring_batches
+from backpass.training.methods import deploy
 from backpass.training.outcome import EpochRecord, Outcome
 from backpass.training.processes import epoch_seed, gpu_use, on_main, reset_peak_memory, total
 from backpass.training.recipe import Run, Runtime
@@ -143,6 +144,7 @@ class Trainer(ResumableRun):
             loss_sum.add_(self._step(inputs, target), alpha=size)
             count += size
             self.on_step(epoch, step + 1, steps)
+        self.wrapped.share_buffers()  # which methods and the checkpoint read before the next forward pass
         sums = total(torch.stack([loss_sum, self._score, loss_sum.new_tensor(count)]).double()).tolist()
         train_loss, score = sums[0] / sums[2], sums[1] / sums[2]
         name = self.task.training_metric
@@ -208,6 +210,15 @@ class Trainer(ResumableRun):
             evaluation.update(self.task.predict(self.wrapped.evaluate, inputs), target)
         self.traces.evaluated(evaluation)
         return {f"{split}_{name}": float(value) for name, value in evaluation.compute(total).items()}
+
+    def deploy(self) -> nn.Module:
+        """Return the plain network that equals the trained model in eval mode, and can be trained further.
+
+        It has nothing that training alone needs. Processes do not wait for each other.
+        """
+        forward = self.wrapped.in_precision(self.task.measuring_forward(self.model))
+        batches = self._measuring_batches(self.run.recipe.epochs)
+        return self.task.deploy(deploy(self.run.method, self.model.eval(), batches, forward))
 
     def _measuring_batches(self, epoch: int) -> Callable[[int], Sequence[Any]]:
         return lambda count: measuring_batches(self.loaders.train, count, epoch=epoch)

@@ -16,6 +16,7 @@ from backpass.reparam import (
     branch_scales,
     equivalent_scaling,
 )
+from backpass.reparam.dyrep.growth import grow
 from reference.reparam_cases import images, randomise
 
 STEPS = 30
@@ -232,6 +233,9 @@ def test_blocks_outside_the_lemma_are_refused() -> None:
         equivalent_scaling(DiverseBranchBlock(conv))
     parallel = DyRepBlock(conv, branches=["1x1", "kxk", "1xk", "kx1", "id"])
     assert equivalent_scaling(parallel).tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+    grow(nn.Sequential(parallel), "0.branches.kxk.conv", generator=torch.Generator(), prepare=lambda block: None)
+    with pytest.raises(InputError, match=r"got a dbb_dyrep block whose branches kxk chain two layers or hold a block"):
+        equivalent_scaling(parallel)
     with pytest.raises(InputError, match=r"scales of the branches kxk, kx1, 1xk, got 3x3"):
         equivalent_scaling(ACBlock(conv), {"3x3": 1.0})
     with pytest.raises(InputError, match=r'expected optimizer to be "sgd" or "adam", got \'lion\''):

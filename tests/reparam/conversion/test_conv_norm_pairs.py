@@ -185,6 +185,60 @@ def test_a_container_that_nothing_changes_is_left_alone(probe: Tensor | None) ->
     assert model.config == {"width": 8}
 
 
+@pytest.mark.parametrize("keep", [lambda y: y, lambda y: {"maps": [y]}, lambda y: deque([y]), lambda y: (1, {y})])
+@pytest.mark.parametrize("probe", PROBES)
+def test_an_output_that_an_attribute_keeps_has_another_use(probe: Tensor | None, keep: Callable[[Any], Any]) -> None:
+    class Keeping(Wired):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            self.kept = keep(y)
+            return self.n(y) + self.m(self.b(x))
+
+    model = nn.Sequential(Keeping(lambda s, x: x))
+    pairs, reasons, _, doubt = find_pairs(model, probe)
+    assert pairs == {"0.b": "0.m"}
+    assert reasons["0.a"] == "its output goes to 0.n, the attribute 0.kept, not to one batch normalisation"
+    assert doubt is None
+    assert not hasattr(model[0], "kept")
+
+
+def test_an_attribute_that_holds_itself_ends_the_search() -> None:
+    model = Residual()
+    model.loop = []
+    model.loop.append(model.loop)
+    for probe in PROBES:
+        assert find_pairs(model, probe).pairs == RESIDUAL
+
+
+class Conditioned(Wired):
+    """Takes a condition, or makes one of the output of a convolution."""
+
+    def forward(self, x: Tensor, condition: Tensor | None = None, *, scale: bool = True) -> Tensor:
+        y = self.a(x)
+        if condition is None:
+            condition = y.mean((2, 3), keepdim=True)
+        return self.n(y) + self.m(self.b(x)) + condition
+
+
+def test_what_calls_with_the_defaults_of_the_forward_pass_do_counts() -> None:
+    pairs, reasons, _, doubt = find_pairs(Conditioned(lambda s, x: x))
+    assert pairs == {"b": "m"}
+    assert reasons["a"] == "its output goes to mean, n, not to one batch normalisation"
+    assert doubt is None
+
+
+def test_defaults_that_the_forward_pass_does_not_run_with_leave_a_doubt() -> None:
+    class Demanding(Wired):
+        def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+            if condition is None:
+                raise ValueError("a condition is needed")
+            return self.n(self.a(x)) + condition
+
+    pairs, _, _, doubt = find_pairs(Demanding(lambda s, x: x))
+    assert pairs == {"a": "n"}
+    assert doubt.startswith("the forward pass could not be traced as a whole (Demanding: a condition is needed)")
+
+
 def test_a_lazy_layer_that_the_probe_initialises_stays_so() -> None:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.LazyLinear(2))
     assert find_pairs(model, images(2, 3, 8, 8)).pairs == {"0": "1"}

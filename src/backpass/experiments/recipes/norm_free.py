@@ -13,6 +13,7 @@ __all__ = ["NF_IMAGENET"]
 NF_IMAGENET = replace(
     PGT_IMAGENET,
     model="nf_resnet50",
+    model_args=(),
     epochs=90,
     optimizer=OptimizerSettings(
         lr=0.1 * PGT_IMAGENET.batch_size / 256,

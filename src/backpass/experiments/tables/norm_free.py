@@ -18,7 +18,7 @@ _ALPHA = "alpha is the published one of ResNet-50"
 def _norm_free() -> Table:
     nfnet = f"optimizer and schedule of the NFNet code; {_CLIPPING}; {_ALPHA}; length and batch are ours"
     pgt = f"settings of the PGT runs; {_CLIPPING}; {_ALPHA}"
-    no_norm = replace(PGT_IMAGENET, model="nonorm_resnet50", pgt=PgtSettings(alpha=0.3))
+    no_norm = replace(PGT_IMAGENET, model="nonorm_resnet50", model_args=(), pgt=PgtSettings(alpha=0.3))
     entries: list[Entry] = []
     for label, recipe, note in (
         ("NF-ResNet-26, AGC", replace(NF_IMAGENET, model="nf_resnet26"), nfnet),

@@ -9,7 +9,7 @@ from torch import Tensor
 from backpass.errors import InputError
 from backpass.reparam.blocks.algebra import embed_kernel
 from backpass.reparam.blocks.batch_norm import scale_of
-from backpass.reparam.blocks.block import ReparamBlock
+from backpass.reparam.blocks.block import Branch, ReparamBlock
 from backpass.reparam.blocks.branches import ConvBranch, IdentityBranch
 
 __all__ = ["branch_scales", "equivalent_scaling"]
@@ -54,7 +54,7 @@ def equivalent_scaling(
         is not one: divide by it to keep the learning rate.
 
     Raises:
-        InputError: a branch chains two layers, so that no elementwise factor describes it; a name in
+        InputError: a branch chains two layers or holds a block, so that no elementwise factor describes it; a name in
             ``scales`` is no branch; a factor has another shape; or ``optimizer`` is neither of the two.
 
     >>> from torch import nn
@@ -71,12 +71,12 @@ def equivalent_scaling(
             f"expected scales of the branches {', '.join(block.branches)}, got {', '.join(unknown)}; "
             "leave the others out"
         )
-    chained = [n for n, branch in block.items() if not isinstance(branch, ConvBranch | IdentityBranch)]
-    if chained:
+    others = [n for n, branch in block.items() if not _is_single(branch)]
+    if others:
         raise InputError(
-            f"expected branches of one convolution each, got a {block.name} block whose branches {', '.join(chained)} "
-            "chain two layers; Lemma 1 covers parallel convolutions alone: use acb, repvgg, or dbb_dyrep with branches "
-            "from 1x1, kxk, 1xk, kx1, id"
+            f"expected branches of one convolution each, got a {block.name} block whose branches {', '.join(others)} "
+            "chain two layers or hold a block; Lemma 1 covers parallel convolutions alone: use acb, repvgg, or "
+            "dbb_dyrep with branches from 1x1, kxk, 1xk, kx1, id, in which no convolution has grown"
         )
     total = torch.zeros(block.geometry.kernel_size, dtype=torch.float64, device="cpu")
     for name, branch in block.items():
@@ -94,6 +94,12 @@ def branch_scales(block: ReparamBlock) -> dict[str, Tensor]:
     These are the factors of the branches in eval mode, for :func:`equivalent_scaling`.
     """
     return {name: scale_of(branch.norm) for name, branch in block.items()}
+
+
+def _is_single(branch: Branch) -> bool:
+    if isinstance(branch, ConvBranch):
+        return not isinstance(branch.conv, ReparamBlock)  # DyRep grows a convolution of a block into a block
+    return isinstance(branch, IdentityBranch)
 
 
 def _factor(scale: float | Tensor, name: str, channels: int) -> Tensor:

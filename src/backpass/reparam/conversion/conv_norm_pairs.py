@@ -37,9 +37,10 @@ def find_pairs(model: nn.Module, probe: Probe | None = None) -> Pairs:
     """Return which batch normalisation each convolution belongs to, and why the others belong to none.
 
     In every call of a pair that is seen, the normalisation's input is the convolution's output, which has no other
-    use, and no other code reads a parameter or buffer of the two, such as ``self.conv.weight``. With a probe the
-    model runs on it in eval and in train mode, without gradients, and every use of every convolution's output is
-    seen. Without one the forward pass is traced symbolically (``torch.fx``) in both modes. Either way a pair is
+    use, and no other code reads a parameter or buffer of the two, such as ``self.conv.weight``. To keep the output in
+    an attribute of a module, where a loss may read it, is another use. With a probe the model runs on it in eval and in
+    train mode, without gradients, and every use of every convolution's output is seen. Without one the forward pass is
+    traced symbolically (``torch.fx``) in both modes, and with its defaults too if it has any. Either way a pair is
     certain. Where tracing fails, each submodule is traced by itself and neighbours in an ``nn.Sequential`` count,
     and a pair is not certain: what the code around them does is not seen, such as keeping the output of a
     convolution on the way through an ``nn.Sequential``. Nor is it where the model does not run on the probe in

@@ -1,10 +1,13 @@
 """Where the output of each convolution goes in a forward pass, and which normalisation it therefore belongs to."""
 
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["LAYERS", "OUTPUT", "DataFlow", "own_tensors"]
+__all__ = ["LAYERS", "OUTPUT", "DataFlow", "kept_values", "own_tensors"]
 
 LAYERS = (nn.Conv2d, nn.modules.batchnorm._BatchNorm)
 """The layers that are watched."""
@@ -72,6 +75,24 @@ def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers that ``module`` itself holds, by attribute."""
     own = module._parameters | module._buffers
     return {name: tensor for name, tensor in own.items() if tensor is not None}
+
+
+def kept_values(names: Mapping[nn.Module, str]) -> Iterator[tuple[str, Any]]:
+    """Iterate over what the attributes of the modules hold, also in containers at any depth, each with a label."""
+    for module, name in names.items():
+        for attribute, value in vars(module).items():
+            label = f"the attribute {name}.{attribute}" if name else f"the attribute {attribute}"
+            yield from ((label, item) for item in _items(value, set()))
+
+
+def _items(value: Any, seen: set[int]) -> Iterator[Any]:
+    if not isinstance(value, dict | list | tuple | set | deque):
+        yield value
+    elif id(value) not in seen:  # a container may hold itself
+        seen.add(id(value))
+        parts: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        for part in parts:
+            yield from _items(part, seen)
 
 
 def _listed(attributes: set[str]) -> str:

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from backpass._internal.batches import tensors_in
 from backpass._internal.eager import eagerly
 from backpass._internal.modes import eval_mode, flagged, set_mode
-from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, own_tensors
+from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, kept_values, own_tensors
 from backpass.reparam.conversion.probe import Probe, call
 
 __all__ = ["run"]
@@ -44,6 +44,9 @@ def _record(model: nn.Module, probe: Probe, names: dict[nn.Module, str], flow: D
         with eagerly(), torch.no_grad(), _recorded_reads(watch), watch:
             output = call(model, probe)
         watch.used(output, OUTPUT)
+        for label, value in kept_values(names):
+            if isinstance(value, Tensor):
+                watch.used(value, label)
     finally:
         for handle in handles:
             handle.remove()

@@ -34,7 +34,8 @@ def load_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor], *, block
     """Load ``state_dict``, strict, whether it and ``model`` are plain, in training form or fused.
 
     A checkpoint of the form of ``model`` loads directly. A training checkpoint loads into a plain or a fused model
-    through ``blocks``: the training form is rebuilt, loaded and turned into the form of ``model``. A block that
+    through ``blocks``: the training form is rebuilt, loaded and turned into the form of ``model``. A plain model is
+    then one for evaluation, as :func:`~backpass.reparam.to_plain` returns it without batches. A block that
     replaced no normalisation and no bias, as DyRep's do, needs the fused form, whose convolution has a bias. A
     plain or fused checkpoint does not load into a training form, since it has no branches, nor into the other of
     the two.

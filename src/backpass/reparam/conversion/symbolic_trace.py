@@ -1,12 +1,14 @@
 """The data flow of a model as symbolic tracing (``torch.fx``) shows it."""
 
+import inspect
+from collections import defaultdict
 from itertools import pairwise
 from typing import Any, cast
 
 from torch import fx, nn
 
 from backpass.reparam.blocks.block import ReparamBlock
-from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, own_tensors
+from backpass.reparam.conversion.data_flow import LAYERS, OUTPUT, DataFlow, kept_values, own_tensors
 
 __all__ = ["trace"]
 
@@ -14,7 +16,9 @@ __all__ = ["trace"]
 def trace(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow) -> None:
     """Record in ``flow`` what tracing ``module`` shows, or else what tracing its parts shows.
 
-    Parts do not show what the code of ``module`` does with their layers; ``flow.failures`` then says why.
+    Where its forward pass has defaults, it is traced a second time with those, since code such as ``if mask is None``
+    takes another branch then. Parts do not show what the code of ``module`` does with their layers; ``flow.failures``
+    then holds the reason.
 
     Args:
         module: the model, or a part of it.
@@ -22,7 +26,8 @@ def trace(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow) -> Non
         flow: is added to.
     """
     try:
-        graph = _Tracer(names, flow).trace(module)
+        for defaults in _defaults(module):
+            _record(module, names, flow, defaults)
     except Exception as error:  # the model's own code runs on stand-ins and may fail in any way
         flow.failures.append(f"{type(module).__name__}: {error}".splitlines()[0])
         if type(module).forward is nn.Sequential.forward:
@@ -30,7 +35,17 @@ def trace(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow) -> Non
         for child in module.children():
             if child in names and not isinstance(child, nn.Conv2d | ReparamBlock):
                 trace(child, names, flow)
-        return
+
+
+def _defaults(module: nn.Module) -> list[dict[str, Any]]:
+    """Return the arguments that are no stand-ins in each of the traces: none, and then the defaults."""
+    others = list(inspect.signature(type(module).forward).parameters.values())[2:]  # after self and the input
+    defaults = {p.name: p.default for p in others if isinstance(p.default, bool | int | float | str | None)}
+    return [{}, defaults] if defaults else [{}]
+
+
+def _record(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow, defaults: dict[str, Any]) -> None:
+    graph = _Tracer(names, flow).trace(module, defaults or None)
     nodes = [node for node in graph.nodes if node.op == "call_module"]
     leaf = {node: module.get_submodule(cast(str, node.target)) for node in nodes}
 
@@ -39,9 +54,13 @@ def trace(module: nn.Module, names: dict[nn.Module, str], flow: DataFlow) -> Non
             return OUTPUT
         return names[leaf[node]] if node in leaf else str(getattr(node.target, "__name__", node.target))
 
+    kept: dict[fx.Node, set[str]] = defaultdict(set)
+    for place, value in kept_values(names):
+        if isinstance(value, fx.Proxy):
+            kept[value.node].add(place)
     for node in nodes:
         if isinstance(leaf[node], nn.Conv2d):
-            flow.users.setdefault(names[leaf[node]], []).append({label(user) for user in node.users})
+            flow.users.setdefault(names[leaf[node]], []).append({label(user) for user in node.users} | kept[node])
         elif isinstance(leaf[node], nn.modules.batchnorm._BatchNorm):
             flow.feeds.setdefault(names[leaf[node]], set()).update(label(arg) for arg in node.all_input_nodes)
 
