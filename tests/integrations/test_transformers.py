@@ -83,6 +83,7 @@ def made(
     dataset: Any = None,
     max_steps: int = -1,
     restore_callback_states_from_checkpoint: bool = False,
+    kind: type[Trainer] = InOrder,
     **options: Any,
 ) -> tuple[Trainer, Gradients]:
     arguments = TrainingArguments(
@@ -106,7 +107,7 @@ def made(
     model = Model()
     optimizer = optimizer_of(model)
     steps = recorded(optimizer, model.model)
-    trainer = InOrder(
+    trainer = kind(
         model,
         arguments,
         train_dataset=dataset or Images(),
@@ -140,6 +141,14 @@ def test_a_resumed_run_is_the_one_that_was_never_stopped(tmp_path: Path, epochs:
     first = trained(tmp_path, epochs=epochs, **RESUMED)
     rest = trained(tmp_path, resume=True, **RESUMED)
     assert_same(first + rest, plain(**RESUMED))
+
+
+def test_a_resumed_run_measures_on_the_shuffled_batches_of_its_epoch(tmp_path: Path) -> None:
+    whole = trained(tmp_path / "whole", kind=Trainer)
+    with pytest.raises(AssertionError, match="step"):
+        assert_same(whole, trained(tmp_path / "other", kind=Trainer, batches=1))
+    first = trained(tmp_path / "stopped", kind=Trainer, epochs=2)
+    assert_same(first + trained(tmp_path / "stopped", kind=Trainer, resume=True), whole)
 
 
 class Interrupted(TrainerCallback):

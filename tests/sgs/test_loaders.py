@@ -12,7 +12,7 @@ pytest.importorskip("numpy")
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
 
 from backpass.errors import InputError
 from backpass.sgs import SpatialGradientScaling, scalable_convs
@@ -69,14 +69,21 @@ def test_training_reads_the_same_batches_with_and_without_an_update(
         assert torch.equal(plain, measured)
 
 
-@pytest.mark.parametrize("prepared", [False, True])
-def test_an_update_while_persistent_workers_are_read(prepared: bool) -> None:
+def prepared_by(framework: str, loader: Any) -> Any:
+    if framework == "accelerate":
+        return pytest.importorskip("accelerate").Accelerator(cpu=True).prepare(loader)
+    if framework == "fabric":
+        fabric = pytest.importorskip("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+        return fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+    return loader
+
+
+@pytest.mark.parametrize("framework", ["torch", "accelerate", "fabric"])
+def test_an_update_while_persistent_workers_are_read(framework: str) -> None:
     def epochs(update: bool) -> list[Tensor]:
         torch.manual_seed(0)
         sgs = SpatialGradientScaling(net())
-        loader = DataLoader(Augmented(), batch_size=8, num_workers=1, persistent_workers=True)
-        if prepared:
-            loader = pytest.importorskip("accelerate").Accelerator(cpu=True).prepare(loader)
+        loader = prepared_by(framework, DataLoader(Augmented(), batch_size=8, num_workers=1, persistent_workers=True))
         batches, workers = iter(loader), 0
         read = [next(batches)]
         if update:
@@ -88,6 +95,17 @@ def test_an_update_while_persistent_workers_are_read(prepared: bool) -> None:
     plain, measured = epochs(False), epochs(True)
     assert len(plain) == len(measured) == 8
     assert all(map(torch.equal, plain, measured))
+
+
+def test_an_update_on_all_batches_while_a_dispatched_loader_is_read() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    configuration = accelerate.DataLoaderConfiguration(dispatch_batches=True)
+    accelerator = accelerate.Accelerator(cpu=True, dataloader_config=configuration)
+    loader = accelerator.prepare(DataLoader(torch.randn(12, 1, 6, 6), batch_size=4))
+    batches = iter(loader)
+    next(batches)
+    scalings(loader, batches=3)
+    assert len(list(batches)) == 2
 
 
 def test_a_loader_is_measured_like_its_first_batches() -> None:
@@ -121,6 +139,23 @@ def test_an_accelerate_loader_with_seeded_epochs_is_left_at_its_epoch(batches: i
         for _ in range(2):
             if update:
                 scalings(loader, batches=batches)
+            order.append([labels.tolist() for _, labels in loader])
+        return order
+
+    plain = epochs(False)
+    assert plain[0] != plain[1]
+    assert epochs(True) == plain
+
+
+def test_a_loader_of_fabric_is_left_at_its_epoch() -> None:
+    def epochs(update: bool) -> list[list[list[int]]]:
+        data = TensorDataset(torch.randn(16, 1, 6, 6), torch.arange(16))
+        sampler = DistributedSampler(data, num_replicas=2, rank=0)
+        loader = prepared_by("fabric", DataLoader(data, batch_size=4, sampler=sampler))
+        order = []
+        for _ in range(2):
+            if update:
+                scalings(loader, batches=1)
             order.append([labels.tolist() for _, labels in loader])
         return order
 

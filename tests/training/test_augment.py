@@ -92,15 +92,14 @@ def test_cut_by_hand() -> None:
     assert result[1, 0].tolist() == [[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-def test_normalize_agrees_with_float64(dtype: torch.dtype) -> None:
+def test_normalize_agrees_with_float64() -> None:
     images = random_images()
     mean, std = [0.49, 0.48, 0.44], [0.24, 0.25, 0.26]
     channel = torch.tensor([mean, std], dtype=torch.float64).view(2, 3, 1, 1)
     expected = (images.double() / 255 - channel[0]) / channel[1]
-    result = normalize(images, mean, std, dtype)
-    assert result.dtype == dtype
-    torch.testing.assert_close(result.double(), expected, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+    result = normalize(images, mean, std)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result.double(), expected, rtol=2 * torch.finfo(torch.float32).eps, atol=1e-6)
 
 
 def test_normalize_does_not_change_its_input() -> None:

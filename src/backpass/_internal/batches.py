@@ -66,10 +66,7 @@ def copied(batch: Any) -> Any:
     if isinstance(batch, Tensor):
         return batch.clone()
     if isinstance(batch, MutableMapping):
-        mapping = copy.copy(batch)
-        for key, value in batch.items():
-            mapping[key] = copied(value)
-        return mapping
+        return _mapped(copied, batch)
     if isinstance(batch, list):
         items = copy.copy(batch)
         items[:] = map(copied, batch)
@@ -105,6 +102,8 @@ def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bo
     """Return the batch with ``call`` applied to each part that is ``chosen``, the outer before the inner."""
     if chosen(batch):
         return call(batch)
+    if isinstance(batch, MutableMapping):
+        return _mapped(lambda value: map_parts(call, value, chosen), batch)
     if isinstance(batch, Mapping):
         return {key: map_parts(call, value, chosen) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -112,6 +111,14 @@ def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bo
     if isinstance(batch, tuple | list):
         return type(batch)(map_parts(call, value, chosen) for value in batch)
     return batch
+
+
+def _mapped(call: Callable[[Any], Any], batch: MutableMapping[Any, Any]) -> MutableMapping[Any, Any]:
+    """Return a mapping of the same type, such as a ``ModelOutput``, with ``call`` applied to each value."""
+    mapping = copy.copy(batch)
+    for key, value in batch.items():
+        mapping[key] = call(value)
+    return mapping
 
 
 def _dtypes_of_kernels(parameters: Iterable[Tensor]) -> list[torch.dtype]:

@@ -61,7 +61,8 @@ def _keeping_gradient_state(loader: Iterable[Any]) -> Iterator[None]:
         yield
         return
     being_read = list(state.dataloader_references)
-    progress = {name: getattr(loader, name) for name in ("end_of_dataloader", "remainder")}
+    names = ("end_of_dataloader", "remainder", "_stop_iteration")  # the last of DataLoaderDispatcher
+    progress = {name: getattr(loader, name) for name in names if hasattr(loader, name)}
     try:
         yield
     finally:

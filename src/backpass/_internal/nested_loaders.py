@@ -7,7 +7,9 @@ __all__ = ["nested_loaders"]
 
 
 def nested_loaders(loader: object) -> Iterator[Any]:
-    """Yield a loader, then the loaders inside it: Accelerate keeps one as ``base_dataloader``, timm as ``loader``.
+    """Yield a loader, then the loaders inside it.
+
+    Accelerate keeps one as ``base_dataloader``, timm as ``loader``, Lightning Fabric as ``_dataloader``.
 
     >>> class Prefetcher:
     ...     loader = None
@@ -18,4 +20,4 @@ def nested_loaders(loader: object) -> Iterator[Any]:
     while loader is not None:
         yield loader
         inside = getattr(loader, "__dict__", {})
-        loader = inside.get("base_dataloader", inside.get("loader"))
+        loader = next((inside[name] for name in ("base_dataloader", "loader", "_dataloader") if name in inside), None)

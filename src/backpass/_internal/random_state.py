@@ -18,9 +18,9 @@ __all__ = ["keeping_global_states", "keeping_random_state", "seeded"]
 def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
     """Restore the random states of torch, Python and NumPy, and of the loader's own generators and epochs, at the end.
 
-    Accelerate's loaders and samplers count epochs as they are read, and seed each with its number. So reading batches
-    inside, also all, changes neither the order nor the augmentation of what the caller reads later. The
-    states inside a loader's persistent worker processes are out of reach.
+    Samplers, and the loaders of Accelerate and Lightning Fabric, count epochs as they are read, and seed each with its
+    number. So reading batches inside, also all, changes neither the order nor the augmentation of what the caller reads
+    later. The states inside a loader's persistent worker processes are out of reach.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> loader = torch.utils.data.DataLoader(range(100), shuffle=True, generator=generator)
@@ -106,7 +106,7 @@ def _generators(loader: object) -> Iterator[torch.Generator]:
 def _epochs(loader: object) -> Iterator[tuple[object, str, int]]:
     """Yield each counter of epochs of a loader and of what it draws with: its holder, its name and its number."""
     for holder in _holders(loader):
-        for name in ("epoch", "iteration"):
+        for name in ("epoch", "iteration", "_num_iter_calls"):  # the last of Lightning Fabric's loaders
             number = getattr(holder, "__dict__", {}).get(name)
             if isinstance(number, int):
                 yield holder, name, number

@@ -31,7 +31,7 @@ class SpatialGradientScalingState(TrainerCallback):
 class SpatialGradientScalingCallback(TrainerCallback):
     """Train with SGS: ``trainer.add_callback(SpatialGradientScalingCallback(trainer, k=5.0))``.
 
-    Measures at the start of the epochs where it is due, on the first batches of the training loader. The
+    Measures before the first step of the epochs where it is due, on the first batches of the training loader. The
     ``Trainer`` has no event between backward and clipping, so this scales at the end of ``trainer.training_step``
     where gradients are synchronised: once per optimizer step, on accumulated gradients, before the ``Trainer``
     clips them (``max_grad_norm`` is 1 by default). Its default optimizer is AdamW, under which a scaling of the
@@ -65,6 +65,7 @@ class SpatialGradientScalingCallback(TrainerCallback):
         self.batches = batches
         self.forward = forward
         self.options = options
+        self._starting = False  # an epoch that has not had a step
         self._step: Callable[..., Tensor] | None = None  # that scales, while it does
         self._replaced: Callable[..., Tensor] | None = None  # what the trainer itself held instead
 
@@ -99,7 +100,16 @@ class SpatialGradientScalingCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure, if it is due, and pass the scalings to the next checkpoints."""
+        """Leave measuring to the first step: a resumed run has random states and order of its epoch only then."""
+        self._starting = True
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure in the first step of an epoch, if it is due, and pass the scalings to the next checkpoints."""
+        if not self._starting:
+            return
+        self._starting = False
         loader = kwargs["train_dataloader"]
         self.sgs.start_epoch(self._epoch, loader, batches=self.batches, forward=self.forward)
         self._epoch += 1

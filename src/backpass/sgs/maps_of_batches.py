@@ -60,7 +60,8 @@ class MapsOfBatches:
         with failing_together(self._device, group), evaluating(model):
             self._batches = first_batches(loader, count)
         kernels = [layer.parameter for layer in self._layers]  # a head, or a teacher, may have another dtype
-        self._forward = forward if callable(forward) else forward_on(model, self._device, forward, kernels=kernels)
+        device = computing_device(next(model.parameters()))  # of the input; a model may be spread over several
+        self._forward = forward if callable(forward) else forward_on(model, device, forward, kernels=kernels)
         self._sharded = is_sharded(model)
         self._kept = KeptMaps()
         if self._sharded:

@@ -30,7 +30,6 @@ def normalize(
     images: Tensor,
     mean: Sequence[float] | Tensor,
     std: Sequence[float] | Tensor,
-    dtype: torch.dtype = torch.float32,
     max_value: float = 255.0,
 ) -> Tensor:
     """Return ``(images / max_value - mean) / std`` for each channel.
@@ -39,11 +38,10 @@ def normalize(
         images: shape ``(N, C, H, W)``, any dtype; uint8 in the data sets of this package.
         mean: C values on the scale from 0 to 1.
         std: C positive values on the same scale.
-        dtype: dtype of the result; half precisions are computed in float32 and rounded once.
         max_value: pixel value that corresponds to 1.
 
     Returns:
-        A new tensor with the shape, device and memory format of ``images``.
+        A new float32 tensor with the shape, device and memory format of ``images``.
 
     Raises:
         InputError: ``mean`` or ``std`` does not hold one value per channel.
@@ -52,17 +50,16 @@ def normalize(
     tensor([-0.5000,  0.0000,  2.0000])
     """
     _check_images(images)
-    compute = torch.promote_types(dtype, torch.float32)
-    centre = torch.as_tensor(mean, dtype=compute, device=images.device)
-    spread = torch.as_tensor(std, dtype=compute, device=images.device)
+    centre = torch.as_tensor(mean, dtype=torch.float32, device=images.device)
+    spread = torch.as_tensor(std, dtype=torch.float32, device=images.device)
     channels = images.shape[1]
     if centre.shape != (channels,) or spread.shape != (channels,):
         raise InputError(
             f"expected mean and std of shape ({channels},), one value per channel, got {tuple(centre.shape)} and "
             f"{tuple(spread.shape)}; give {channels} values each"
         )
-    scaled = images.to(compute, copy=True).sub_(centre.view(-1, 1, 1) * max_value)
-    return scaled.div_(spread.view(-1, 1, 1) * max_value).to(dtype)
+    scaled = images.to(torch.float32, copy=True).sub_(centre.view(-1, 1, 1) * max_value)
+    return scaled.div_(spread.view(-1, 1, 1) * max_value)
 
 
 def crop(images: Tensor, offsets: Tensor, padding: int) -> Tensor:

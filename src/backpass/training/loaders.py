@@ -18,7 +18,7 @@ from backpass.training.stream import StreamAugmentation, StreamLoader
 __all__ = ["Loaders", "build_loaders", "measuring_batches"]
 
 
-def measuring_batches(loader: Loader, count: int, *, epoch: int, batch_size: int | None = None) -> list[Any]:
+def measuring_batches(loader: Loader, count: int, *, epoch: int) -> list[Any]:
     """Draw batches of training images to measure on, without an effect on the training batches.
 
     The images are augmented as in training and drawn without replacement by a separate generator, seeded with the seed
@@ -28,20 +28,17 @@ def measuring_batches(loader: Loader, count: int, *, epoch: int, batch_size: int
         loader: loader of the training images.
         count: number of batches, at least 1; all full batches of the split if there are fewer.
         epoch: epoch of the measurement.
-        batch_size: number of images in a global batch; default: that of the loader.
 
     Returns:
         Inputs of each batch; images have the shape ``(batch_size / world_size, C, H, W)``.
 
     Raises:
-        InputError: ``count`` is below 1, or ``batch_size`` is below 1, not a multiple of the world size, or above the
-            number of images in the split.
+        InputError: ``count`` is below 1, or the split has fewer images than a batch.
     """
     if count < 1:
         raise InputError(f"expected count >= 1 batches to measure on, got {count}; raise it")
     plan = loader.plan
-    size = plan.batch_size if batch_size is None else batch_size
-    measuring = replace(plan, count=min(count * size, plan.count), batch_size=size, drop_last=True)
+    measuring = replace(plan, count=min(count * plan.batch_size, plan.count), drop_last=True)
     generator = epoch_generator(plan.seed, epoch, "measuring")
     order = torch.randperm(plan.count, generator=generator)[: measuring.count]
     return [inputs for inputs, _ in loader.batches(order, measuring.shards(), generator)]
@@ -66,7 +63,6 @@ def build_loaders(
     batch_size: int,
     augmentation: Augmentation | StreamAugmentation | None = None,
     eval_batch_size: int | None = None,
-    drop_last: bool = True,
     device: torch.device | str = "cpu",
     channels_last: bool = False,
     seed: int = 0,
@@ -77,7 +73,8 @@ def build_loaders(
 ) -> Loaders:
     """Build the loaders of a data set.
 
-    Training images are shuffled and augmented; test and validation images are neither, and none of them is dropped.
+    Training images are shuffled and augmented, and a last batch that is not full is dropped, as in the published
+    recipes; test and validation images are neither shuffled nor augmented, and none of them is dropped.
 
     Args:
         data: data set; images in memory get a :class:`DeviceLoader`, image files a :class:`StreamLoader`, items of any
@@ -86,7 +83,6 @@ def build_loaders(
         augmentation: augmentation of the training images: :class:`Augmentation` for images in memory,
             :class:`StreamAugmentation` for files; default: none. Items are augmented by ``prepare``.
         eval_batch_size: number of images in a global batch of evaluation; default: ``batch_size``.
-        drop_last: drop the last batch of training images if it is not full, as the published recipes do.
         device: device of the batches.
         channels_last: return images in the ``torch.channels_last`` memory format.
         seed: seed of the order and the augmentation.
@@ -104,7 +100,7 @@ def build_loaders(
             count=len(cast(Sized, split)),
             batch_size=batch_size if training else eval_batch_size or batch_size,
             shuffle=training,
-            drop_last=training and drop_last,
+            drop_last=training,
             seed=seed,
             rank=rank,
             world_size=world_size,

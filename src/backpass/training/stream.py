@@ -16,6 +16,8 @@ from backpass.training.worker_loader import SeededDataset, WorkerLoader
 
 __all__ = ["StreamAugmentation", "StreamLoader"]
 
+_CROP_FRACTION = 0.875  # 224 of 256 pixels
+
 
 @dataclass(frozen=True)
 class StreamAugmentation:
@@ -42,7 +44,7 @@ class StreamLoader(WorkerLoader):
     """Loader of image files, which are decoded and transformed by worker processes and normalised on the device.
 
     With an augmentation, the transforms are a random resized crop (bilinear), a flip and colour jitter. Without, the
-    shorter side is resized to ``image_size / crop_fraction`` and the centre is cropped. The transforms are those of
+    shorter side is resized to ``image_size / 0.875`` and the centre is cropped. The transforms are those of
     ``torchvision.transforms.v2``, seeded for each position in the epoch, so the batches do not depend on ``workers``.
 
     Args:
@@ -53,8 +55,6 @@ class StreamLoader(WorkerLoader):
         device: device of the batches.
         channels_last: return images in the ``torch.channels_last`` memory format.
         workers: number of worker processes, which persist between epochs; 0: decode in this process.
-        prefetch: number of batches that each worker prepares in advance.
-        crop_fraction: side of the centre crop over the resized shorter side; 0.875 is 224 of 256 pixels.
 
     Raises:
         InputError: the plan is for another number of images; during iteration: a file cannot be decoded.
@@ -70,12 +70,10 @@ class StreamLoader(WorkerLoader):
         device: torch.device | str = "cpu",
         channels_last: bool = False,
         workers: int = 0,
-        prefetch: int = 2,
-        crop_fraction: float = 0.875,
     ) -> None:
         check_count(plan, len(split))
-        dataset = _DecodedImages(split, _stream_transform(data.image_size, augmentation, crop_fraction))
-        super().__init__(dataset, plan, device, channels_last, workers, prefetch)
+        dataset = _DecodedImages(split, _stream_transform(data.image_size, augmentation))
+        super().__init__(dataset, plan, device, channels_last, workers)
         self.mean = torch.tensor(data.mean, device=self.device)
         self.std = torch.tensor(data.std, device=self.device)
 
@@ -96,12 +94,10 @@ class _DecodedImages(SeededDataset):
         return self.transform(image), int(self.split.labels[index])
 
 
-def _stream_transform(
-    image_size: tuple[int, int], augmentation: StreamAugmentation | None, crop_fraction: float
-) -> Any:
+def _stream_transform(image_size: tuple[int, int], augmentation: StreamAugmentation | None) -> Any:
     v2 = import_lab("torchvision.transforms.v2", "torchvision", "images decoded on the fly")
     if augmentation is None:
-        steps = [v2.Resize(round(min(image_size) / crop_fraction)), v2.CenterCrop(image_size)]
+        steps = [v2.Resize(round(min(image_size) / _CROP_FRACTION)), v2.CenterCrop(image_size)]
     else:
         jitter = augmentation.color_jitter
         steps = [

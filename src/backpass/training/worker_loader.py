@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -41,8 +40,6 @@ class WorkerLoader(Loader):
         device: device of the batches.
         channels_last: return images in the ``torch.channels_last`` memory format.
         workers: number of worker processes, which persist between epochs; 0: work in this process.
-        prefetch: number of batches that each worker prepares in advance.
-        collate: makes a batch of a list of examples.
     """
 
     def __init__(
@@ -52,15 +49,11 @@ class WorkerLoader(Loader):
         device: torch.device | str = "cpu",
         channels_last: bool = False,
         workers: int = 0,
-        prefetch: int = 2,
-        collate: Callable[[list[Any]], Any] = default_collate,
     ) -> None:
         super().__init__(plan)
         self.device = torch.device(device)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.workers = workers
-        self.prefetch = prefetch
-        self._collate = collate
         self._dataset = dataset
         self._planned: list[list[tuple[int, int]]] = []
         self._kept = self._data_loader(self._planned, keep_workers=True)
@@ -101,17 +94,16 @@ class WorkerLoader(Loader):
             batch_sampler=planned,
             num_workers=self.workers,
             persistent_workers=keep_workers and self.workers > 0,
-            prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=self.device.type == "cuda",
-            collate_fn=partial(_collated, self._collate),
+            collate_fn=_collated,
             # Without one, DataLoader would draw its base seed from the global generator.
             generator=torch.Generator().manual_seed(self.plan.seed),
         )
 
 
-def _collated(collate: Callable[[list[Any]], Any], examples: list[Any]) -> Any:
+def _collated(examples: list[Any]) -> Any:
     error = next((example for example in examples if isinstance(example, BackpassError)), None)
-    return _error_returned(collate, examples) if error is None else error
+    return _error_returned(default_collate, examples) if error is None else error
 
 
 def _error_returned(call: Callable[[Any], Any], argument: Any) -> Any:

@@ -1,7 +1,6 @@
 import pytest
 import torch
 
-from backpass.errors import InputError
 from backpass.training.dense.person_augmentation import PersonAugmentation
 
 
@@ -18,10 +17,3 @@ def test_draws():
     assert (turned.abs() < 30).double().mean().item() == pytest.approx(0.683, abs=0.03)
     assert sum(d.mirrored for d in drawn) / 3000 == pytest.approx(0.5, abs=0.03)
     assert PersonAugmentation().draw(torch.Generator().manual_seed(2)) == drawn[0] != drawn[1]
-
-
-def test_bad_numbers():
-    with pytest.raises(InputError, match=r"got 1.0, 30.0 and \(0.6, 0.5\)"):
-        PersonAugmentation(scale=1.0)
-    with pytest.raises(InputError, match=r"got 0.25, 30.0 and \(0.6, 2\)"):
-        PersonAugmentation(flip_probability=2)

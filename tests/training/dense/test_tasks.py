@@ -20,6 +20,7 @@ from backpass.training import DataSettings, OptimizerSettings, Recipe, Run, Runt
 from backpass.training.datasets import load_dataset
 from backpass.training.dense.heatmaps import draw_heatmaps
 from backpass.training.dense.keypoints import KeypointHeatmaps
+from backpass.training.dense.person_crops import PoseTarget
 from backpass.training.dense.segmentation import SemanticSegmentation
 
 CPU = Runtime(device="cpu", workers=0)
@@ -155,6 +156,19 @@ def test_perfect_heat_maps_score_one_and_moved_ones_less(scenes):
         assert evaluation.compute(lambda counts: counts) == expected
     assert task.loss(maps, target) == 0
     assert task.loss(maps.roll(2, -1), target) > 0
+
+
+def test_maps_that_no_gaussian_reaches_can_be_left_out_of_the_loss():
+    """Gaussians cut at 3 pixels: one seen, one hidden, and those left of and below the map by 3 and by 4 pixels."""
+    joints = torch.tensor([[2, 2], [2, 2], [-3, 2], [-4, 2], [2, 10], [2, 11]]).float()[None]
+    visible = torch.tensor([[True, False, True, True, True, True]])
+    target = PoseTarget(4 * joints, visible, *[torch.empty(0)] * 4)
+    output = torch.randn(1, 6, 8, 8)
+    errors = (output - draw_heatmaps(joints, visible, (8, 8), 1.0)).square().sum((2, 3))
+    task = KeypointHeatmaps(6, size=32, sigma=1.0)
+    torch.testing.assert_close(task.loss(output, target), errors.sum() / output.numel())
+    loss = replace(task, visible_only=True).loss(output, target)
+    torch.testing.assert_close(loss, errors[0, [0, 2, 4]].sum() / output.numel() / 2)
 
 
 def test_evaluation_averages_over_the_mirrored_copy():

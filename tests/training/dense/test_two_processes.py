@@ -1,9 +1,6 @@
 """Both tasks in two processes: one result, and evaluation that counts every image once."""
 
 import json
-import multiprocessing
-import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from examples.generated_scenes.people import write_people
 from backpass.training import Run, Runtime, Trainer
 from backpass.training.datasets import load_dataset
 from training.dense.test_tasks import KEYPOINTS, SEGMENTATION
+from training.two_processes import on_two_processes
 
 CPU = Runtime(device="cpu", workers=0)
 
@@ -34,10 +32,7 @@ def train(folder: Path) -> dict[str, list]:
     return notes
 
 
-def train_on_a_rank(rank: int, port: int, folder: Path) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    torch.set_num_threads(1)
+def train_on_a_rank(rank: int, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(train(folder)))
 
 
@@ -45,18 +40,8 @@ def train_on_a_rank(rank: int, port: int, folder: Path) -> None:
 def test_two_processes_agree_and_evaluate_as_one(tmp_path):
     write_city(tmp_path / "city", 8, 3)
     write_people(tmp_path / "people", 8, 3)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
-    ranks = [context.Process(target=train_on_a_rank, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in ranks:
-        process.start()
+    on_two_processes(train_on_a_rank, tmp_path)
     alone = train(tmp_path)
-    for process in ranks:
-        process.join(300)
-        process.terminate()  # one whose twin has failed would wait
-    assert [process.exitcode for process in ranks] == [0, 0]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
     for task, (fresh, _, scalings) in first.items():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backpass.errors import InputError
+from backpass.training.dense.crop_geometry import swap_joints
 
 __all__ = ["average_with_flipped", "decode_heatmaps", "draw_heatmaps", "heatmap_loss", "mirror_heatmaps"]
 
@@ -54,8 +55,9 @@ def heatmap_loss(output: Tensor, target: Tensor, weight: Tensor | None = None) -
     """Return the mean squared error over all values of the heat maps.
 
     Without ``weight`` the empty maps of joints that are not visible count like all others (SGS Table 8). With
-    ``weight=visible`` their errors are 0, while the mean still runs over all values; half of that is the loss of
-    microsoft/human-pose-estimation.pytorch.
+    ``weight=target.amax((2, 3)) > 0`` the errors of empty maps are 0, while the mean still runs over all values; half
+    of that is the loss of microsoft/human-pose-estimation.pytorch (where the empty map of a Gaussian that ends one
+    pixel left of or above the map counts).
 
     Args:
         output: shape ``(N, J, H, W)``.
@@ -84,10 +86,7 @@ def mirror_heatmaps(heatmaps: Tensor, pairs: Sequence[tuple[int, int]]) -> Tenso
         heatmaps: shape ``(N, J, H, W)``.
         pairs: indices of the joints that change places.
     """
-    order = list(range(heatmaps.shape[1]))
-    for left, right in pairs:
-        order[left], order[right] = order[right], order[left]
-    return heatmaps[:, order].flip(-1)
+    return swap_joints(heatmaps.transpose(0, 1), pairs).transpose(0, 1).flip(-1)
 
 
 def average_with_flipped(

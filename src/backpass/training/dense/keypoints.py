@@ -44,8 +44,8 @@ class KeypointHeatmaps(Task):
         size: height and width of the input in pixels.
         sigma: standard deviation of the target's Gaussians, in pixels of the heat map.
         rounding: how a joint's pixel follows from its coordinates (:func:`draw_heatmaps`).
-        visible_only: leave the maps of joints that are not annotated out of the loss, and halve it, as in
-            microsoft/human-pose-estimation.pytorch.
+        visible_only: leave the maps of joints that are not annotated, or whose Gaussian does not reach the map, out of
+            the loss, and halve it, as in microsoft/human-pose-estimation.pytorch.
         flip: average the evaluation with that of the mirrored image.
         shift: move the mirrored copy's maps by one pixel first, as there.
         quarter_pixel: move a map's maximum by a quarter of a pixel towards the larger neighbour, as there.
@@ -126,11 +126,11 @@ class KeypointHeatmaps(Task):
         return crop_person(item, settings, draws)
 
     def loss(self, output: Any, target: Any, criterion: Criterion | None = None) -> Tensor:
-        """Return the mean squared error of the heat maps; half of it, of visible joints, with ``visible_only``."""
+        """Return the mean squared error of the heat maps; half of it, of maps with a joint, with ``visible_only``."""
         joints = target.joints * (output.shape[-1] / self.size)
         maps = draw_heatmaps(joints, target.visible, tuple(output.shape[-2:]), self.sigma, self.rounding)
         if self.visible_only:
-            return heatmap_loss(output, maps, target.visible.to(output.dtype)) / 2
+            return heatmap_loss(output, maps, maps.amax((2, 3)) > 0) / 2
         return heatmap_loss(output, maps)
 
     def evaluation(self, device: torch.device, alpha: float | None = None) -> "KeypointEvaluation":

@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 import torch
 
-from backpass.errors import InputError
-
 __all__ = ["PersonAugmentation", "PersonDraws"]
 
 
@@ -37,23 +35,12 @@ class PersonAugmentation:
         rotation: standard deviation of the angle in degrees.
         rotation_probability: probability of a rotation.
         flip_probability: probability of a mirrored crop.
-
-    Raises:
-        InputError: a number is out of range.
     """
 
     scale: float = 0.25
     rotation: float = 30.0
     rotation_probability: float = 0.6
     flip_probability: float = 0.5
-
-    def __post_init__(self) -> None:
-        chances = (self.rotation_probability, self.flip_probability)
-        if not 0 <= self.scale < 1 or self.rotation < 0 or not all(0 <= p <= 1 for p in chances):
-            raise InputError(
-                f"expected 0 <= scale < 1, rotation >= 0 and probabilities from 0 to 1, got {self.scale}, "
-                f"{self.rotation} and {chances}; 0 switches a step off"
-            )
 
     def draw(self, generator: torch.Generator) -> PersonDraws:
         """Draw the numbers for one person; each step takes its draws whether it acts or not."""

@@ -1,30 +1,29 @@
 """Metrics of semantic segmentation, all from one confusion matrix over the pixels of a split."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from backpass.errors import InputError
+from backpass.training.dense.segmentation_files import IGNORED
 
-__all__ = ["SegmentationEvaluation", "SegmentationScores", "confusion_matrix", "segmentation_scores"]
+__all__ = ["SegmentationEvaluation", "confusion_matrix", "segmentation_scores"]
 
 _EPS = 1e-10
 
 
-def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int) -> Tensor:
     """Count the pixels of each pair of labelled and predicted class, without waiting for the device.
 
     Args:
         prediction: class indices from 0 to ``num_classes - 1``, any integer dtype and shape.
-        target: class indices or ``ignore_index``, same shape.
+        target: class indices, or 255 for pixels that are left out, same shape.
         num_classes: number of classes C.
-        ignore_index: label of the pixels that are left out; default 255, that of Cityscapes.
 
     Returns:
         int64, shape ``(C + 1, C)``: entry ``[t, p]`` is the number of pixels of class ``t`` predicted as ``p``. The
-        last row holds the pixels whose label is neither a class nor ``ignore_index``.
+        last row holds the pixels whose label is neither a class nor 255.
 
     Raises:
         InputError: the shapes differ.
@@ -43,29 +42,13 @@ def confusion_matrix(prediction: Tensor, target: Tensor, num_classes: int, ignor
     known = (labels >= 0) & (labels < num_classes)
     rows = torch.where(known, labels, num_classes)
     pairs = rows * num_classes + prediction.reshape(-1)
-    counted = (labels != ignore_index).long()
+    counted = (labels != IGNORED).long()
     counts = counted.new_zeros((num_classes + 1) * num_classes)
     return counts.scatter_add_(0, pairs, counted).view(num_classes + 1, num_classes)
 
 
-class SegmentationScores(NamedTuple):
-    """Scores of a confusion matrix, as fractions.
-
-    Attributes:
-        mean_iou: mean over all classes of the intersection over the union (mIoU).
-        mean_accuracy: mean over all classes of the fraction of their pixels that are right (mAcc).
-        pixel_accuracy: fraction of all pixels that are right (allAcc).
-        class_iou: intersection over union of each class, shape ``(C,)``.
-    """
-
-    mean_iou: Tensor
-    mean_accuracy: Tensor
-    pixel_accuracy: Tensor
-    class_iou: Tensor
-
-
-def segmentation_scores(confusion: Tensor) -> SegmentationScores:
-    """Return mIoU, mAcc and allAcc of a confusion matrix.
+def segmentation_scores(confusion: Tensor) -> dict[str, float]:
+    """Return ``mean_iou``, ``mean_accuracy`` and ``pixel_accuracy`` of a confusion matrix, as fractions.
 
     With ``I_c`` the pixels of class ``c`` predicted as ``c``, ``T_c`` the pixels of class ``c`` and ``P_c`` the pixels
     predicted as ``c``,
@@ -82,12 +65,11 @@ def segmentation_scores(confusion: Tensor) -> SegmentationScores:
     counts = confusion.double()
     intersection, labelled, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     iou = intersection / (labelled + predicted - intersection + _EPS)
-    return SegmentationScores(
-        mean_iou=iou.mean(),
-        mean_accuracy=(intersection / (labelled + _EPS)).mean(),
-        pixel_accuracy=intersection.sum() / (labelled.sum() + _EPS),
-        class_iou=iou,
-    )
+    return {
+        "mean_iou": iou.mean().item(),
+        "mean_accuracy": (intersection / (labelled + _EPS)).mean().item(),
+        "pixel_accuracy": (intersection.sum() / (labelled.sum() + _EPS)).item(),
+    }
 
 
 class SegmentationEvaluation:
@@ -96,12 +78,10 @@ class SegmentationEvaluation:
     Args:
         num_classes: number of classes C.
         device: device of the outputs.
-        ignore_index: label of the pixels that are left out.
     """
 
-    def __init__(self, num_classes: int, device: torch.device, ignore_index: int = 255) -> None:
+    def __init__(self, num_classes: int, device: torch.device) -> None:
         self._num_classes = num_classes
-        self._ignore_index = ignore_index
         self._counts = torch.zeros(num_classes + 1, num_classes, dtype=torch.int64, device=device)
 
     def update(self, output: Tensor, target: Tensor) -> None:
@@ -115,28 +95,21 @@ class SegmentationEvaluation:
                 f"expected logits of shape (N, {self._num_classes}, H, W), got {tuple(output.shape)}; create the model "
                 f"with num_classes={self._num_classes}"
             )
-        self._counts += confusion_matrix(output.argmax(1), target, self._num_classes, self._ignore_index)
+        self._counts += confusion_matrix(output.argmax(1), target, self._num_classes)
 
     def compute(self, total: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Return the metrics over all batches of all processes, as fractions; ``total`` sums over the processes.
 
         Raises:
-            InputError: there were labels that are neither a class nor ``ignore_index``, or none at all.
+            InputError: there were labels that are neither a class nor 255, or none at all.
         """
         *rows, strange = total(self._counts)
         counts = torch.stack(rows)
         if (wrong := int(strange.sum())) > 0:
             raise InputError(
-                f"expected labels from 0 to {self._num_classes - 1} or {self._ignore_index}, got {wrong} pixels with "
+                f"expected labels from 0 to {self._num_classes - 1} or {IGNORED}, got {wrong} pixels with "
                 "other labels; map the ids of the data set to train ids"
             )
         if int(counts.sum()) == 0:
-            raise InputError(
-                f"expected labelled pixels, got none but those of label {self._ignore_index}; check the split"
-            )
-        scores = segmentation_scores(counts)
-        return {
-            "mean_iou": scores.mean_iou.item(),
-            "mean_accuracy": scores.mean_accuracy.item(),
-            "pixel_accuracy": scores.pixel_accuracy.item(),
-        }
+            raise InputError(f"expected labelled pixels, got none but those of label {IGNORED}; check the split")
+        return segmentation_scores(counts)
