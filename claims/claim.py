@@ -20,8 +20,9 @@ class Claim:
     """A question and how it is answered.
 
     The verdict on each entry of the study that has a baseline follows from the paired t-test over common seeds, with
-    Holm's correction over these entries: a gain or a loss where the corrected p-value is below ``level``, otherwise no
-    difference is detected, and the smallest one that could have been is given.
+    Holm's correction over these entries: a gain or a loss where the corrected p-value is below ``level``; no difference
+    of interest where the 95 % confidence interval lies within ``smallest`` on both sides of 0; otherwise inconclusive.
+    The smallest difference that could have been detected is given with each.
 
     Attributes:
         question: in one sentence.

@@ -34,7 +34,8 @@ one difference at the claim's level divided by their number, the strictest thres
 
 The verdicts: **gain** or **loss**, where the corrected p-value is below the claim's level; **no difference of
 interest**, where the 95 % confidence interval lies within the smallest difference of interest; otherwise
-**inconclusive**.
+**inconclusive**. The rule of *no difference of interest* was fixed in `claims/page.py` after the first claims, those on
+digits among them, were committed, and before the first records were kept.
 
 *Train accuracy* is the mean over the augmented training images of the last epoch, each as the model was before its
 step. No claim tests it.

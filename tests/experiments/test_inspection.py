@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_named(tmp_path, capsys):
             "expected a shape of 3 numbers from 1 to 1048576, channels and 2 spatial axes, got [3, 32]",
         ),
         (["--shape", "9" * 30, "4", "4"], "expected a shape of 3 numbers from 1 to 1048576"),
-        (["--images", str(tmp_path)], "expected images (.png, "),
+        (["--images", str(tmp_path)], "expected images (.jpg, "),
         (["--output", "a.txt"], "expected a path that ends with .png, .svg, .pdf, got a.txt"),
         (["--count", "0"], "expected count to be an integer >= 1"),
         (["--count", "1000000000"], "expected inputs of at most 4 GiB in all, got 1000000000 of shape (3, 64, 64)"),

@@ -2,9 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from backpass.__main__ import main
 from backpass.errors import InputError
 from backpass.experiments import RECIPES, Reduction, get_table, run_study, table_study
+from backpass.experiments.run import load_data
 from backpass.experiments.tables import TABLES
+from training.folders import write_folder
 
 RECIPE = RECIPES["digits"]
 
@@ -85,6 +88,39 @@ def test_a_fine_tuned_entry_brings_its_pretraining_which_keeps_its_data(name, da
     assert starts == [f"study:{key}-seed0" for key in list(recipes)[:2]]
     whole = table.entries[2].recipe
     assert own.schedule.milestones == tuple(7 / whole.epochs * milestone for milestone in whole.schedule.milestones)
+
+
+@pytest.mark.parametrize("name", ["sgs-table-7", "sgs-table-8"])
+def test_the_data_of_pretraining_can_be_given_and_loaded(name, tmp_path, capsys):
+    write_folder(tmp_path, {"train": {"a": 3, "b": 3}, "test": {"a": 1, "b": 1}})
+    given = f"folder:{tmp_path}"
+    study = table_study(get_table(name), [0], reduction=Reduction(limit_train=2, pretraining_data=given))
+    pretraining = [run.run.recipe for run in study.runs() if run.needs is None]
+    assert len(pretraining) == 6
+    assert {len(load_data(recipe.data).train) for recipe in pretraining} == {6}
+    assert f"not as in the paper: pretraining data {given}" in study.notes
+    assert main(["reproduce", name, "--pretraining-data", given, "--dry-run"]) == 0
+    assert "not as in the paper: pretraining data" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(
+        InputError, match="pretraining with a table that has it, got 'x' with sgs-table-4; leave it out"
+    ):
+        table_study(get_table("sgs-table-4"), reduction=Reduction(pretraining_data="x"))
+
+
+@pytest.mark.parametrize(
+    ("table", "given", "noted"),
+    [
+        ("pgt-results", {"data": "imagenet:/data/imagenet"}, []),
+        ("pgt-results", {"data": "imagenet:/x", "data_label": "ImageNet-100"}, ["data ImageNet-100"]),
+        ("pgt-results", {"data": "folder:/x"}, ["data folder:/x"]),
+        ("sgs-table-1", {"data": "cifar10"}, ["data cifar10"]),  # half of it is on CIFAR-100
+        ("sgs-table-7", {"data": "cityscapes:/x", "pretraining_data": "imagenet:/x"}, []),
+        ("sgs-table-7", {"data": "camvid:/x"}, ["data camvid:/x"]),
+    ],
+)
+def test_the_place_of_the_papers_own_data_is_no_difference(table, given, noted):
+    notes = table_study(get_table(table), [0], reduction=Reduction(**given)).notes
+    assert [note for note in notes if "not as in the paper" in note] == [f"not as in the paper: {n}" for n in noted]
 
 
 def test_a_reduction_shortens_the_runs_and_is_noted():

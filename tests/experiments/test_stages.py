@@ -6,7 +6,7 @@ import pytest
 
 from backpass.errors import InputError, StateError
 from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study, running
-from backpass.experiments.choices import choose
+from backpass.experiments.choices import choose, write_choices
 from backpass.experiments.sampling import wanted
 from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.stages import count_runs, last_stage, next_runs, tuned_study, tuning_study
@@ -127,6 +127,16 @@ def test_what_is_not_tuned_is_named():
     assert tuned_study(mixed, []).notes == ("not tuned: b (plain)",)
     with pytest.raises(InputError, match="got no entry with a search space"):
         tuning_study(replace(mixed, entries=mixed.entries[1:]))
+
+
+def test_edges_follow_from_the_space_and_not_from_the_file(tmp_path):
+    found = study("lr=0.05,0.1")
+    choices = choose(found, results(found, lambda key, lr, seed: lr))
+    assert [choice.at_edge for choice in choices] == [("optimizer.lr",)] * 2
+    write_choices(tmp_path, [replace(choice, at_edge=()) for choice in choices])
+    second, stored = last_stage(found, tmp_path)
+    assert stored == choices
+    assert second.notes[0] == "plain: optimizer.lr = 0.1, the best of 2 points; at the edge of its values: optimizer.lr"
 
 
 def test_a_choice_of_an_earlier_study_leaves_an_entry_that_is_not_tuned():

@@ -68,12 +68,13 @@ def test_the_best_mean_wins_and_the_first_of_equals():
     assert best_point("plain", SPACE[:1], trials(0.5, 0.75, 0.75)).best == 1
 
 
-def test_an_edge_is_one_of_at_least_three_numbers():
+def test_an_edge_is_one_of_at_least_two_numbers():
     assert best_point("plain", SPACE[:1], trials(0.5, 0.7, 0.6)).at_edge == ()
     assert best_point("plain", SPACE[:1], trials(0.7, 0.6, 0.5)).at_edge == ("optimizer.lr",)
     assert best_point("plain", SPACE[:1], trials(0.1, 0.2, 0.3)).at_edge == ("optimizer.lr",)
-    two = (("optimizer.lr", ("0.1", "0.2")),)
-    assert best_point("plain", two, trials(0.5, 0.7, 0.6)[:2]).at_edge == ()
+    one, two = (("optimizer.lr", ("0.1",)),), (("optimizer.lr", ("0.1", "0.2")),)
+    assert best_point("plain", one, trials(0.5, 0.7, 0.6)[:1]).at_edge == ()
+    assert best_point("plain", two, trials(0.5, 0.7, 0.6)[:2]).at_edge == ("optimizer.lr",)
     names = (("optimizer.name", ("sgd", "adam", "adamw")),)
     found = [Trial((("optimizer.name", name),), ((7, 0.5),)) for name in names[0][1]]
     assert best_point("plain", names, found).at_edge == ()

@@ -15,7 +15,7 @@ from backpass.experiments.study import Study
 from backpass.experiments.tuning import Choice, Point, Trial, best_point
 from backpass.training.checkpoint import atomic_write
 
-__all__ = ["CHOICES_FILE", "choose", "read_choices", "results_of", "write_choices"]
+__all__ = ["CHOICES_FILE", "choose", "read_choices", "results_of", "trials_of", "write_choices"]
 
 CHOICES_FILE = "tuning.json"
 
@@ -42,24 +42,31 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
         if not entry.tuned:
             continue
         found = known.get(entry.key, {})
-        seeds: dict[Point, list[int]] = {}
+        results: dict[tuple[Point, int], float | None] = {}
         for point, seed in wanted(entry.key, entry.space, tuning, found):
-            seeds.setdefault(point, []).append(seed)
             if (point, seed) not in found:
                 raise InputError(
                     f"expected the records of all points of {entry.name}, got none of {describe_point(point)}, seed "
                     f"{seed}; start the same command again to run it"
                 )
-        trials = [
-            Trial(
-                point,
-                tuple((seed, score) for seed in own if (score := found[point, seed]) is not None),
-                tuple(seed for seed in own if found[point, seed] is None),
-            )
-            for point, own in seeds.items()
-        ]
-        choices.append(best_point(entry.key, entry.space, trials))
+            results[point, seed] = found[point, seed]
+        choices.append(best_point(entry.key, entry.space, trials_of(results)))
     return choices
+
+
+def trials_of(results: Known) -> tuple[Trial, ...]:
+    """Return the points that results are of, in their order; the inverse of :func:`results_of`."""
+    by_point: dict[Point, dict[int, float | None]] = {}
+    for (point, seed), score in results.items():
+        by_point.setdefault(point, {})[seed] = score
+    return tuple(
+        Trial(
+            point,
+            tuple((seed, score) for seed, score in scores.items() if score is not None),
+            tuple(seed for seed, score in scores.items() if score is None),
+        )
+        for point, scores in by_point.items()
+    )
 
 
 def results_of(choice: Choice) -> dict[tuple[Point, int], float | None]:

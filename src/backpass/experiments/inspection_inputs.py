@@ -21,7 +21,6 @@ from backpass.training.weights import WEIGHTS_FILE, read_weights, without_wrappe
 
 __all__ = ["InputForm", "folder_batches", "generated_batches", "images_below", "input_form", "load_model"]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 _CONFIG = "config.json"
 _LARGEST = 224
 _LONGEST = 1 << 20
@@ -158,9 +157,10 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         InputError: there are none.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    suffixes = import_lab("torchvision.datasets.folder", "torchvision", "image folders").IMG_EXTENSIONS
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
     if not files:
-        raise InputError(f"expected images ({', '.join(_SUFFIXES)}) below {folder}, found none; check the folder")
+        raise InputError(f"expected images ({', '.join(suffixes)}) below {folder}, found none; check the folder")
     return files
 
 
@@ -190,7 +190,7 @@ def folder_batches(folder: Path, form: InputForm, count: int, batch_size: int) -
     return list(torch.split(images, batch_size))
 
 
-def generated_batches(form: InputForm, count: int, batch_size: int, seed: int = 0) -> list[Tensor]:
+def generated_batches(form: InputForm, count: int, batch_size: int) -> list[Tensor]:
     """Return random inputs whose amplitude falls with the spatial frequency f as 1/f, as in natural images.
 
     Each channel has mean 0 and standard deviation 1 and is drawn by itself (Field, 1987: the amplitude spectra of
@@ -200,14 +200,13 @@ def generated_batches(form: InputForm, count: int, batch_size: int, seed: int = 
         form: of each input; any number of axes.
         count: number of inputs.
         batch_size: inputs of a batch.
-        seed: of the noise.
 
     Raises:
         InputError: inputs of more than 4 GiB.
     """
     _check_size(form, count)
     channels, *size = form.shape
-    noise = torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(0))
     axes = list(range(2, noise.ndim))
     squares = torch.zeros(size)
     for axis, length in enumerate(size):

@@ -130,6 +130,11 @@ class Record:
         """The run's seed."""
         return self.run.seed
 
+    @property
+    def subject(self) -> str:
+        """Model and data set."""
+        return f"{self.model.name} on {self.data.label}"
+
     def by_epoch(self, name: str) -> list[float]:
         """Return a metric after each epoch with an evaluation, such as ``"accuracy"`` of the evaluated split."""
         key = f"{self.data.split}_{name}"

@@ -1,7 +1,7 @@
 """A reproduction: a published table as a study, at its full size or shortened."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -22,9 +22,10 @@ class Reduction:
         epochs: length of each run; warm-up, cool-down and steps of the schedule shrink in proportion.
         limit_train: number of training images; of those that pretraining has, none is left out.
         limit_test: number of test images.
-        data: name of the data set; pretraining keeps its own.
+        data: name of the data set, with its path, such as ``imagenet:PATH``.
+        pretraining_data: name of the data set of pretraining, with its path, in a table that has pretraining.
         data_label: name of the data in results.
-        root: folder of torchvision's data sets.
+        root: folder that holds the files, for a data set whose name has no path.
         download: download CIFAR when it is missing.
         image_size: side in pixels to which images of a folder of photographs are cropped.
 
@@ -36,6 +37,7 @@ class Reduction:
     limit_train: Annotated[int, COUNT] | None = None
     limit_test: Annotated[int, COUNT] | None = None
     data: str | None = None
+    pretraining_data: str | None = None
     data_label: str | None = None
     root: str | None = None
     download: bool = False
@@ -46,7 +48,7 @@ class Reduction:
         check_settings(self)
 
     def apply(self, recipe: Recipe, pretraining: bool = False) -> Recipe:
-        """Return the recipe with these settings; one of pretraining keeps its own data."""
+        """Return the recipe with these settings; one of pretraining takes ``epochs`` and ``pretraining_data`` alone."""
         images = {
             "name": self.data,
             "label": self.data_label,
@@ -56,9 +58,10 @@ class Reduction:
             "download": self.download or None,
             "image_size": self.image_size,
         }
+        if pretraining:
+            images = {"name": self.pretraining_data}
         given: dict[str, Any] = {key: value for key, value in images.items() if value is not None}
-        if not pretraining:
-            recipe = replace(recipe, data=replace(recipe.data, **given))
+        recipe = replace(recipe, data=replace(recipe.data, **given))
         if self.epochs is None:
             return recipe
         fraction, schedule = self.epochs / recipe.epochs, recipe.schedule
@@ -71,18 +74,33 @@ class Reduction:
         )
         return replace(recipe, epochs=self.epochs, schedule=schedule)
 
-    def notes(self) -> tuple[str, ...]:
-        """Return what is not as in the paper, in words; where the files lie does not matter."""
+    def notes(self, recipes: Iterable[Recipe] = (), pretraining: Iterable[Recipe] = ()) -> tuple[str, ...]:
+        """Return what is not as in the paper, in words; where the files lie does not matter.
+
+        Args:
+            recipes: those of the paper.
+            pretraining: those of its pretraining.
+        """
         names = {
             "epochs": "epochs",
             "limit_train": "training images",
             "limit_test": "test images",
             "data": "data",
+            "pretraining_data": "pretraining data",
             "data_label": "data",
             "image_size": "pixels a side",
         }
-        shown = {names[key]: value for key, value in vars(self).items() if key in names and value is not None}
+        given = {key: value for key, value in vars(self).items() if key in names and value is not None}
+        for key, own in (("data", recipes), ("pretraining_data", pretraining)):
+            if key in given and {_kind(recipe.data.name) for recipe in own} == {_kind(given[key])}:
+                del given[key]
+        shown = {names[key]: value for key, value in given.items()}
         return tuple(f"not as in the paper: {name} {value}" for name, value in shown.items())
+
+
+def _kind(name: str) -> str:
+    """Return the name of a data set without the path of its files."""
+    return name.partition(":")[0]
 
 
 def table_study(
@@ -100,7 +118,7 @@ def table_study(
         entries: labels of the entries to run, or patterns such as ``VGG*``; default: all.
 
     Raises:
-        InputError: no seed, or a pattern that matches no entry.
+        InputError: no seed, a pattern that matches no entry, or data for the pretraining of a table without any.
     """
     seeds = tuple(range(table.seeds)) if seeds is None else tuple(dict.fromkeys(seeds))
     if not seeds:
@@ -119,11 +137,18 @@ def table_study(
     needed |= {e.starts_from for e in table.entries if e.key in needed and e.starts_from}
     needed |= {e.runs_of for e in table.entries if e.key in needed and e.runs_of}
     first = {e.starts_from for e in table.entries if e.starts_from}
+    if reduction.pretraining_data is not None and not first:
+        raise InputError(
+            f"expected data for pretraining with a table that has it, got {reduction.pretraining_data!r} with "
+            f"{table.name}; leave it out"
+        )
     shown = tuple(
         replace(e, recipe=reduction.apply(e.recipe, e.key in first) if e.recipe and e.key in needed else None)
         for e in table.entries
     )
+    recipes = [e.recipe for e in table.entries if e.recipe and e.key in needed and e.key not in first]
+    pretraining = [e.recipe for e in table.entries if e.recipe and e.key in needed and e.key in first]
     stated = (f"stated: {s.subject}: {s.value:g} {s.unit} ({s.source})" for s in table.statements)
-    notes = (f"paper: {table.repetitions}", *table.notes, *stated, *reduction.notes())
+    notes = (f"paper: {table.repetitions}", *table.notes, *stated, *reduction.notes(recipes, pretraining))
     tuning = table.tuning if any(entry.tuned for entry in shown) else None
     return Study(f"{table.title} ({table.name})", shown, seeds, notes, tuning)

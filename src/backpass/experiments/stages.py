@@ -15,7 +15,7 @@ from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
 from backpass.experiments.settings import replace_settings
 from backpass.experiments.study import Study, StudyRun
-from backpass.experiments.tuning import Choice, Point, Tuning
+from backpass.experiments.tuning import Choice, Point, Tuning, edges
 from backpass.training.recipe import Run
 
 __all__ = [
@@ -89,7 +89,12 @@ def last_stage(study: Study, folder: Path) -> tuple[Study, list[Choice]]:
     if study.tuning is None:
         return study, []
     stored = read_choices(folder)
-    choices = [stored[entry.key] for entry in study.entries if entry.tuned and entry.key in stored]
+    choices = [
+        # Its edges are found again: another version may have written the file.
+        replace(choice, at_edge=edges(entry.space, choice.settings))
+        for entry in study.entries
+        if entry.tuned and (choice := stored.get(entry.key)) is not None
+    ]
     return (tuned_study(study, choices), choices) if _is_chosen(study, stored) else (study, [])
 
 
@@ -151,7 +156,7 @@ def next_runs(
         record = read_record(path) if path.is_file() else None
         return record.score if record is not None and record.run == run.run else None
 
-    known = known_results(study, read, diverged) | tried
+    known = known_results(study, read, lambda run: run in diverged) | tried
     first = tuning_runs(study, known)
     tuned = [(entry, known[entry.key]) for entry in study.entries if entry.tuned]
     if not ended or any(set(wanted(e.key, e.space, tuning, found)) - set(found) for e, found in tuned):
@@ -193,14 +198,14 @@ def _is_chosen(study: Study, stored: Mapping[str, Choice]) -> bool:
 
 
 def known_results(
-    study: Study, read: Callable[[StudyRun], float | None], diverged: Collection[StudyRun]
+    study: Study, read: Callable[[StudyRun], float | None], has_diverged: Callable[[StudyRun], bool]
 ) -> dict[str, dict[tuple[Point, int], float | None]]:
     """Return what is known of the first stage; found round by round, since later points follow from earlier.
 
     Args:
         study: with a tuning stage.
         read: returns the score of a run; ``None``: it has no record.
-        diverged: runs that diverged.
+        has_diverged: whether a run diverged.
     """
     tuning = tuning_of(study)
     known: dict[str, dict[tuple[Point, int], float | None]] = {}
@@ -213,8 +218,9 @@ def known_results(
                 if (point, seed) in found:
                     continue
                 run = point_run(entry, point, seed, tuning)
-                score = None if run in diverged else read(run)
-                if run in diverged or score is not None:
+                diverged = has_diverged(run)
+                score = None if diverged else read(run)
+                if diverged or score is not None:
                     found[point, seed] = score
                     more = True
     return known

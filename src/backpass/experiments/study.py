@@ -17,6 +17,7 @@ from backpass.training.recipe import STUDY, Recipe, Run
 __all__ = [
     "Study",
     "StudyRun",
+    "check_starts",
     "make_key",
     "own_records",
     "read_study",
@@ -148,6 +149,25 @@ def recipe_without_seed(run: Run) -> Recipe:
         return run.recipe
     source = STUDY + first.removesuffix(run_folder("", run.seed))
     return replace(run.recipe, weights=replace(run.recipe.weights, source=source))
+
+
+def check_starts(records: Iterable[Record]) -> None:
+    """Check that every run that starts from an entry's weights starts from one training.
+
+    A run names that entry alone, and records of several studies may have entries of one name.
+
+    Raises:
+        InputError: the records of an entry that others start from have several recipes or methods.
+    """
+    trainings: dict[str, set[tuple[Recipe, str]]] = {}
+    for record in records:
+        trainings.setdefault(STUDY + record.entry, set()).add((recipe_without_seed(record.run), record.method))
+    sources = {recipe.weights.source for found in trainings.values() for recipe, _ in found}
+    if several := [name for name, found in trainings.items() if name in sources and len(found) > 1]:
+        raise InputError(
+            f"expected one recipe and method of {several[0].removeprefix(STUDY)!r}, from whose weights other runs "
+            f"start, got {len(trainings[several[0]])}; give the runs of each study by themselves"
+        )
 
 
 def _with_seed_apart(run: Run) -> Run:

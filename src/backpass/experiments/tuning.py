@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from backpass._internal.settings import COUNT, Range, check_settings
 from backpass.errors import InputError
 
-__all__ = ["VALIDATION", "Choice", "Point", "Space", "Trial", "Tuning", "best_point", "parse_space"]
+__all__ = ["VALIDATION", "Choice", "Point", "Space", "Trial", "Tuning", "best_point", "edges", "parse_space"]
 
 VALIDATION = 0.2
 """Fraction of the training images to judge on (SGS paper, sections 4.1, 4.3 and A.2)."""
@@ -95,8 +95,7 @@ class Choice:
         entry: key of the entry.
         best: index of the point with the highest score; the first of equals.
         trials: all points, in the order in which they were tried.
-        at_edge: names of the settings whose chosen value is the smallest or largest of at least three numbers, so that
-            a better one may lie beyond.
+        at_edge: names of the settings whose chosen value is at the edge of those of the space (:func:`edges`).
     """
 
     entry: str
@@ -108,11 +107,6 @@ class Choice:
     def settings(self) -> Point:
         """The best point."""
         return self.trials[self.best].point
-
-    @property
-    def points(self) -> tuple[Point, ...]:
-        """All points."""
-        return tuple(trial.point for trial in self.trials)
 
 
 def parse_space(texts: Sequence[str]) -> Space:
@@ -155,10 +149,17 @@ def best_point(entry: str, space: Space, trials: Sequence[Trial]) -> Choice:
             f"expected a point of entry {entry!r} that trains, but all {len(trials)} diverged; try lower learning rates"
         )
     best = max(known, key=lambda number: known[number])
-    edges = tuple(
-        name for (name, values), (_, value) in zip(space, trials[best].point, strict=True) if _is_edge(value, values)
-    )
-    return Choice(entry, best, tuple(trials), edges)
+    return Choice(entry, best, tuple(trials), edges(space, trials[best].point))
+
+
+def edges(space: Space, point: Point) -> tuple[str, ...]:
+    """Return the settings whose value is the smallest or largest of several numbers: a better one may lie beyond.
+
+    >>> edges(parse_space(["lr=0.05,0.1,0.2", "k=3,5"]), (("optimizer.lr", "0.1"), ("sgs.k", "5")))
+    ('sgs.k',)
+    """
+    values = dict(space)
+    return tuple(name for name, value in point if _is_edge(value, values.get(name, ())))
 
 
 def _is_edge(value: str, values: Sequence[str]) -> bool:
@@ -166,4 +167,4 @@ def _is_edge(value: str, values: Sequence[str]) -> bool:
         numbers = sorted(map(float, values))
     except ValueError:
         return False  # names and pairs have no edge
-    return len(numbers) > 2 and float(value) in (numbers[0], numbers[-1])
+    return len(numbers) > 1 and float(value) in (numbers[0], numbers[-1])

@@ -89,7 +89,7 @@ class ClassificationEvaluation:
     def compute(self, total: Total) -> dict[str, float]:
         """Return the metrics over all batches of all processes."""
         *losses, correct, count = total(self._sums)
-        metrics = {"accuracy": correct.float() / count.float()}
+        metrics = {"accuracy": correct / count}
         for (suffix, calibration), loss in zip(self._calibration.items(), losses, strict=True):
             metrics[f"loss{suffix}"] = loss / count
             metrics[f"calibration_error{suffix}"] = calibration.compute(total)

@@ -24,7 +24,7 @@ class DataSettings:
             ``package.module:function``.
         args: arguments of ``cityscapes:PATH`` (``ids raw`` or ``ids train``) or of your own function, names and values
             in turn: ``--data.args ids train``; in Python ``(("ids", "train"),)``. Kept sorted by name.
-        root: folder of torchvision's data sets.
+        root: folder that holds the files, for a name without a path; default: ``data``, for CIFAR.
         download: download ``cifar10`` or ``cifar100`` if it is missing.
         validation: fraction of the training images that is held out and evaluated instead of the test images.
         limit_train: number of training images, a stratified subset drawn with a fixed seed; default: all.

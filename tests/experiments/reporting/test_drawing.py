@@ -17,6 +17,7 @@ from backpass.experiments.reporting.drawing.family import draw_family
 from backpass.experiments.reporting.drawing.groups import group_records
 from backpass.experiments.reporting.drawing.k_curve import draw_k_curve
 from backpass.experiments.reporting.drawing.kernel_magnitude import draw_kernel_magnitude
+from backpass.experiments.reporting.drawing.norm_weights import draw_norm_weights
 from backpass.experiments.reporting.drawing.reliability import draw_reliability
 from backpass.experiments.reporting.drawing.scalings import draw_scalings
 from backpass.experiments.serialization import to_json
@@ -161,6 +162,24 @@ def test_a_layer_without_a_scaling_leaves_its_place_empty(make):
     assert [axes.get_title() for axes in panels] == ["conv1", "conv2", "conv3", "", "conv2", "conv3"]
     assert [axes.get_ylabel() for axes in panels if axes.axison] == ["sgs\nmean |W|", "", "", "sgs\nscaling G", ""]
     assert "scaling G" not in "".join(written(draw_kernel_magnitude(groups, ["conv1"])))
+
+
+def test_layers_that_dyrep_grew_in_some_runs_alone_are_left_out(make):
+    first, second = make("dyrep", 0), make("dyrep", 1)
+    grown = {**first.traces.kernels[2], "conv9.branches.kxk.conv.weight": kernel(1.0, 1.0, 1.0), LAYERS[0]: [[1.0]]}
+    norms = {"bn1.weight": [0.3 * d for d in range(11)], "bn3.weight": [0.0] * 11}
+    second = replace(second, traces=replace(second.traces, kernels={2: grown}, norm_weights=norms))
+    magnitudes = draw_kernel_magnitude(group_records([second, first]))
+    assert [axes.get_title() for axes in magnitudes.axes[:2]] == ["conv2", "conv3"]
+    (line,) = draw_norm_weights(group_records([second, first])).axes[0].lines
+    assert line.get_ydata() == pytest.approx([1.0])  # of bn1: the mean of the medians 0.5 and 1.5
+    other = {"conv9.weight": [1.0]}
+    apart = replace(second, traces=replace(second.traces, kernels={2: other}, norm_weights=other))
+    plain, groups = make("plain", 0), group_records([first, apart])
+    for draw in (draw_kernel_magnitude, draw_norm_weights):
+        assert draw([*group_records([plain]), *groups])
+        with pytest.raises(InputError, match=r"the same in all seeds, got none; train .* with runtime.traces, or name"):
+            draw(groups)
 
 
 def test_the_k_curve_is_normalised_by_the_gain_at_five(records):

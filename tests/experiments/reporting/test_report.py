@@ -6,15 +6,19 @@ from html.parser import HTMLParser
 import pytest
 import vl_convert
 
+from backpass.errors import InputError
 from backpass.experiments import Entry, Published, Study, compare_study, finetuning_study, write_report
+from backpass.experiments.record import read_records
 from backpass.experiments.reporting.charts import cost_chart, difference_chart
 from backpass.experiments.reporting.differences import Difference
+from backpass.experiments.reporting.drawing.groups import group_records
 from backpass.experiments.reporting.report import study_of
 from backpass.experiments.reporting.tables import result_table
+from backpass.experiments.reporting.tuning import trials_so_far
 from backpass.experiments.reporting.tuning_charts import tuning_chart
-from backpass.experiments.stages import tuning_runs
+from backpass.experiments.stages import next_runs, tuning_runs
 from backpass.experiments.tuning import Choice, Trial, Tuning, parse_space
-from backpass.training.recipe import Recipe
+from backpass.training.recipe import Recipe, Run
 
 RECIPE = Recipe(epochs=2)
 HOSTILE = [
@@ -220,6 +224,31 @@ def test_a_study_between_its_stages_has_a_page_of_what_was_tried(make_record, tm
     assert page_of(tmp_path).charts == []
 
 
+@pytest.mark.parametrize(
+    "tuning",
+    [Tuning(seeds=(7, 8)), Tuning(seeds=(7, 8), halving=True), Tuning(seeds=(7, 8), trials=6, sampler="tpe")],
+    ids=["grid", "halving", "tpe"],
+)
+def test_a_tuning_stage_with_a_run_that_diverged_is_shown_to_its_last_run(tuning, make_record, tmp_path):
+    study = compare_study(RECIPE, ["plain"], [0], space=parse_space(["lr=1,2,3,4,5,6"]), tuning=tuning)
+    lost, *_ = tuning_runs(study, {})
+    (tmp_path / lost.folder).mkdir()
+    (tmp_path / lost.folder / "error.txt").write_text("Traceback:\nbackpass.errors.DivergedError: expected a loss")
+    for _ in range(9):  # more rounds than any takes
+        for run in set(next_runs(study, tmp_path, {lost})) - {lost}:
+            (tmp_path / run.folder).mkdir(exist_ok=True)
+            record = make_record(run.run.recipe, "plain", run.run.seed, [0.5], entry=run.entry, split="validation")
+            record.write(tmp_path / run.folder / "result.json")
+    records = read_records(tmp_path)
+    write_report(study, records, tmp_path)
+    page = page_of(tmp_path)
+    assert {"plain: 6 points", "diverged"} <= set(page.texts)
+    assert any(text.startswith("Every tuned entry tried 6 points") for text in page.texts)
+    trials = trials_so_far(study, records, tmp_path)["plain"]
+    assert sum(len(trial.scores) for trial in trials) == len(records)
+    assert [(trial.diverged, trial.score) for trial in trials if trial.diverged] == [((7,), None)]
+
+
 @pytest.mark.parametrize("published", [None, Published(90.0)])
 def test_unequal_numbers_of_points_are_those_of_the_paper_only_where_there_is_one(published, make_record, tmp_path):
     entries = (Entry("a", "a", "plain", RECIPE, published=published), Entry("b", "b", "sgs", RECIPE))
@@ -259,6 +288,23 @@ def test_tuning_charts_show_every_point_that_trained_and_the_chosen_one(settings
         assert len(rows) == 3 * 4
 
 
+@pytest.mark.parametrize(
+    ("settings", "axes"),
+    [
+        (("optimizer.lr", "sgs.alpha,sgs.beta", "epochs"), ["lr", "alpha,beta", "epochs"]),
+        (("sgs.alpha", "pgt.alpha", "optimizer.lr"), ["sgs.alpha", "pgt.alpha", "optimizer.lr"]),
+    ],
+)
+def test_parallel_coordinates_name_settings_in_short_and_the_metric_in_full(settings, axes):
+    trials = [Trial(tuple((name, value) for name in settings), ((0, 0.5),)) for value in ("1", "2")]
+    spec = tuning_chart(trials, 0, "PCKh@0.5")
+    assert compiles(spec)
+    axes = [*axes, "held-out PCKh@0.5, %"]
+    assert spec["encoding"]["x"]["scale"]["domain"] == axes
+    assert {row["axis"] for row in spec["data"]["values"]} == set(axes)
+    assert "labelExpr" not in spec["encoding"]["x"]["axis"]
+
+
 def test_tuning_charts_of_nothing_and_of_divergence_alone():
     assert tuning_chart([], None, "accuracy") is None
     for settings in (("lr",), ("lr", "k"), ("lr", "k", "every")):
@@ -291,7 +337,34 @@ def test_runs_that_were_trained_again_are_left_out_with_a_note(make_record):
     records = [make_record(RECIPE, "sgs", seed, [score]) for seed, score in ((0, 0.5), (1, 0.6), (0, 0.9))]
     study, keyed = study_of(records)
     assert [record.score for record in keyed] == [0.5, 0.6]  # the first counts, as in figures
-    assert study.notes == ("left out: 1 more of the same recipes, methods and seeds, which were trained again",)
+    assert study.notes == ("left out: 1 more of the same recipes, methods and seeds",)
+
+
+def test_runs_that_start_from_different_trainings_of_one_name_are_not_merged(make_record):
+    records = [
+        make_record(run.run.recipe, run.run.method, run.run.seed, [0.5], entry=run.entry)
+        for recipe, seed in ((RECIPE, 0), (replace(RECIPE, epochs=3), 1))
+        for run in finetuning_study("net", recipe, RECIPE, (seed,)).runs()
+    ]
+    expected = (
+        "one recipe and method of 'net-pretraining-plain', from whose weights other runs start, got 2; give the runs "
+        "of each study by themselves$"
+    )
+    for group in (study_of, group_records):
+        with pytest.raises(InputError, match=expected):
+            group(records)
+
+
+def test_the_page_states_every_size_and_length_of_its_runs(make_record, tmp_path):
+    recipes = [replace(RECIPE, epochs=epochs) for epochs in (2, 5, 1)]
+    records = [make_record(recipe, "plain", 0, [0.5] * recipe.epochs) for recipe in recipes]
+    sizes = [replace(records[0].model, parameters=1000 * n) for n in (4, 1, 3, 2)]
+    records += [replace(records[0], run=Run(recipes[0], "dyrep", seed), model=m) for seed, m in enumerate(sizes)]
+    write_report(*study_of(records), tmp_path)
+    assert (
+        "digits_net on digits: 1,000 to 56,554 parameters, 1,790,000 multiply-adds an image; 64 training and 30 test "
+        "images; 1, 2 or 5 epochs."
+    ) in page_of(tmp_path).texts
 
 
 def test_different_precisions_are_noted(make_record):

@@ -1,6 +1,7 @@
 import math
 from dataclasses import replace
 
+import numpy
 import pytest
 import scipy.stats
 
@@ -44,6 +45,16 @@ def test_without_spread_there_is_no_interval(values, baseline):
     found = paired_difference(values, baseline)
     assert (found.n, found.low, found.high, found.p) == (len(values), None, None, None)
     assert found.mean == pytest.approx(values[0] - baseline[0])
+
+
+def test_equal_differences_in_float32_have_no_spread():
+    # Both pairs differ by two of 359 images.
+    values, baseline = ([float(numpy.float32(n / 359)) for n in correct] for correct in ((340, 357), (338, 355)))
+    assert values[0] - baseline[0] != values[1] - baseline[1]
+    found = paired_difference(values, baseline)
+    assert (found.low, found.high, found.p, found.effect) == (None, None, None, None)
+    one_image_of_imagenet = paired_difference([0.70002, 0.70], [0.70, 0.70])
+    assert one_image_of_imagenet.std == pytest.approx(2e-5 / math.sqrt(2))
 
 
 PLAIN = Entry("plain", "plain", "plain", RECIPE)

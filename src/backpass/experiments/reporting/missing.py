@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from backpass.errors import DivergedError
 from backpass.experiments.reporting.statistics import Summary
 from backpass.experiments.study import Study
 
-__all__ = ["missing_note"]
+__all__ = ["end_of", "missing_note"]
 
 _DIVERGED = f"{DivergedError.__module__}.{DivergedError.__qualname__}"
 
@@ -32,19 +33,19 @@ def missing_note(study: Study, summaries: Sequence[Summary], folder: Path | None
         for seed in sorted(study.seeds):
             run = folders.get((entry.run_key, seed))
             if run is not None and seed not in summary.values:
-                by_end.setdefault(_end(folder / run) if folder else "", []).append(seed)
+                by_end.setdefault(end_of(folder / run) if folder else "", []).append(seed)
         if summary.n or set(by_end) - {""}:
-            parts += [f"{summary.name}, {_seeds(seeds)}{end}" for end, seeds in by_end.items()]
+            parts += [f"{summary.name}, {_seeds(seeds)}{end and f' ({end})'}" for end, seeds in by_end.items()]
     return f"missing from means and tests: {'; '.join(parts)}" if parts else None
 
 
-def _end(folder: Path) -> str:
-    """Return how the last attempt at a run ended, by the traceback in its folder; empty: not known."""
+def end_of(folder: Path) -> Literal["", "diverged", "failed"]:
+    """Return how the last attempt at a run without a record ended, by the traceback in its folder; empty: not known."""
     try:
         lines = (folder / "error.txt").read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    return " (diverged)" if any(line.partition(":")[0] == _DIVERGED for line in lines) else " (failed)"
+    return "diverged" if any(line.partition(":")[0] == _DIVERGED for line in lines) else "failed"
 
 
 def _seeds(seeds: Iterable[int]) -> str:

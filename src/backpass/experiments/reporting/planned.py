@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table as RichTable
 
 from backpass.experiments.entry import Published
+from backpass.experiments.reporting.terminal import terminal_table
 from backpass.experiments.sampling import planned_points
 from backpass.experiments.stages import count_runs, runs_of_points
 from backpass.experiments.study import Study
@@ -52,15 +51,6 @@ def planned_table(study: Study, *, cost_unit: str = "", flops_unit: str = "") ->
     """
     total = count_runs(study)
     notes = dict.fromkeys([*study.notes, *(entry.note for entry in study.entries if entry.note)])
-    table = RichTable(
-        title=escape(f"{study.title}: {total} runs"),
-        title_justify="left",
-        caption=escape("\n".join(notes)),
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
     columns = {
         "entry": [entry.label for entry in study.entries],
         "method": [entry.method for entry in study.entries],
@@ -72,11 +62,8 @@ def planned_table(study: Study, *, cost_unit: str = "", flops_unit: str = "") ->
         "params, M": [_extra(entry.published, "params") for entry in study.entries],
     }
     kept = {name: texts for name, texts in columns.items() if any(texts)}
-    for name in kept:
-        table.add_column(name, justify="left" if name in ("entry", "method") else "right")
-    for row in zip(*kept.values(), strict=True):
-        table.add_row(*map(escape, row))
-    return table
+    rows = zip(*kept.values(), strict=True)
+    return terminal_table(f"{study.title}: {total} runs", notes, tuple(kept), rows)
 
 
 def _runs(planned: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The report of a study: one interactive HTML page that needs no network, and its table in every format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,15 @@ from backpass.experiments.reporting.tables import (
 )
 from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section, unfinished_section
 from backpass.experiments.reporting.vega import vega_bundle
-from backpass.experiments.study import Study, make_key, own_records, recipe_without_seed
+from backpass.experiments.study import Study, check_starts, make_key, own_records, recipe_without_seed, run_folder
 from backpass.experiments.tuning import Choice
 from backpass.training.checkpoint import atomic_write
+from backpass.training.recipe import STUDY, Run
 
 __all__ = ["study_of", "write_report"]
 
 _WITH_SCALINGS = 8
+_LISTED = 3
 
 
 def write_report(study: Study, records: Sequence[Record], folder: Path, choices: Sequence[Choice] = ()) -> ResultTable:
@@ -63,10 +65,10 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
             differences=difference_table(table.summaries),
             difference_chart=_difference_chart(study.entries, table),
             calibration=calibration_table(table.summaries),
-            tuning=_tuning_sections(study, records, choices),
+            tuning=_tuning_sections(study, records, choices, folder),
             tuning_ended=study.tuning is None,
             published=any(entry.published is not None for entry in study.entries),
-            subjects={_subject(record): record for record in reversed(own)},
+            leads=[_lead(subject, by_name) for subject, by_name in subjects.items()],
             curves={subject: learning_curves(by_name) for subject, by_name in subjects.items()},
             costs={subject: cost_chart(by_name) for subject, by_name in subjects.items()},
             hardware=list(dict.fromkeys(record.hardware for record in own)),
@@ -94,12 +96,14 @@ def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | N
     return difference_chart(found) if found else None
 
 
-def _tuning_sections(study: Study, records: Sequence[Record], choices: Sequence[Choice]) -> list[TuningSection]:
+def _tuning_sections(
+    study: Study, records: Sequence[Record], choices: Sequence[Choice], folder: Path
+) -> list[TuningSection]:
     names = {entry.key: entry.name for entry in study.entries}
     metric = label_of(records[0].metric) if records else "score"
     if study.tuning is None:
         return [tuning_section(choice, names[choice.entry], metric) for choice in choices]
-    tried = trials_so_far(study, records)
+    tried = trials_so_far(study, records, folder)
     return [unfinished_section(tried[entry.key], entry.name, metric) for entry in study.entries if entry.tuned]
 
 
@@ -115,8 +119,27 @@ def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:
 def _by_subject(runs: Mapping[Entry, Sequence[Record]]) -> dict[str, dict[str, Sequence[Record]]]:
     subjects: dict[str, dict[str, Sequence[Record]]] = {}
     for entry, found in runs.items():
-        subjects.setdefault(_subject(found[0]), {})[entry.name] = found
+        subjects.setdefault(found[0].subject, {})[entry.name] = found
     return subjects
+
+
+def _lead(subject: str, by_name: Mapping[str, Sequence[Record]]) -> str:
+    """Return the size of models, data and training, with every value that not all runs share."""
+    runs = [record for found in by_name.values() for record in found]
+    splits = {f"{record.data.evaluated:,} {record.data.split}" for record in runs}
+    return (
+        f"{subject}: {_listed(r.model.parameters for r in runs)} parameters, {_listed(r.model.macs for r in runs)} "
+        f"multiply-adds an image; {_listed(r.data.train for r in runs)} training and {' or '.join(sorted(splits))} "
+        f"images; {_listed(len(r.history) for r in runs)} epochs."
+    )
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    """Return different numbers in order: up to three of them, or the smallest and the largest."""
+    *others, last = (f"{number:,}" for number in sorted(set(numbers)))
+    if len(others) > _LISTED - 1:
+        return f"{others[0]} to {last}"
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _by_key(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -138,30 +161,43 @@ def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
     """Return a study that any records make, and the records with the keys of its entries.
 
     There is an entry for each recipe and method, compared with plain training by the same recipe. Of two records of one
-    recipe, method and seed the first counts, and a note states how many others there are.
+    recipe, method and seed the first counts, and a note states how many others there are. A run that starts from
+    another of the records names it by its new key.
+
+    Raises:
+        InputError: which training a run starts from is not known (:func:`~backpass.experiments.study.check_starts`).
     """
+    check_starts(records)
     own = [recipe_without_seed(record.run) for record in records]
     recipes = list(dict.fromkeys(own))
+    labels = [
+        record.method if len(recipes) == 1 else f"recipe {recipes.index(recipe) + 1}, {recipe.model}"
+        for record, recipe in zip(records, own, strict=True)
+    ]
+    keys = [make_key(*dict.fromkeys((label, r.method))) for label, r in zip(labels, records, strict=True)]
+    renamed = {record.entry: key for record, key in zip(records, keys, strict=True)}
     entries: dict[str, Entry] = {}
     keyed: dict[tuple[str, int], Record] = {}
-    for record, recipe in zip(records, own, strict=True):
-        method = record.method
-        label = method if len(recipes) == 1 else f"recipe {recipes.index(recipe) + 1}, {recipe.model}"
-        key = make_key(label) if label == method else make_key(label, method)
-        entries.setdefault(key, Entry(key, label, method, recipe))
-        keyed.setdefault((key, record.seed), replace(record, entry=key))
+    for record, label, key in zip(records, labels, keys, strict=True):
+        run = _with_new_start(record.run, renamed)
+        entries.setdefault(key, Entry(key, label, record.method, recipe_without_seed(run)))
+        keyed.setdefault((key, record.seed), replace(record, entry=key, run=run))
     for key, entry in entries.items():
         plain = next((e.key for e in entries.values() if e.recipe == entry.recipe and e.method == "plain"), None)
         if entry.method != "plain":
             entries[key] = replace(entry, baseline=plain)
-    title = ", ".join(dict.fromkeys(_subject(record) for record in records))
+    title = ", ".join(dict.fromkeys(record.subject for record in records))
     seeds = tuple(sorted({record.seed for record in records}))
     again = len(records) - len(keyed)
-    notes = (
-        (f"left out: {again} more of the same recipes, methods and seeds, which were trained again",) if again else ()
-    )
+    notes = (f"left out: {again} more of the same recipes, methods and seeds",) if again else ()
     return Study(title, tuple(entries.values()), seeds, notes, planned=False), list(keyed.values())
 
 
-def _subject(record: Record) -> str:
-    return f"{record.model.name} on {record.data.label}"
+def _with_new_start(run: Run, keys: Mapping[str, str]) -> Run:
+    """Return the run with the new key of the entry from whose run of the same seed it starts."""
+    first = run.recipe.weights.study_run
+    key = None if first is None else keys.get(first.removesuffix(run_folder("", run.seed)))
+    if key is None:
+        return run
+    weights = replace(run.recipe.weights, source=STUDY + run_folder(key, run.seed))
+    return replace(run, recipe=replace(run.recipe, weights=weights))

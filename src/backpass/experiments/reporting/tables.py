@@ -11,8 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table as RichTable
 from tabulate import tabulate
 
@@ -22,6 +20,7 @@ from backpass.experiments.reporting.metrics import LABELS, label_of
 from backpass.experiments.reporting.missing import missing_note
 from backpass.experiments.reporting.precisions import precision_note
 from backpass.experiments.reporting.statistics import Summary, summarize
+from backpass.experiments.reporting.terminal import TEXTS, terminal_table
 from backpass.experiments.study import Study
 from backpass.training.checkpoint import atomic_write
 
@@ -36,7 +35,6 @@ __all__ = [
 ]
 
 NOT_RUN = "not run"
-_TEXTS = ("entry", "method", "metric", "command")
 _HEADLINE = "headline"
 _DIFFERENCE = tuple(field.name for field in fields(Difference))
 
@@ -94,20 +92,7 @@ class ResultTable:
 
     def rich(self) -> RichTable:
         """Return the table for the terminal."""
-        table = RichTable(
-            title=escape(self.title),
-            title_justify="left",
-            caption=escape("\n".join(self.notes)),
-            caption_justify="left",
-            box=SIMPLE_HEAD,  # fits the columns of a comparison in 80 characters
-            padding=(0, 1, 0, 0),
-            pad_edge=False,
-        )
-        for name in self.header:
-            table.add_column(name, justify="left" if name in _TEXTS else "right")
-        for row in self.rows:
-            table.add_row(*map(escape, row))
-        return table
+        return terminal_table(self.title, self.notes, self.header, self.rows)
 
 
 def result_table(study: Study, records: Sequence[Record], folder: Path | None = None) -> ResultTable:
@@ -198,7 +183,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _sides(header: Sequence[str]) -> tuple[str, ...]:
-    return tuple("left" if number == 0 or name in _TEXTS else "right" for number, name in enumerate(header))
+    return tuple("left" if number == 0 or name in TEXTS else "right" for number, name in enumerate(header))
 
 
 def _escaped(text: str) -> str:

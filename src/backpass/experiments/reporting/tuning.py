@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from backpass.experiments.choices import trials_of
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.charts import Chart
+from backpass.experiments.reporting.missing import end_of
 from backpass.experiments.reporting.tuning_charts import tuning_chart
 from backpass.experiments.stages import known_results
 from backpass.experiments.study import Study, StudyRun
-from backpass.experiments.tuning import Choice, Point, Trial
+from backpass.experiments.tuning import Choice, Trial
 
 __all__ = ["TuningSection", "trials_so_far", "tuning_section", "unfinished_section"]
 
@@ -52,22 +55,20 @@ def unfinished_section(trials: Sequence[Trial], label: str, metric: str) -> Tuni
     return _section(label, metric, trials, None, "", "")
 
 
-def trials_so_far(study: Study, records: Sequence[Record]) -> dict[str, tuple[Trial, ...]]:
-    """Return the points of the first stage that have a record, by key of the entry.
+def trials_so_far(study: Study, records: Sequence[Record], folder: Path) -> dict[str, tuple[Trial, ...]]:
+    """Return the points of the first stage with a run that has ended, by key of the entry.
 
     Args:
         study: with a tuning stage.
         records: of that stage; others are left out.
+        folder: of its run folders, which tell which runs diverged.
     """
     scores = {StudyRun(record.entry, record.run): record.score for record in records if record.entry}
-    trials: dict[str, tuple[Trial, ...]] = {}
-    for key, known in known_results(study, scores.get, ()).items():
-        by_point: dict[Point, list[tuple[int, float]]] = {}
-        for (point, seed), score in known.items():
-            if score is not None:
-                by_point.setdefault(point, []).append((seed, score))
-        trials[key] = tuple(Trial(point, tuple(found)) for point, found in by_point.items())
-    return trials
+
+    def has_diverged(run: StudyRun) -> bool:
+        return run not in scores and end_of(folder / run.folder) == "diverged"
+
+    return {key: trials_of(known) for key, known in known_results(study, scores.get, has_diverged).items()}
 
 
 def _section(

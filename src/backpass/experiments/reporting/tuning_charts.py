@@ -106,19 +106,20 @@ def _parallel(names: Sequence[str], rows: Sequence[dict[str, Any]], metric: str)
     low = min((row["score"] for row in known), default=0.0)
     high = max((row["score"] for row in known), default=0.0)
     title = f"{metric}, %"
-    axes = [*names, title]
+    shown = _short(names)
+    axes = [*shown, title]
     orders = [_values(rows, number) for number in range(len(names))]
     lines = [
         {**row, "point": number, "axis": axis, "place": place}
         for number, row in enumerate(known)
         for axis, place in [
-            *((name, _place(orders[i].index(row[f"value{i}"]), len(orders[i]))) for i, name in enumerate(names)),
+            *((name, _place(orders[i].index(row[f"value{i}"]), len(orders[i]))) for i, name in enumerate(shown)),
             (title, (row["score"] - low) / (high - low) if high > low else 0.5),
         ]
     ]
     labels = [
         {"axis": name, "place": _place(index, len(order)), "text": value}
-        for name, order in zip(names, orders, strict=True)
+        for name, order in zip(shown, orders, strict=True)
         for index, value in enumerate(order)
         if len(order) <= _MANY or index in (0, len(order) - 1)
     ]
@@ -130,7 +131,7 @@ def _parallel(names: Sequence[str], rows: Sequence[dict[str, Any]], metric: str)
         f"Parallel coordinates: a line for each point, over its settings and its {metric}",
         lines,
         height=300,
-        encoding={"x": {**x, "axis": {**_FLAT, "grid": True, "labelExpr": _LAST_PART}}, "y": y},
+        encoding={"x": {**x, "axis": {**_FLAT, "grid": True}}, "y": y},
         layer=[
             {
                 "mark": {"type": "line"},
@@ -154,6 +155,12 @@ def _parallel(names: Sequence[str], rows: Sequence[dict[str, Any]], metric: str)
             },
         ],
     )
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Return names without their groups, such as ``lr`` for ``optimizer.lr``; as they are where two would be alike."""
+    short = [",".join(part.rpartition(".")[2] for part in name.split(",")) for name in names]
+    return short if len(set(short)) == len(short) else list(names)
 
 
 def _values(rows: Sequence[dict[str, Any]], number: int) -> list[str]:
@@ -185,7 +192,6 @@ def _tips(names: Sequence[str], metric: str) -> list[dict[str, Any]]:
     ]
 
 
-_LAST_PART = "slice(datum.label, lastindexof(datum.label, '.') + 1)"  # optimizer.lr: lr
 _FLAT = {"labelAngle": 0}
 _BEST_COLOR = {"condition": {"test": "datum.state === 'chosen'", "value": COLORS[2]}, "value": COLORS[1]}
 _BEST_SIZE = {"condition": {"test": "datum.state === 'chosen'", "value": 170}, "value": 50}

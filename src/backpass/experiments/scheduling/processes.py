@@ -4,14 +4,15 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from pathlib import Path
 
 import optuna
 import torch
+from accelerate.utils import patch_environment
 
 from backpass.errors import BackpassError, StateError
 from backpass.experiments.scheduling.queue import Queue
@@ -68,7 +69,7 @@ def work_in_processes(
     resource_tracker.ensure_running()  # Otherwise the first start does so, and unblocks interrupts.
     try:
         for worker, environment in zip(workers, _environments(processes), strict=True):
-            with leave_interrupts_to_starter(), _environment(environment):
+            with leave_interrupts_to_starter(), patch_environment(**environment):
                 worker.start()
         while alive := [worker.sentinel for worker in workers if worker.is_alive()]:
             wait(alive, heartbeat)
@@ -118,18 +119,3 @@ def _environments(processes: int) -> Iterator[dict[str, str]]:
     for number in range(processes):
         own = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}
         yield {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)} | own
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for the processes that start inside."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -11,9 +11,9 @@ from backpass.errors import InputError
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.metrics import label_of
 from backpass.experiments.settings import settings_by_name
-from backpass.experiments.study import recipe_without_seed
+from backpass.experiments.study import check_starts, recipe_without_seed
 
-__all__ = ["Group", "group_records", "layers_shown", "mean_of", "settings_apart"]
+__all__ = ["Group", "group_records", "layers_shown", "mean_of", "settings_apart", "shared_names"]
 
 # Groups of settings that only some methods have, by the parts of a method's name.
 _OWN = {
@@ -59,10 +59,14 @@ def group_records(records: Sequence[Record]) -> list[Group]:
     """Return the records in groups: plain training first, then in the order of their first records.
 
     Of two records of one training with the same seed the first counts.
+
+    Raises:
+        InputError: which training a run starts from is not known (:func:`~backpass.experiments.study.check_starts`).
     """
+    check_starts(records)
     found: dict[tuple[Any, ...], dict[int, Record]] = {}
     for record in records:
-        key = (_subject(record), record.method, tuple(settings_of(record).items()))
+        key = (record.subject, record.method, tuple(settings_of(record).items()))
         found.setdefault(key, {}).setdefault(record.seed, record)
     groups = [
         Group("", subject, method, dict(settings), tuple(runs[seed] for seed in sorted(runs)))
@@ -81,10 +85,6 @@ def settings_of(record: Record) -> dict[str, Any]:
         for name, value in settings.items()
         if name not in _PLACES and not (_OWN.get(name.partition(".")[0], parts).isdisjoint(parts))
     }
-
-
-def _subject(record: Record) -> str:
-    return f"{record.model.name} on {record.data.label}"
 
 
 def _label(group: Group, groups: Sequence[Group]) -> str:
@@ -107,6 +107,12 @@ def settings_apart(settings: Mapping[str, Any], others: Sequence[Mapping[str, An
 def mean_of(values: Sequence[Any]) -> Tensor:
     """Return the mean of nested lists of one shape, one for each run."""
     return torch.stack([torch.tensor(value) for value in values]).mean(0)
+
+
+def shared_names(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names that all runs of a group have for values of one shape: DyRep grows another form in each run."""
+    first, *others = ({name: torch.tensor(value).shape for name, value in run.items()} for run in runs)
+    return [name for name, shape in first.items() if all(other.get(name) == shape for other in others)]
 
 
 def layers_shown(names: Sequence[str], wanted: Sequence[str]) -> list[str]:

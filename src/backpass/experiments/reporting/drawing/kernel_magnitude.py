@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from backpass.errors import InputError
+from backpass.experiments.record import Record
 from backpass.experiments.reporting.drawing.canvas import heat_map, new_figure, plain_text
-from backpass.experiments.reporting.drawing.groups import Group, layers_shown, mean_of
+from backpass.experiments.reporting.drawing.groups import Group, layers_shown, mean_of, shared_names
 from backpass.experiments.reporting.drawing.scalings import measured_epochs
 
 __all__ = ["draw_kernel_magnitude"]
@@ -21,20 +22,23 @@ def draw_kernel_magnitude(groups: Sequence[Group], layers: Sequence[str] = ()) -
     """Return the figure: a column for each layer, a row for the kernels of each group, and one for its scaling.
 
     The magnitude is the mean absolute weight over input and output channels after training, divided by its mean over
-    taps (SGS paper, Appendix A.7), averaged over seeds. The scaling is the last one; the column of a layer that has
-    none, such as one of another kernel size than fixed scalings, is empty there. Magnitudes have one range of colours,
-    from the smallest to the largest, and scalings another, from 0.
+    taps (SGS paper, Appendix A.7), averaged over seeds; of the kernels that all runs of the group have. The scaling is
+    the last one; the column of a layer that has none, such as one of another kernel size than fixed scalings, is empty
+    there. Magnitudes have one range of colours, from the smallest to the largest, and scalings another, from 0.
 
     Raises:
-        InputError: no run has traces of its kernels, or an unknown layer.
+        InputError: no run has traces of its kernels, no kernel is in all runs of a group, or an unknown layer.
     """
-    shown = [group for group in groups if all(record.traces.kernels for record in group.records)]
+    ended = [(group, [_last_kernels(record) for record in group.records]) for group in groups]
+    shown = [(group, ends, names) for group, ends in ended if (names := shared_names(ends))]
     if not shown:
-        raise InputError("expected runs with traces of their kernels, got none; train them with runtime.traces")
+        raise InputError(
+            "expected runs with traces of their kernels, the same in all seeds, got none; train them with "
+            "runtime.traces, or name one run"
+        )
     rows: list[tuple[str, str, list[tuple[str, Tensor | None]]]] = []
-    for group in shown:
-        ends = [record.traces.kernels[max(record.traces.kernels)] for record in group.records]
-        chosen = layers_shown(list(ends[0]), layers)
+    for group, ends, names in shown:
+        chosen = layers_shown(names, layers)
         magnitudes = {name: mean_of([end[name] for end in ends]) for name in chosen}
         rows.append((group.label, _MAGNITUDE, [(name, m / m.mean()) for name, m in magnitudes.items()]))
         if all(measured_epochs(record) for record in group.records):
@@ -65,5 +69,9 @@ def draw_kernel_magnitude(groups: Sequence[Group], layers: Sequence[str] = ()) -
             first = next(axes for axes in line if axes.axison)
             first.set_ylabel(plain_text(f"{label}\n{kind}"), fontsize=9)
         figure.colorbar(image, ax=[axes for line, *_ in own for axes in line], label=f"{kind} (mean 1)", shrink=0.8)
-    figure.suptitle(plain_text(", ".join(dict.fromkeys(group.subject for group in shown))), fontsize=10)
+    figure.suptitle(plain_text(", ".join(dict.fromkeys(group.subject for group, *_ in shown))), fontsize=10)
     return figure
+
+
+def _last_kernels(record: Record) -> dict[str, Any]:
+    return record.traces.kernels[max(record.traces.kernels)] if record.traces.kernels else {}
