@@ -80,7 +80,11 @@ def test_a_run_that_was_trained_by_itself_belongs_to_the_study_that_takes_it(exe
     result = run_study(study, tmp_path, runtime=CPU)
     assert result.records == [replace(record, entry=run.entry)] == own_records(study, read_records(tmp_path))
     # A command that names no entry leaves it.
-    assert execute(RUN, load_data(TINY.data), tmp_path / run.folder, runtime=CPU).entry == run.entry
+    data, own = load_data(TINY.data), tmp_path / run.folder
+    assert execute(RUN, data, own, runtime=CPU).entry == run.entry
+    # That of another study takes a copy.
+    assert execute(RUN, data, own, runtime=CPU, entry="other").entry == "other"
+    assert read_record(own / "result.json").entry == run.entry
 
 
 def test_a_folder_of_another_run_is_refused(executed):

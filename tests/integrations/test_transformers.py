@@ -265,11 +265,14 @@ def test_a_checkpoint_of_training_without_the_callback(tmp_path: Path) -> None:
 
 
 class Stream(IterableDataset[dict[str, Tensor]]):
-    """The images without a length."""
+    """The images without a length; like an open file, it has one position for all who read it."""
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         images = Images()
-        return (images[index] for index in range(len(images)))
+        self.position = 0
+        while self.position < len(images):
+            self.position += 1
+            yield images[self.position - 1]
 
 
 def test_epochs_of_data_without_a_length(tmp_path: Path) -> None:

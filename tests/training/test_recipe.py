@@ -94,6 +94,7 @@ def test_arguments_reach_the_model(recipe, images):
 
     assert parameters("vgg11_small", ("hidden_layers", 2)) > parameters("vgg11_small")
     with pytest.raises(
-        InputError, match=r"'digits_net', which are num_classes, in_channels, got others: .*hidden_layers"
+        InputError,
+        match=r"'digits_net', which are num_classes, in_channels, got others: .*hidden_layers.*: --model-args alone",
     ):
         parameters("digits_net", ("hidden_layers", 2))

@@ -32,7 +32,9 @@ class RunFolder:
         self._lock: FolderLock | None = None
 
     def read(self, entry: str) -> Record | None:
-        """Return the record if the run is complete; it gets ``entry``, in its file too, unless that is empty.
+        """Return the record, of this entry if one is given, if the run is complete.
+
+        A record without entry, of a run that was trained before a study had it, gets it in its file too.
 
         Raises:
             InputError: it belongs to another run, or cannot be read.
@@ -42,11 +44,13 @@ class RunFolder:
             return None
         record = read_record(path)
         self._compare(record.run)
-        if entry and record.entry != entry:
-            record = replace(record, entry=entry)
+        if not entry or record.entry == entry:
+            return record
+        own = replace(record, entry=entry)
+        if not record.entry:
             self.check_write()
-            self.write_record(record)
-        return record
+            self.write_record(own)
+        return own
 
     def open(self, stack: ExitStack, entry: str) -> Record | None:
         """Lock the folder until the stack is closed, and return the record if another process has written it.

@@ -21,6 +21,7 @@ __all__ = [
     "make_key",
     "own_records",
     "read_study",
+    "recipe_without_places",
     "recipe_without_seed",
     "run_folder",
     "write_study",
@@ -151,17 +152,24 @@ def recipe_without_seed(run: Run) -> Recipe:
     return replace(run.recipe, weights=replace(run.recipe.weights, source=source))
 
 
+def recipe_without_places(recipe: Recipe) -> Recipe:
+    """Return the recipe without where the files of its data lie."""
+    return replace(recipe, data=replace(recipe.data, root=None, download=False))
+
+
 def check_starts(records: Iterable[Record]) -> None:
     """Check that every run that starts from an entry's weights starts from one training.
 
-    A run names that entry alone, and records of several studies may have entries of one name.
+    A run names that entry alone, and records of several studies may have entries of one name. Where the files lie does
+    not matter; records without an entry, of ``backpass train``, cannot be told apart.
 
     Raises:
         InputError: the records of an entry that others start from have several recipes or methods.
     """
     trainings: dict[str, set[tuple[Recipe, str]]] = {}
     for record in records:
-        trainings.setdefault(STUDY + record.entry, set()).add((recipe_without_seed(record.run), record.method))
+        training = recipe_without_places(recipe_without_seed(record.run)), record.method
+        trainings.setdefault(STUDY + record.entry, set()).add(training)
     sources = {recipe.weights.source for found in trainings.values() for recipe, _ in found}
     if several := [name for name, found in trainings.items() if name in sources and len(found) > 1]:
         raise InputError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from backpass.errors import InputError, missing_extra
 from backpass.pgt import power_grad_cross_entropy
@@ -65,7 +66,7 @@ class SpatialGradientScalingCallback(TrainerCallback):
         self.batches = batches
         self.forward = forward
         self.options = options
-        self._starting = False  # an epoch that has not had a step
+        self._starting = False  # an epoch whose measurement waits for its first step
         self._step: Callable[..., Tensor] | None = None  # that scales, while it does
         self._replaced: Callable[..., Tensor] | None = None  # what the trainer itself held instead
 
@@ -100,17 +101,25 @@ class SpatialGradientScalingCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave measuring to the first step: a resumed run has random states and order of its epoch only then."""
-        self._starting = True
+        """Measure on a stream, since reading it later would move it on; leave other data to the first step.
+
+        In a resumed run the ``Trainer`` has the random states and the order of the epoch only then.
+        """
+        loader = kwargs["train_dataloader"]
+        self._starting = not isinstance(getattr(loader, "dataset", None), IterableDataset)
+        if not self._starting:
+            self._start_epoch(state, loader)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure in the first step of an epoch, if it is due, and pass the scalings to the next checkpoints."""
-        if not self._starting:
-            return
-        self._starting = False
-        loader = kwargs["train_dataloader"]
+        """Measure in the first step of an epoch."""
+        if self._starting:
+            self._starting = False
+            self._start_epoch(state, kwargs["train_dataloader"])
+
+    def _start_epoch(self, state: TrainerState, loader: Any) -> None:
+        """Measure, if it is due, and pass the scalings to the next checkpoints."""
         self.sgs.start_epoch(self._epoch, loader, batches=self.batches, forward=self.forward)
         self._epoch += 1
         state.stateful_callbacks[SpatialGradientScalingState.__name__] = [

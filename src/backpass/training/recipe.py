@@ -86,6 +86,7 @@ class Recipe:
             import path, ``package.module:function``, which takes ``num_classes`` and ``in_channels``.
         model_args: further arguments of :func:`backpass.models.create_model`, names and values in turn:
             ``--model-args zero_init_last False``; in Python ``(("zero_init_last", False),)``. Kept sorted by name.
+            A recipe's stay with another ``--model``; ``--model-args`` alone gives none.
         weights: what the model starts from; default: freshly drawn weights.
         data: the images.
         epochs: passes over the training images.

@@ -157,7 +157,15 @@ def build_state(
     recipe = run.recipe
     set_seed(run.seed)
     arguments: dict[str, Any] = dict(recipe.model_args)
-    plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
+    try:
+        plain = create_model(recipe.model, num_classes=data.num_classes, in_channels=data.channels, **arguments)
+    except InputError as error:
+        if not arguments:
+            raise
+        raise InputError(
+            f"{error}; {', '.join(arguments)} came from model_args, which may be the recipe's for a model of its own: "
+            "--model-args alone gives none"
+        ) from error
     if weights:
         load_weights(plain, recipe.weights, folder)
     model = convert(run.method, recipe, plain)

@@ -355,6 +355,17 @@ def test_runs_that_start_from_different_trainings_of_one_name_are_not_merged(mak
             group(records)
 
 
+def test_runs_that_start_from_one_training_on_files_in_two_places_are_merged(make_record):
+    there = replace(RECIPE, data=replace(RECIPE.data, root="there", download=True))
+    records = [
+        make_record(run.run.recipe, run.run.method, seed, [0.5], entry=run.entry)
+        for seed, recipe in enumerate((RECIPE, there))
+        for run in finetuning_study("net", recipe, recipe, (seed,)).runs()
+    ]
+    assert len(records) == 12
+    assert [len(group.records) for group in group_records(records)] == [2] * 6
+
+
 def test_the_page_states_every_size_and_length_of_its_runs(make_record, tmp_path):
     recipes = [replace(RECIPE, epochs=epochs) for epochs in (2, 5, 1)]
     records = [make_record(recipe, "plain", 0, [0.5] * recipe.epochs) for recipe in recipes]

@@ -62,6 +62,13 @@ def test_the_restored_statistics_are_those_of_the_convolutions_output() -> None:
     assert not any(module._forward_hooks for module in (*model.modules(), *plain.modules()))
 
 
+def test_a_batch_with_one_value_a_channel_has_no_variance() -> None:
+    model = trained("acb")
+    larger, single = BATCHES[0], images(1, 3, 1, 1, seed=9)
+    expected, found = (to_plain(model, batches).state_dict() for batches in ([larger], [larger, single]))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_blocks_that_no_batch_reaches_are_named() -> None:
     model = trained()
     with pytest.warns(

@@ -18,7 +18,7 @@ def train_commands(records: Sequence[Record]) -> list[str]:
     """Return the command of each record's run (:func:`train_command`).
 
     Those of runs that start from the weights of another, and of these, name their folders below ``runs``: given in that
-    order, they train both again.
+    order, they train both again, if the records name the entries of their study.
     """
     needed = {record.run.recipe.weights.study_run for record in records} - {None}
     commands: list[str] = []

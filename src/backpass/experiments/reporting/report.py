@@ -162,7 +162,7 @@ def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
 
     There is an entry for each recipe and method, compared with plain training by the same recipe. Of two records of one
     recipe, method and seed the first counts, and a note states how many others there are. A run that starts from
-    another of the records names it by its new key.
+    another of the records, known by its entry, names it by its new key.
 
     Raises:
         InputError: which training a run starts from is not known (:func:`~backpass.experiments.study.check_starts`).

@@ -48,7 +48,8 @@ def to_plain(model: nn.Module, batches: Iterable[Any] | None = None, *, forward:
         StateError: as :func:`~backpass.reparam.fuse`.
 
     Warns:
-        BackpassWarning: the batches reach not all blocks; normalisations of the others are as without batches.
+        BackpassWarning: the batches do not reach all blocks, or with one value a channel alone; normalisations of these
+            are as without batches.
     """
     fused = fuse(model)
     blocks = outermost_blocks(model)
@@ -77,12 +78,8 @@ def _output_statistics(
     """Return mean and variance of the output of each block in eval mode, averaged over the batches that reach it."""
     device = next(model.parameters()).device
     run = forward_on(model, device) if forward is None else forward
-    meters: dict[str, nn.BatchNorm2d] = {}
-    hooks = []
-    for name, block in blocks.items():
-        place = next(block.parameters()).device
-        meters[name] = nn.BatchNorm2d(block.geometry.out_channels, momentum=None, affine=False, device=place)
-        hooks.append(block.register_forward_hook(_recording(meters[name])))
+    meters = {name: _meter(block) for name, block in blocks.items()}
+    hooks = [block.register_forward_hook(_recording(meters[name])) for name, block in blocks.items()]
     try:
         devices = [device] if device.type == "cuda" else []
         with torch.no_grad(), keeping_global_states(devices), eagerly(), eval_mode(model), reading(batches):
@@ -107,11 +104,17 @@ def _output_statistics(
     }
 
 
+def _meter(block: ReparamBlock) -> nn.BatchNorm2d:
+    device = next(block.parameters()).device
+    return nn.BatchNorm2d(block.geometry.out_channels, momentum=None, affine=False, device=device)
+
+
 def _recording(meter: nn.BatchNorm2d) -> Callable[[nn.Module, Any, Tensor], None]:
     """Return a forward hook that adds the statistics of an output to the running ones of ``meter``."""
 
     def record(_: nn.Module, __: Any, output: Tensor) -> None:
-        meter(output.float())
+        if output.numel() > output.shape[1]:  # one value a channel has no variance
+            meter(output.float())
 
     return record
 

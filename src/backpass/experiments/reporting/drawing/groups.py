@@ -11,7 +11,7 @@ from backpass.errors import InputError
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.metrics import label_of
 from backpass.experiments.settings import settings_by_name
-from backpass.experiments.study import check_starts, recipe_without_seed
+from backpass.experiments.study import check_starts, recipe_without_places, recipe_without_seed
 
 __all__ = ["Group", "group_records", "layers_shown", "mean_of", "settings_apart", "shared_names"]
 
@@ -23,7 +23,6 @@ _OWN = {
     "reparam": {"acb", "repvgg", "dbb", "dbb_dyrep"},
     "dyrep": {"dyrep"},
 }
-_PLACES = ("data.root", "data.download")
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,11 @@ def group_records(records: Sequence[Record]) -> list[Group]:
 def settings_of(record: Record) -> dict[str, Any]:
     """Return the settings that the run's method uses, by dotted name."""
     parts = set(record.method.split("+"))
-    settings = settings_by_name(recipe_without_seed(record.run))
+    settings = settings_by_name(recipe_without_places(recipe_without_seed(record.run)))
     return {
         name: value
         for name, value in settings.items()
-        if name not in _PLACES and not (_OWN.get(name.partition(".")[0], parts).isdisjoint(parts))
+        if not (_OWN.get(name.partition(".")[0], parts).isdisjoint(parts))
     }
 
 

@@ -18,7 +18,8 @@ def draw_norm_weights(groups: Sequence[Group]) -> Any:
     Layers in the order of the model, those that all runs of the group have; deciles are means over seeds.
 
     Raises:
-        InputError: no run has traces of the weights of normalisation layers, or no two runs of a group share a layer.
+        InputError: no run has traces of the weights of normalisation layers, or no layer is in all runs
+            of any group.
     """
     named = [(group, shared_names([record.traces.norm_weights for record in group.records])) for group in groups]
     shown = [(group, names) for group, names in named if names]
