@@ -1,6 +1,6 @@
 """Makes docs/results.md from the files in benchmarks/results, and from nothing else.
 
-python benchmarks/page.py
+python benchmarks/results_page.py
 """
 
 import json
@@ -22,7 +22,7 @@ RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "results.md"
 
 HEAD = """# Results
 
-Made by `benchmarks/page.py` from the files in [benchmarks/results](../benchmarks/results), which hold every raw value,
+Made by `benchmarks/results_page.py` from the files in [benchmarks/results](../benchmarks/results), which hold every raw value,
 the versions and the hardware. What has no file there was not run, and is named in the last section; the one before it
 has the command of each file.
 

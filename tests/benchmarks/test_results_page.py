@@ -36,11 +36,11 @@ def leading(cell: str) -> float:
 
 @pytest.fixture
 def page(benchmark_module):
-    return benchmark_module("page")
+    return benchmark_module("results_page")
 
 
 def test_the_page_is_what_the_script_makes_of_the_files(page):
-    assert page.page(RESULTS) == PAGE, "run `python benchmarks/page.py`, and commit docs/results.md"
+    assert page.page(RESULTS) == PAGE, "run `python benchmarks/results_page.py`, and commit docs/results.md"
 
 
 KEPT = [path.stem for path in sorted(RESULTS.glob("*.json")) if "records" in json.loads(path.read_text())]
