@@ -12,6 +12,15 @@ import sys
 import pytest
 import torch
 
+try:
+    import hypothesis
+except ImportError:  # the methods are tested with torch alone, too
+    pass
+else:
+    # A busy machine stalls for longer than Hypothesis's deadline of 0.2 s for an example.
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
+
 
 @pytest.fixture(autouse=True)
 def _fresh_start():

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from backpass.agc import adaptive_clip_grad_, unitwise_norm
+from backpass.agc.unitwise import clip_factors
 from reference.agc_cases import parameter
 
 
@@ -61,3 +62,8 @@ def test_gains_are_one_unit():
     gain = parameter([[[[1.0]]], [[[0.0]]]], [[[[3.0]]], [[[4.0]]]])
     adaptive_clip_grad_([gain], clip_factor=0.5, head=None)
     torch.testing.assert_close(gain.grad.flatten(), torch.tensor([0.3, 0.4], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("norm", "eps", "factor"), [(1e-5, 1e-6, 0.1), (1e-9, 1e-7, 0.1)])
+def test_the_floor_of_a_gradients_norm_is_one_millionth(norm, eps, factor):
+    assert clip_factors(torch.zeros(1), torch.tensor([norm]), 1.0, eps).item() == pytest.approx(factor)

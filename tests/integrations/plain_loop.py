@@ -56,9 +56,10 @@ def plain(
     dtype: torch.dtype = torch.float32,
     sgs: bool = True,
     pgt: bool = True,
+    measured: Any = None,
     **options: Any,
 ) -> Gradients:
-    """Return the gradients of each step of the plain loop; ``options`` are of SGS."""
+    """Return the gradients of each step of the plain loop, measured on other batches if given; ``options`` of SGS."""
     model = net().to(dtype)
     optimizer, batches = optimizer_of(model), [(x.to(dtype), y) for x, y in loader()]
     steps = recorded(optimizer, model)
@@ -67,7 +68,7 @@ def plain(
     update = sgs and method.apply == "update"
     for epoch in range(EPOCHS):
         if sgs:
-            method.start_epoch(epoch, batches)
+            method.start_epoch(epoch, measured or batches)
         for number, (x, y) in enumerate(batches):
             with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
                 loss = criterion(model(x), y) / accumulate

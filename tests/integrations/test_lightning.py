@@ -49,6 +49,27 @@ def test_gradients_are_those_of_the_plain_loop(
         assert_same(steps, without, autocast=autocast)
 
 
+def test_updates_are_scaled_in_the_step(tmp_path: Path) -> None:
+    steps, _ = trained(tmp_path, sgs={"apply": "update"})
+    assert_same(steps, plain(apply="update"))
+    with pytest.raises(AssertionError, match="step"):
+        assert_same(steps, plain(sgs=False))
+
+
+def test_scaling_can_be_left_to_the_module(tmp_path: Path) -> None:
+    with pytest.warns(NoEffectWarning):
+        steps, _ = trained(tmp_path, sgs={"scale": False})
+    assert_same(steps, plain(sgs=False))
+
+
+def test_another_loader_can_be_measured(tmp_path: Path) -> None:
+    other = [torch.randn(BATCH, *next(iter(loader()))[0].shape[1:])]
+    steps, _ = trained(tmp_path, sgs={"loader": other})
+    assert_same(steps, plain(measured=other))
+    with pytest.raises(AssertionError, match="step"):
+        assert_same(steps, plain())
+
+
 def test_manual_optimization(tmp_path: Path) -> None:
     steps, _ = trained(tmp_path, module=Module(manual=True))
     assert_same(steps, plain())

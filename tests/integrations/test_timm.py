@@ -82,6 +82,13 @@ def trained(
     return steps
 
 
+def test_updates_are_scaled_in_the_step() -> None:
+    steps = trained(apply="update")
+    assert_same(steps, plain(apply="update"))
+    with pytest.raises(AssertionError, match="step"):
+        assert_same(steps, plain(sgs=False))
+
+
 @pytest.mark.parametrize("accumulate", [1, 4])
 @pytest.mark.parametrize("clip", [None, 0.05])
 @pytest.mark.parametrize("amp", [False, True])

@@ -26,7 +26,7 @@ from reference.power_grad_cases import (
 )
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(
     batch=st.sampled_from([(), (0,), (1,), (7,), (3, 4), (2, 3, 2)]),
     classes=st.integers(1, 6),

@@ -93,6 +93,7 @@ def _worker(rank: int, checks: Sequence[Check], world_size: int, folder: str) ->
 def two(tmp_path_factory) -> Results:
     checks = [
         measure_under_ddp,
+        measure_in_a_group,
         golden_near_equal,
         *([train_fsdp2, uneven_fsdp2] if SHARDS_ON_CPU else []),
         failing_rank,
@@ -140,6 +141,20 @@ def test_every_process_holds_the_scalings_of_the_union(world):
     alone = SpatialGradientScaling(make_model())
     alone.update(batches_of(0, world_size))
     assert not torch.equal(alone.scalings["0.weight"], results[0]["mutual information"]["0.weight"])
+
+
+def measure_in_a_group(rank: int, world_size: int) -> dict:
+    group = [dist.new_group([own]) for own in range(world_size)][rank]
+    sgs = SpatialGradientScaling(make_model(), process_group=group)
+    sgs.update(batches_of(rank, world_size))
+    return sgs.scalings
+
+
+def test_only_the_processes_of_the_group_measure_together(two):
+    for rank, result in enumerate(two["measure_in_a_group"]):
+        alone = SpatialGradientScaling(make_model())
+        alone.update(batches_of(rank, 2))
+        torch.testing.assert_close(result, alone.scalings, rtol=0, atol=0)
 
 
 def golden_near_equal(rank: int, world_size: int) -> dict:

@@ -99,7 +99,7 @@ def test_joint_histogram_by_hand() -> None:
     assert joint.tolist() == [[[1, 2], [1, 0]]]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(3, 6), st.integers(3, 6)),
     displacement=st.tuples(st.integers(-2, 2), st.integers(-2, 2)),

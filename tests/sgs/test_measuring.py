@@ -78,7 +78,7 @@ def convolutions(draw: st.DrawFn) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
     )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @example(conv=nn.Conv1d(1, 1, 2, stride=2), batch=1, extra=0, k=1.0, kind=("mutual_information", False), seed=0)
 @given(
     conv=convolutions(),

@@ -80,7 +80,7 @@ def test_zeros_around_the_map_change_nothing() -> None:
     assert torch.equal(padded, mutual_information(x, (3, 3), drop_near_equal=True))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     shape=st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6)),
     kernel_size=st.tuples(st.integers(1, 4), st.integers(2, 4)),

@@ -254,6 +254,20 @@ def test_scale_gradients_warns_once_of_the_optimizer_that_it_receives() -> None:
     sgs.scale_gradients(optimizer)
 
 
+def test_scale_gradients_scales_the_kernels_of_the_given_optimizer_alone() -> None:
+    model = nn.ModuleList([conv(0), conv(1)])
+    sgs = SpatialGradientScaling(model, scaling=G)
+    for layer in model:
+        backward(layer)
+    first, second = (layer.weight.grad.clone() for layer in model)
+    sgs.scale_gradients(torch.optim.SGD(model[0].parameters(), lr=LR))
+    torch.testing.assert_close(model[0].weight.grad, first * G)
+    assert torch.equal(model[1].weight.grad, second)
+    sgs.scale_gradients(torch.optim.SGD(model[1].parameters(), lr=LR))
+    torch.testing.assert_close(model[0].weight.grad, first * G)
+    torch.testing.assert_close(model[1].weight.grad, second * G)
+
+
 class MADGRAD(torch.optim.SGD):
     """Stands for timm's, as the next one for schedulefree's."""
 

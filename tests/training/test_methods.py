@@ -12,7 +12,7 @@ from backpass.training.dense.keypoints import KeypointHeatmaps
 from backpass.training.method import Context
 from backpass.training.methods import METHODS, build_methods, check_method, convert, deploy, list_methods
 from backpass.training.optimization import build_optimizer
-from backpass.training.recipe import DyRepSettings, OptimizerSettings, SgsSettings
+from backpass.training.recipe import AgcSettings, DyRepSettings, OptimizerSettings, ReparamSettings, SgsSettings
 
 
 def test_listed_methods_are_accepted():
@@ -80,6 +80,35 @@ def context_for(recipe, task=None) -> Context:
     model = create_model("digits_net", num_classes=3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     return Context(recipe, model, task or Classification(), optimizer)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SgsSettings(k=2.0, measure="autocorrelation", warmup=2, every=7, dilation="ignored", apply="update"),
+        SgsSettings(drop_near_equal=True),
+    ],
+)
+def test_the_settings_of_the_recipe_reach_sgs(settings, recipe):
+    sgs = METHODS["sgs"](context_for(replace(recipe, sgs=settings))).sgs
+    for name in ("k", "measure", "warmup", "every", "drop_near_equal", "dilation", "apply"):
+        assert getattr(sgs, name) == getattr(settings, name), name
+
+
+def test_the_settings_of_the_recipe_reach_the_other_methods(recipe):
+    recipe = replace(
+        recipe,
+        agc=AgcSettings(clip_factor=0.2, eps=0.05, head=None),
+        reparam=ReparamSettings(acb_gamma=0.7),
+        dyrep=DyRepSettings(every=4, until=9, metric="grad_norm", recalibration_batches=3),
+    )
+    agc = METHODS["agc"](context_for(recipe)).agc
+    assert (agc.clip_factor, agc.eps, agc.head) == (0.2, 0.05, None)
+    dyrep = METHODS["dyrep"](replace(context_for(recipe), seed=5)).dyrep
+    assert (dyrep.every, dyrep.until, dyrep.metric, dyrep.recalibration_batches) == (4, 9, "grad_norm", 3)
+    assert dyrep._generator.initial_seed() == 5
+    acb = convert("acb", recipe, create_model("digits_net", num_classes=3))
+    torch.testing.assert_close(acb.conv2.main.norm.weight, torch.full_like(acb.conv2.main.norm.weight, 0.7))
 
 
 def test_plain_is_no_method_and_pairs_compose(recipe):

@@ -7,13 +7,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import TensorDataset
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from backpass.agc import unitwise_norm
 from backpass.errors import DivergedError, InputError, NoEffectWarning, StateError
 from backpass.models import create_model
 from backpass.training import classification
 from backpass.training.checkpoint import load_checkpoint
 from backpass.training.items import ItemData
 from backpass.training.loader import BatchPlan
-from backpass.training.recipe import OptimizerSettings, PgtSettings, Run, Runtime
+from backpass.training.recipe import OptimizerSettings, PgtSettings, Run, Runtime, ScheduleSettings
 from backpass.training.trainer import Trainer
 
 CPU = Runtime(device="cpu")
@@ -152,6 +153,24 @@ def test_order_of_clipping_and_scaling(recipe, images):
         norms[before] = torch.stack([p.grad.norm() for p in trainer.model.parameters()]).norm().item()
     assert norms[False] == pytest.approx(0.01, rel=1e-3)
     assert norms[True] > 0.0105
+
+
+def test_agc_bounds_the_scaled_gradient(recipe, images):
+    trainer = Trainer(Run(recipe, "sgs+agc"), images, runtime=CPU)
+    batch, target = next(iter(trainer.loaders.train))
+    trainer.methods["sgs"].start_epoch(1, lambda n: [batch])
+    (100 * trainer.criterion(trainer.wrapped(batch), target)).backward()
+    trainer._alter_gradients()
+    kernels = [p for p in trainer.model.parameters() if p.ndim == 4]
+    shares = [unitwise_norm(p.grad) / (recipe.agc.clip_factor * unitwise_norm(p).clamp(min=1e-3)) for p in kernels]
+    assert max(share.max().item() for share in shares) == pytest.approx(1, rel=1e-4)
+
+
+def test_the_learning_rate_follows_the_schedule(recipe, images):
+    schedule = ScheduleSettings("step", warmup_epochs=1, step_epochs=2, step_factor=0.1)
+    trainer = Trainer(Run(replace(recipe, epochs=4, schedule=schedule)), images, runtime=CPU)
+    rates = [record["lr"] for record in trainer.fit().history]
+    assert rates == pytest.approx([0.05 / len(trainer.loaders.train), 0.05, 0.005, 0.005])
 
 
 def test_a_checkpoint_of_another_run_is_refused(recipe, images, tmp_path):
