@@ -5,6 +5,7 @@ import pytest
 from backpass.errors import InputError
 from backpass.experiments import RECIPES, search_study
 from backpass.experiments.search import SEARCHES
+from backpass.training.recipe import ScheduleSettings
 
 RECIPE = RECIPES["digits"]
 
@@ -34,6 +35,15 @@ def test_a_search_over_anything_else():
         search_study("epochs", RECIPE, [0])
     with pytest.raises(InputError, match="expected at least one seed"):
         search_study("sgs.k", RECIPE, [])
+
+
+def test_a_search_over_a_setting_of_several_values():
+    branches = [("3x3", "1x3"), ("3x3",)]
+    study = search_study("sgs.branches", RECIPE, [0], values=branches)
+    assert [entry.recipe.sgs.branches for entry in study.entries[1:]] == branches
+    steps, milestones = replace(RECIPE, schedule=ScheduleSettings("step")), [(5.0,), (5.0, 15.0)]
+    study = search_study("schedule.milestones", steps, [0], values=milestones)
+    assert [entry.recipe.schedule.milestones for entry in study.entries] == milestones
 
 
 def test_a_search_over_a_fixed_scaling_covers_both_of_its_settings():

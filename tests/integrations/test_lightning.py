@@ -60,6 +60,8 @@ def test_scaling_can_be_left_to_the_module(tmp_path: Path) -> None:
     with pytest.warns(NoEffectWarning):
         steps, _ = trained(tmp_path, sgs={"scale": False})
     assert_same(steps, plain(sgs=False))
+    steps, _ = trained(tmp_path, sgs={"scale": False, "apply": "update"})
+    assert_same(steps, plain(sgs=False))
 
 
 def test_another_loader_can_be_measured(tmp_path: Path) -> None:

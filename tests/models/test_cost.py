@@ -23,6 +23,18 @@ def test_macs_of_one_layer_by_hand(layer, input_size, macs):
     assert count_macs(layer, input_size) == macs
 
 
+def test_attention_counts_in_eval_mode_too():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    projections, attention, mlp = 4 * 16 * 16 * 5, 2 * 16 * 5 * 5, 2 * 16 * 32 * 5
+    assert count_macs(layer, (5, 16)) == projections + attention + mlp
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_a_size_and_an_example_are_refused():
+    with pytest.raises(InputError, match=r"expected input_size or example, got both \(input_size=\(3,\)\)"):
+        count_macs(nn.Linear(3, 3), (3,), example=torch.zeros(1, 3))
+
+
 def test_a_layer_counts_as_often_as_it_runs():
     class Twice(nn.Module):
         def __init__(self):

@@ -248,3 +248,18 @@ def test_nothing_warns_on_degenerate_maps() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert mutual_information(torch.zeros(1, 1, 1, 1), (3, 3)).isnan().sum() == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"kernel_size": 3}, "kernel_size to be integers >= 1, one for each spatial axis, got 3"),
+        ({"kernel_size": (0, 3)}, r"kernel_size to be integers >= 1, .* got \(0, 3\)"),
+        ({"dilation": 0}, r"dilation to be integers >= 1, .* got \[0, 0\]"),
+        ({"dilation": (1, 1.0)}, r"dilation to be integers >= 1, .* got \(1, 1.0\)"),
+        ({"padding": -1}, r"padding to be integers >= 0, .* got \[-1, -1\]"),
+    ],
+)
+def test_sizes_that_no_convolution_has_are_refused(arguments, text):
+    with pytest.raises(InputError, match=text):
+        mutual_information(torch.randn(2, 1, 8, 8), **({"kernel_size": (1, 3)} | arguments))

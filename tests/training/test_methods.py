@@ -9,7 +9,7 @@ from backpass.models import create_model
 from backpass.reparam import block_map
 from backpass.training.classification import Classification
 from backpass.training.dense.keypoints import KeypointHeatmaps
-from backpass.training.method import Context
+from backpass.training.method import Context, Method
 from backpass.training.methods import METHODS, build_methods, check_method, convert, deploy, list_methods
 from backpass.training.optimization import build_optimizer
 from backpass.training.recipe import AgcSettings, DyRepSettings, OptimizerSettings, ReparamSettings, SgsSettings
@@ -183,6 +183,25 @@ def test_pgt_replaces_the_loss_and_needs_classification(recipe):
     other = METHODS["pgt"](context_for(recipe, KeypointHeatmaps(16)))
     with pytest.raises(InputError, match="got KeypointHeatmaps, whose loss is neither; choose another method"):
         other.criterion(task.loss)
+
+
+def test_pgt_before_a_loss_of_another_method_and_not_after(recipe, monkeypatch):
+    class Larger(Method):
+        def criterion(self, plain):
+            return lambda output, target: 1000 * plain(output, target)
+
+    monkeypatch.setitem(METHODS, "larger", Larger)
+
+    def loss(name):
+        context = context_for(recipe)
+        criterion = context.task.loss
+        for method in build_methods(name, context).values():
+            criterion = method.criterion(criterion)
+        return criterion(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+    torch.testing.assert_close(loss("pgt+larger"), 1000 * loss("pgt"))
+    with pytest.raises(InputError, match=r"got one of another method; name pgt before that"):
+        loss("larger+pgt")
 
 
 def test_sgs_measures_when_due_and_only_then(recipe):

@@ -171,3 +171,11 @@ def test_another_precision_in_the_same_process_is_refused(recipe, images):
     Trainer(Run(recipe), images, runtime=Runtime(device="cpu"))
     with pytest.raises(InputError, match=r"precision in a process, got precision='bf16' after .*new process"):
         Trainer(Run(recipe), images, runtime=Runtime(device="cpu", precision="bf16"))
+
+
+def test_another_device_in_the_same_process_is_refused(recipe, images, monkeypatch):
+    """Accelerate keeps the device of the first run, too."""
+    Trainer(Run(recipe), images, runtime=Runtime(device="cpu"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(InputError, match=r"got device='auto' after a run on the CPU; use a new process"):
+        Trainer(Run(recipe), images, runtime=Runtime())

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from backpass._internal.paths import AnyPath
 from backpass.experiments.comparison import compare_study
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import Record
@@ -20,7 +21,7 @@ __all__ = ["compare", "reproduce", "search", "train"]
 
 def train(
     recipe: Recipe,
-    folder: Path,
+    folder: AnyPath,
     *,
     method: str = "plain",
     seed: int = 0,
@@ -44,12 +45,12 @@ def train(
         InputError: an unknown method, data that cannot be read, or a folder that belongs to another run.
     """
     run = Run(recipe, method, seed)
-    return execute(run, load_data(recipe.data), folder, runtime=runtime or Runtime(), progress=progress)
+    return execute(run, load_data(recipe.data), Path(folder), runtime=runtime or Runtime(), progress=progress)
 
 
 def compare(
     recipe: Recipe,
-    folder: Path,
+    folder: AnyPath,
     *,
     methods: Sequence[str] = ("plain", "sgs", "pgt", "sgs+pgt"),
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
@@ -76,7 +77,7 @@ def compare(
 def search(
     key: str,
     recipe: Recipe,
-    folder: Path,
+    folder: AnyPath,
     *,
     values: Sequence[Any] = (),
     method: str | None = None,
@@ -102,7 +103,7 @@ def search(
 
 def reproduce(
     table: str,
-    folder: Path,
+    folder: AnyPath,
     *,
     seeds: Sequence[int] | None = None,
     entries: Sequence[str] = (),

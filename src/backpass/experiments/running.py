@@ -6,6 +6,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from backpass._internal.paths import AnyPath
 from backpass.errors import InputError, StateError
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import RECORD_FILE, Record, read_record
@@ -52,7 +53,7 @@ class StudyResult:
 
 def run_study(
     study: Study,
-    folder: Path,
+    folder: AnyPath,
     *,
     runtime: Runtime | None = None,
     storage: str | None = None,
@@ -100,7 +101,7 @@ def run_study(
         )
     if processes < 1:
         raise InputError(f"expected at least one process to work, got {processes}; give a number above 0")
-    progress = progress or Progress()
+    progress, folder = progress or Progress(), Path(folder)
     runs = next_runs(study, folder)
     if not runs:
         notes = "; ".join(dict.fromkeys(entry.note for entry in study.entries if entry.note)) or "no entry or no seed"

@@ -63,7 +63,7 @@ def search_study(
             "their own"
         )
     method = method or method_of(key)
-    space = ((key, tuple(dict.fromkeys(map(_text, values)))),)
+    space = ((key, tuple(dict.fromkeys(_text(key, value) for value in values))),)
     check_space(space, [method])
     tuned = Entry(method, method, method, recipe, space=space)
     tuning = Tuning(tuple(dict.fromkeys(seeds)), validation)
@@ -75,6 +75,7 @@ def search_study(
     return replace(search, entries=(plain, *(replace(entry, baseline="plain") for entry in search.entries)))
 
 
-def _text(value: Any) -> str:
+def _text(key: str, value: Any) -> str:
     value = plain(value)
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).strip()
+    several = "," in key and isinstance(value, tuple)  # of one setting, a tuple is one value
+    return ",".join(map(str, value)) if several else str(value).strip()

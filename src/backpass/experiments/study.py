@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from backpass._internal.paths import AnyPath
 from backpass._internal.settings import plain
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry, check_entries
@@ -203,10 +204,10 @@ def write_study(study: Study, folder: Path) -> None:
     atomic_write(folder / _FILE, to_json(study).encode())
 
 
-def read_study(folder: Path) -> Study | None:
+def read_study(folder: AnyPath) -> Study | None:
     """Return the study in the folder, or ``None`` where there is none.
 
     Raises:
         InputError: its file cannot be read as a study.
     """
-    return read_json(Study, folder / _FILE)
+    return read_json(Study, Path(folder) / _FILE)

@@ -40,7 +40,7 @@ class SpatialGradientScalingCallback(Callback):
             mappings. Default: ``module(input)``, with the input the batch or its first item. In the trainer's precision
             in each case.
         loader: the loader to measure on; default: the training loader.
-        scale: ``False`` leaves calling ``sgs.scale_gradients()`` to the module.
+        scale: ``False`` leaves calling ``sgs.scale_gradients()`` or ``sgs.scaled_update()`` to the module.
         options: of :class:`backpass.SpatialGradientScaling`.
 
     Attributes:
@@ -95,7 +95,7 @@ class SpatialGradientScalingCallback(Callback):
             self._loaded = None
         self._begun = None
         for optimizer in trainer.optimizers:
-            if self.sgs.apply == "update":
+            if self.scale and self.sgs.apply == "update":
                 self.sgs.attach(optimizer)
             else:
                 self.sgs.check_optimizer(optimizer)

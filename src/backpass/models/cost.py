@@ -1,6 +1,7 @@
 """What a model costs: its parameters, and the multiply-accumulates of one forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -45,20 +46,33 @@ def count_macs(model: nn.Module, input_size: Sequence[int] | None = None, *, exa
             tensors. All are moved to the device of the model, and those of floating-point numbers to its dtype.
 
     Raises:
-        InputError: ``input_size`` holds anything but positive integers.
+        InputError: ``input_size`` holds anything but positive integers, or is given with ``example``.
 
     >>> count_macs(nn.Conv2d(3, 8, kernel_size=3, padding=1), (3, 32, 32))  # 3 * 3 * 3 * 8 * 32 * 32
     221184
     """
     like = next(model.parameters(), torch.empty(0))
+    if example is not None and input_size is not None:
+        raise InputError(f"expected input_size or example, got both (input_size={input_size!r}); leave one out")
     if example is None:
         example = _zeros(input_size or (), like)
     else:
         example = map_tensors(lambda tensor: tensor.to(like if tensor.is_floating_point() else like.device), example)
     plain = unwrap(model)
-    with eval_mode(plain), torch.no_grad(), eagerly(), FlopCounterMode(display=False) as counter:
+    with eval_mode(plain), torch.no_grad(), eagerly(), _unfused(), FlopCounterMode(display=False) as counter:
         plain(example)
     return int(counter.get_total_flops()) // 2
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Let attention run layer by layer, since the counter does not know its fused kernel of eval mode."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _zeros(input_size: Sequence[int], like: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def mutual_information(
 
     Raises:
         InputError: the map is empty, not finite, not floating, or it, the padding or the dilation does not fit the
-            kernel's number of axes.
+            kernel's number of axes; a size or dilation below 1, or a padding below 0.
 
     Source: SGS paper, section 3.3. Equal to the published estimator where that one is defined, dilation is 1, and the
     zeros reach as far as the taps (``padding >= k // 2``), as in the published recipes. With less padding the published
@@ -82,6 +82,7 @@ def _measure(
     padding: Sequence[int] | int,
     dilation: Sequence[int] | int,
 ) -> Tensor:
+    kernel_size = _checked("kernel_size", kernel_size, 1)
     axes = len(kernel_size)
     if feature_map.ndim != axes + 2 or not feature_map.is_floating_point() or feature_map.numel() == 0:
         raise InputError(
@@ -89,7 +90,7 @@ def _measure(
             f"{tuple(kernel_size)}, got shape {tuple(feature_map.shape)} of {feature_map.dtype}; "
             "pass a map of this form"
         )
-    pads, steps = _per_axis("padding", padding, axes), _per_axis("dilation", dilation, axes)
+    pads, steps = _per_axis("padding", padding, axes, 0), _per_axis("dilation", dilation, axes, 1)
     zeros = [(pad, pad) for pad in pads]
     values = feature_map.detach().float()
     dependence = measure(kernel_size, values.shape[1], device=values.device)
@@ -102,8 +103,17 @@ def _measure(
     return dependence.result()
 
 
-def _per_axis(name: str, value: Sequence[int] | int, axes: int) -> list[int]:
-    values = [value] * axes if isinstance(value, int) else list(value)
+def _checked(name: str, value: Sequence[int], least: int) -> list[int]:
+    numbers = list(value) if isinstance(value, Sequence) else []
+    if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or n < least for n in numbers):
+        raise InputError(
+            f"expected {name} to be integers >= {least}, one for each spatial axis, got {value!r}; give such numbers"
+        )
+    return numbers
+
+
+def _per_axis(name: str, value: Sequence[int] | int, axes: int, least: int) -> list[int]:
+    values = _checked(name, [value] * axes if isinstance(value, int) else value, least)
     if len(values) != axes:
         raise InputError(
             f"expected {name} to be one number or {axes}, one for each spatial axis, got {value!r}; "

@@ -16,7 +16,7 @@ from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor
 from backpass.sgs.layers import ConvLayer, scalable_convs
 from backpass.sgs.maps_of_batches import MapsOfBatches
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
-from backpass.sgs.scaling import scaling_from_dependence
+from backpass.sgs.scaling import check_k, scaling_from_dependence
 
 __all__ = ["MEASURES", "Measurement", "check_dilation", "check_measure", "measure_scalings", "scalings_of_maps"]
 
@@ -82,10 +82,11 @@ def measure_scalings(
         batches: the number of batches to read; default: all.
 
     Raises:
-        InputError: an unknown measure or dilation, a tensor instead of batches, no batch, an empty or non-tensor batch,
-            or a batch that the model cannot run on.
+        InputError: ``k`` is not above 0, an unknown measure or dilation, a tensor instead of batches, no batch, an
+            empty or non-tensor batch, or a batch that the model cannot run on.
         StateError: another process failed.
     """
+    check_k(k)
     check_measure(measure, drop_near_equal)
     check_dilation(dilation)
     kind = MutualInformationWithoutNearEqual if drop_near_equal else MEASURES[measure]

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from backpass._internal.paths import AnyPath
 from backpass.errors import BackpassWarning, InputError
 
 __all__ = [
@@ -44,9 +45,9 @@ class Checkpoints:
         folder: the run folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.newest, self.previous = folder / _NAME, folder / _PREVIOUS
+    def __init__(self, folder: AnyPath) -> None:
+        self.folder = Path(folder)
+        self.newest, self.previous = self.folder / _NAME, self.folder / _PREVIOUS
         self._damaged = False
 
     def make_folder(self) -> None:

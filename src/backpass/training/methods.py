@@ -87,7 +87,7 @@ class Pgt(Method):
         """Return the task's loss with the gradient of the PowerGrad Transform, in each of its terms.
 
         Raises:
-            InputError: the task's loss is no cross-entropy.
+            InputError: the task's loss is no cross-entropy, or another method has replaced it.
         """
         task, alpha = self.context.task, self.alpha
         if task.loss_kind not in _POWER_GRAD:
@@ -95,6 +95,8 @@ class Pgt(Method):
                 f"expected a task with {' or '.join(map(str, _POWER_GRAD))}, whose gradient pgt alters, got "
                 f"{type(task).__name__}, whose loss is neither; choose another method"
             )
+        if plain != task.loss:
+            raise InputError("expected the task's own loss, got one of another method; name pgt before that")
         return partial(task.loss, criterion=partial(_POWER_GRAD[task.loss_kind], alpha=alpha))
 
 

@@ -47,10 +47,16 @@ def build_accelerator(runtime: Runtime) -> Accelerator:
     """Return the accelerator that a runtime describes.
 
     Raises:
-        InputError: the precision does not fit the device or differs from that of an earlier run in this process, or the
-            launcher requires more than data parallel training.
+        InputError: the precision does not fit the device, device or precision differ from those of an earlier run in
+            this process, or the launcher requires more than data parallel training.
     """
-    if join(runtime).type == "cpu" and runtime.precision == "fp16":
+    device = join(runtime)
+    if device.type == "cpu" and not _on_cpu(runtime) and torch.cuda.is_available():
+        raise InputError(  # Accelerate keeps the first device of a process, without a word.
+            f"expected one device and one precision in a process, got device={runtime.device!r} after a run on the "
+            "CPU; use a new process"
+        )
+    if device.type == "cpu" and runtime.precision == "fp16":
         raise InputError("expected precision no or bf16 on a CPU, got fp16; choose another precision")
     earlier = is_initialized()
     try:

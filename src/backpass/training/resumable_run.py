@@ -1,9 +1,9 @@
 """What a run has come to: its state, history and traces, saved in checkpoints and resumed from them."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from backpass._internal.paths import AnyPath
 from backpass.training.checkpoint import Checkpoints
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord
@@ -21,7 +21,7 @@ class ResumableRun:
     """A run with all that its epochs change; arguments and errors as those of the trainer."""
 
     def __init__(
-        self, run: Run, data: Data, runtime: Runtime, folder: Path | None, on_save: Callable[[], None]
+        self, run: Run, data: Data, runtime: Runtime, folder: AnyPath | None, on_save: Callable[[], None]
     ) -> None:
         self.run = run
         self.data = data

@@ -24,13 +24,13 @@ Hugging Face Accelerate is the engine: devices, mixed precision, processes.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
+from backpass._internal.paths import AnyPath
 from backpass.training.batches import batch_size, split_batch
 from backpass.training.divergence import check_finite
 from backpass.training.items import Data
@@ -73,7 +73,7 @@ class Trainer(ResumableRun):
         data: Data,
         *,
         runtime: Runtime | None = None,
-        folder: Path | None = None,
+        folder: AnyPath | None = None,
         on_step: Callable[[int, int, int], None] | None = None,
         on_epoch: Callable[[EpochRecord], None] | None = None,
         on_save: Callable[[], None] | None = None,

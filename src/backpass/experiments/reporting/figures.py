@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backpass._internal.paths import AnyPath
 from backpass.errors import InputError
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.drawing.canvas import check_format, save_figure
@@ -53,7 +54,7 @@ FIGURES: dict[str, Figure] = {
 }
 
 
-def write_figure(name: str, records: Sequence[Record], path: Path, *, layers: Sequence[str] = ()) -> None:
+def write_figure(name: str, records: Sequence[Record], path: AnyPath, *, layers: Sequence[str] = ()) -> None:
     """Write a figure of any runs as PNG, SVG or PDF.
 
     Runs that differ in the seed alone are shown as one, by their mean.
@@ -69,7 +70,7 @@ def write_figure(name: str, records: Sequence[Record], path: Path, *, layers: Se
     """
     if name not in FIGURES:
         raise InputError(f"expected a figure among {', '.join(FIGURES)}, got {name!r}; choose one of them")
-    figure = FIGURES[name]
+    figure, path = FIGURES[name], Path(path)
     check_format(path)
     if figure.runs and not records:
         raise InputError(f"expected runs for the figure {name}, got none; name the folders of some")

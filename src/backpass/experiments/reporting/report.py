@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from backpass._internal.paths import AnyPath
 from backpass.experiments.entry import Entry
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.charts import Chart, cost_chart, difference_chart, learning_curves
@@ -35,7 +36,9 @@ _WITH_SCALINGS = 8
 _LISTED = 3
 
 
-def write_report(study: Study, records: Sequence[Record], folder: Path, choices: Sequence[Choice] = ()) -> ResultTable:
+def write_report(
+    study: Study, records: Sequence[Record], folder: AnyPath, choices: Sequence[Choice] = ()
+) -> ResultTable:
     """Write ``report.html`` and the files of the table into the study's folder; return the table.
 
     The page is one file that loads nothing else: table, differences, what tuning has tried, curves by epoch, accuracy
@@ -49,7 +52,7 @@ def write_report(study: Study, records: Sequence[Record], folder: Path, choices:
         folder: of the files, and of the run folders, which tell why a record is missing.
         choices: what the first stage has chosen.
     """
-    own = own_records(study, records)
+    own, folder = own_records(study, records), Path(folder)
     table = result_table(study, own, folder)
     write_tables(table, folder)
     runs = {entry: found for entry in study.entries if (found := list(records_of(entry, own).values()))}
