@@ -24,16 +24,19 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "claims.md"
 HEAD = """# Claims
 
 Made by `claims/page.py` from the files in [claims](../claims), which were committed before their runs, and from the raw
-records in [claims/results](../claims/results). Differences are paired over seeds, in points; p-values have Holm's
-correction over all differences of a claim; *detectable* is the smallest true difference that the seeds detect at
-p < 0.05 with power 0.9. A claim that is not complete has no verdict.
+records in [claims/results](../claims/results). Differences are paired over seeds, in points. *p (Holm)* has Holm's
+correction over all differences of a claim; *p-value* and the intervals are of one difference alone. *Detectable* is the
+smallest true difference that the seeds detect at p < 0.05 with power 0.9. A claim that is not complete has no verdict.
+
+Where settings are tuned, p-values and intervals hold for the chosen settings and leave out the uncertainty of tuning:
+other seeds might have chosen others. Of points that are tied, the first is chosen.
 
 *Seeds* is the text that was committed before the runs; that of the claims on digits calculates with three differences,
 also where a claim has more. *Power* is computed here, with the claim's own number of differences: that of the t-test of
 one difference at the claim's level divided by their number, the strictest threshold of Holm's correction.
 
-The verdicts: **gain** or **loss**, where the corrected p-value is below the claim's level; **no difference of
-interest**, where the 95 % confidence interval lies within the smallest difference of interest; otherwise
+The verdicts: **gain** or **loss**, where p (Holm) is below the claim's level; **no difference of interest**, where the
+95 % confidence interval, which is not corrected, lies within the smallest difference of interest; otherwise
 **inconclusive**. The rule of *no difference of interest* was fixed in `claims/page.py` after the first claims, those on
 digits among them, were committed, and before the first records were kept.
 

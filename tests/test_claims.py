@@ -16,7 +16,7 @@ import scipy.stats
 
 from backpass.experiments import Study, Tuning, compare_study, parse_space
 from backpass.experiments.reporting.differences import Difference
-from backpass.experiments.stages import tuning_study
+from backpass.experiments.stages import next_runs, tuning_study
 from reference.study_workers import TINY
 
 ROOT = Path(__file__).parents[1]
@@ -64,8 +64,7 @@ def test_every_claim_is_a_study_with_a_rule(name):
 def test_kept_records_are_runs_of_the_claim(name):
     claim = claim_of(name)
     recipes = {entry.key: entry.recipe for entry in claim.study.entries}
-    if claim.study.tuning is not None:
-        recipes |= {entry.key: entry.recipe for entry in tuning_study(claim.study).entries}
+    recipes |= {run.entry: run.run.recipe for run in next_runs(claim.study, FOLDER / "results" / name)}
     seen = set()
     for line in lines_of(name):
         recipe = recipes[line["entry"]]
@@ -73,6 +72,21 @@ def test_kept_records_are_runs_of_the_claim(name):
         assert line["run"]["recipe"]["epochs"] == recipe.epochs == len(line["history"])
         seen.add((line["entry"], line["run"]["seed"]))
     assert len(seen) == len(lines_of(name))
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in FOLDER.glob("results/*/tuning.json")))
+def test_points_that_are_tied_in_tuning_are_named_on_the_page(name):
+    section = SHOWN.partition(f"\n## {name.replace('_', '-')}\n")[2].partition("\n## ")[0]
+    stated = re.findall(r"^- .*?: (.*), the best of \d+ points(?:, tied with ([^;\n]*))?", section, re.MULTILINE)
+    expected = []
+    for choice in json.loads((FOLDER / "results" / name / "tuning.json").read_text())["choices"]:
+        texts = [", ".join(f"{key} = {value}" for key, value in trial["point"]) for trial in choice["trials"]]
+        means = [statistics.fmean(score for _, score in trial["scores"]) for trial in choice["trials"]]
+        best = choice["best"]
+        ties = [n for n, mean in enumerate(means) if mean == pytest.approx(means[best], abs=1e-5)]
+        assert best == ties[0]
+        expected.append((texts[best], " and with ".join(texts[n] for n in ties[1:])))
+    assert sorted(stated) == sorted(expected)
 
 
 def test_the_page_is_made_from_the_records():

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.stats
 
 from backpass.__main__ import main
@@ -32,6 +33,22 @@ def test_one_seed_less_has_too_little_power(difference):
     seeds = seeds_needed(difference, 0.6)
     assert power_of(difference, 0.6, seeds) >= 0.9
     assert seeds == 2 or power_of(difference, 0.6, seeds - 1) < 0.9
+
+
+@pytest.mark.parametrize(("difference", "std", "level"), [(0.5, 0.7, 1e-4), (0.4, 1.0, 5e-4)])
+def test_small_levels_have_a_number_of_seeds(difference, std, level):
+    seeds = seeds_needed(difference, std, level)
+    # The reference: given the sample's standard deviation s, the mean is normal and the test a bound on it.
+    bound, deviations = scipy.stats.t.isf(level / 2, seeds - 1), scipy.stats.chi(seeds - 1)
+    shift = math.sqrt(seeds) * difference / std
+
+    def told(chi):
+        limit = bound * chi / math.sqrt(seeds - 1)
+        return (scipy.stats.norm.sf(limit - shift) + scipy.stats.norm.cdf(-limit - shift)) * deviations.pdf(chi)
+
+    power = scipy.integrate.quad(told, *deviations.ppf([1e-12, 1 - 1e-12]))[0]
+    assert power_of(difference, std, seeds, level) == pytest.approx(power, abs=1e-7)
+    assert power >= 0.9 > power_of(difference, std, seeds - 1, level)
 
 
 def test_spread_of_differences():

@@ -7,9 +7,9 @@ import pytest
 from backpass.errors import InputError, StateError
 from backpass.experiments import RECIPES, Entry, Study, compare_study, run_study, running
 from backpass.experiments.choices import choose, write_choices
-from backpass.experiments.sampling import wanted
+from backpass.experiments.sampling import points, wanted
 from backpass.experiments.scheduling import worker as workers
-from backpass.experiments.stages import count_runs, last_stage, next_runs, tuned_study, tuning_study
+from backpass.experiments.stages import count_runs, last_stage, next_runs, tuned_study, tuning_runs, tuning_study
 from backpass.experiments.study import write_study
 from backpass.experiments.tuning import Tuning, parse_space
 from backpass.training.recipe import SgsSettings
@@ -56,6 +56,44 @@ def test_unequal_numbers_of_points_are_refused():
     assert len(tuning_study(found).entries) == 4
 
 
+@pytest.mark.parametrize(
+    "search", [replace(TUNING, trials=3), Tuning((7,), trials=4, sampler="tpe")], ids=["grid", "tpe"]
+)
+def test_methods_with_the_same_space_try_the_same_points(search):
+    found = study("lr=0.01,0.02,0.05,0.1,0.2,0.4", methods=("plain", "sgs", "pgt", "sgs+pgt"), tuning=search)
+    rates = {}
+    for run in tuning_runs(found, {}):
+        rates.setdefault(run.run.method, []).append(run.run.recipe.optimizer.lr)
+    assert rates["plain"] == rates["sgs"] == rates["pgt"] == rates["sgs+pgt"]
+
+
+def test_a_choice_among_points_that_another_version_has_drawn_stays(tmp_path):
+    found = study("lr=0.01,0.02,0.05,0.1", methods=("plain", "sgs"), tuning=replace(TUNING, trials=2))
+    drawn = {run.run.recipe.optimizer.lr for run in tuning_runs(found, {})}
+    others = [point for point in points(found.entries[0].space, TUNING, {}) if float(point[0][1]) not in drawn]
+    known = {(point, seed): float(point[0][1]) for point in others for seed in (7, 8)}
+    part = replace(found, entries=found.entries[:1])
+    write_choices(tmp_path, choose(part, {"plain": known}))
+    runs = [(run.run.method, run.run.recipe.optimizer.lr) for run in next_runs(found, tmp_path)]
+    kept = {float(point[0][1]) for point in others}
+    assert {lr for method, lr in runs if method == "plain"} == kept
+    assert {lr for method, lr in runs if method == "sgs"} == drawn
+
+
+def test_points_that_are_tied_are_named():
+    found = study("lr=0.05,0.1,0.2", methods=("plain",))
+    for equal, ties in (((0.1, 0.2), "optimizer.lr = 0.2"), ((0.05,), "")):
+        known = results(found, lambda key, lr, seed, equal=equal: 0.9 if lr in equal else 0.5)
+        (note,) = tuned_study(found, choose(found, known)).notes
+        assert ("tied" in note) == bool(ties)
+        assert f", the best of 3 points{ties and ', tied with '}{ties}" in note
+    (note,) = tuned_study(found, choose(found, results(found, lambda key, lr, seed: 0.5))).notes
+    assert note == (
+        "plain: optimizer.lr = 0.05, the best of 3 points, tied with optimizer.lr = 0.1 and with optimizer.lr = 0.2; "
+        "at the edge of its values: optimizer.lr"
+    )
+
+
 def test_seeds_that_tune_judge_nothing():
     with pytest.raises(InputError, match=r"seeds that have no part in tuning, got \[1\] for both"):
         study("lr=0.05,0.1", tuning=Tuning(seeds=(1, 2)))
@@ -73,7 +111,7 @@ def results(found, accuracy):
     return {
         entry.key: {
             (point, seed): accuracy(entry.key, float(point[0][1]), seed)
-            for point, seed in wanted(entry.key, entry.space, found.tuning, {})
+            for point, seed in wanted(entry.space, found.tuning, {})
         }
         for entry in found.entries
     }

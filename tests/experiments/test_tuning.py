@@ -9,9 +9,11 @@ from backpass.experiments.tuning import Trial, Tuning, best_point, parse_space
 
 SPACE = parse_space(["lr=0.1,0.2,0.4", "weight_decay=1e-4,5e-4"])
 
+OTHERS = [parse_space([f"lr=0.1,0.2,{n}", "weight_decay=1e-4,5e-4"]) for n in (0.5, 0.6, 0.7)]
 
-def grid(entry="plain", space=SPACE, trials=None):
-    return points(entry, space, Tuning(trials=trials), {})
+
+def grid(space=SPACE, trials=None):
+    return points(space, Tuning(trials=trials), {})
 
 
 def test_a_grid_in_the_order_of_its_settings():
@@ -29,7 +31,19 @@ def test_trials_are_drawn_from_the_grid_without_replacement_and_the_same_each_ti
     assert len(set(drawn)) == 4
     assert set(drawn) < set(grid())
     assert grid(trials=6) == grid(trials=99) == grid()
-    assert any(grid(name, trials=2) != grid(trials=2) for name in ("sgs", "pgt", "sgs+pgt"))
+    # Another space draws other numbers of its points.
+    drawn_from = [[grid(space).index(point) for point in grid(space, trials=2)] for space in (SPACE, *OTHERS)]
+    assert any(numbers != drawn_from[0] for numbers in drawn_from)
+
+
+def test_a_drawn_grid_that_has_ended_stays_as_it_was():
+    others = [point for point in grid() if point not in grid(trials=3)]
+    known = {(point, seed): 0.5 for seed in (1000, 1001) for point in reversed(others)}
+    assert points(SPACE, Tuning(trials=3), known) == others
+    # One that goes on, and one of other values, draw their points.
+    assert points(SPACE, Tuning(trials=2), known) == grid(trials=2)
+    other_space = parse_space(["lr=0.3,0.6", "weight_decay=1e-4,5e-4"])
+    assert points(other_space, Tuning(trials=3), known) == grid(other_space, trials=3)
 
 
 @pytest.mark.parametrize("texts", [["lr"], ["lr="], ["=1"], ["lr=1,,2"], ["lr=1", "optimizer.lr=2"], ["lr=1,1"]])
@@ -68,6 +82,22 @@ def test_the_best_mean_wins_and_the_first_of_equals():
     assert best_point("plain", SPACE[:1], trials(0.5, 0.75, 0.75)).best == 1
 
 
+def of_images(correct, images=288):
+    """Return a point's scores with the seeds from 7 on; equal sums have means that differ in their last digit."""
+    return tuple((seed, number / images) for seed, number in enumerate(correct, 7))
+
+
+def test_scores_that_are_equal_but_for_rounding_are_tied():
+    (first, second, third), scores = grid(SPACE[:1]), (of_images((270, 270, 282)), of_images((270, 275, 277)))
+    found = [Trial(first, of_images((288,))), Trial(second, scores[0]), Trial(third, scores[1])]
+    assert found[1].score < found[2].score
+    choice = best_point("plain", SPACE[:1], found)
+    assert (choice.settings, choice.tied) == (second, (third,))
+    assert best_point("plain", SPACE[:1], trials(0.5, 0.7, None)).tied == ()
+    one_image_more = [Trial(second, scores[0]), Trial(third, of_images((270, 275, 278)))]
+    assert (best_point("plain", SPACE[:1], one_image_more).best, choice.trials) == (1, tuple(found))
+
+
 def test_an_edge_is_one_of_at_least_two_numbers():
     assert best_point("plain", SPACE[:1], trials(0.5, 0.7, 0.6)).at_edge == ()
     assert best_point("plain", SPACE[:1], trials(0.7, 0.6, 0.5)).at_edge == ("optimizer.lr",)
@@ -90,10 +120,10 @@ def test_a_point_that_diverged_is_out():
 LARGE = parse_space([f"lr={','.join(f'{n / 100:g}' for n in range(1, 41))}", "weight_decay=1e-4,5e-4"])
 
 
-def answers(search, accuracy, space=SPACE, entry="plain"):
+def answers(search, accuracy, space=SPACE):
     """Run a search to its end; return what it ran, in rounds."""
     known, rounds = {}, []
-    while new := [run for run in wanted(entry, space, search, known) if run not in known]:
+    while new := [run for run in wanted(space, search, known) if run not in known]:
         rounds.append(new)
         known |= {(point, seed): accuracy(float(dict(point)["optimizer.lr"]), seed) for point, seed in new}
     return known, rounds
@@ -120,6 +150,14 @@ def test_halving_drops_points_that_diverge():
     assert rates(rounds[1]).count(0.1) == 2
 
 
+def test_halving_goes_on_with_the_first_of_scores_that_are_equal_but_for_rounding():
+    correct = {0.1: (242, 298, 0), 0.2: (240, 300, 0), 0.3: (0, 0, 0), 0.4: (0, 0, 0)}  # of 300, by seed
+    assert (242 / 300 + 298 / 300) / 2 < (240 / 300 + 300 / 300) / 2
+    search, space = Tuning(seeds=(0, 1, 2), halving=True), parse_space(["lr=0.1,0.2,0.3,0.4"])
+    _, rounds = answers(search, lambda lr, seed: correct[lr][seed] / 300, space)
+    assert [rates(new) for new in rounds] == [[0.1, 0.2, 0.3, 0.4], [0.1, 0.2], [0.1]]
+
+
 def test_a_point_that_did_not_go_on_is_not_chosen():
     tried = grid(space=SPACE[:1])
     accuracies = (((1, 0.95),), ((1, 0.9), (2, 0.8)), ((1, 0.7), (2, 0.7)))
@@ -132,7 +170,7 @@ def test_tpe_proposes_in_rounds_the_same_for_the_same_results_and_learns_from_th
     known, rounds = answers(search, by_rate, LARGE)
     assert answers(search, by_rate, LARGE) == (known, rounds)
     assert all(len(new) <= 4 for new in rounds)
-    assert planned_points("plain", LARGE, search) == 40
+    assert planned_points(LARGE, search) == 40
     other = answers(search, lambda lr, seed: -by_rate(lr, seed), LARGE)[1]
     assert other[:2] == rounds[:2]  # drawn at random
     assert other != rounds
@@ -141,21 +179,21 @@ def test_tpe_proposes_in_rounds_the_same_for_the_same_results_and_learns_from_th
     assert sum(near) / len(near) < sum(far) / len(far)
 
 
-@pytest.mark.parametrize("entry", ["plain", "sgs", "pgt", "sgs+pgt"])
+@pytest.mark.parametrize("space", [SPACE, *OTHERS])
 @pytest.mark.parametrize(("trials", "number"), [(4, 4), (5, 5), (6, 6), (99, 6)])
-def test_tpe_tries_different_points_until_it_has_its_number_or_all(entry, trials, number):
+def test_tpe_tries_different_points_until_it_has_its_number_or_all(space, trials, number):
     search = Tuning(seeds=(1,), trials=trials, sampler="tpe")
-    assert planned_points(entry, SPACE, search) == number
+    assert planned_points(space, search) == number
     for accuracy in (by_rate, lambda lr, _: 0.5 if lr == 0.1 else None):
-        known, _ = answers(search, accuracy, SPACE, entry)
+        known, _ = answers(search, accuracy, space)
         assert len(known) == number
-        assert {point for point, _ in known} <= set(grid())
+        assert {point for point, _ in known} <= set(grid(space))
 
 
 def test_tpe_does_not_propose_the_same_point_for_ever_where_others_diverge():
     space = parse_space(["lr=0.1,0.2,0.3,0.4,0.5,0.6", "weight_decay=1e-4,5e-4"])
     search = Tuning(seeds=(1,), trials=12, sampler="tpe")
-    known, _ = answers(search, lambda lr, _: None if lr > 0.3 else 0.9 + lr / 10, space, "pgt")
+    known, _ = answers(search, lambda lr, _: None if lr > 0.3 else 0.9 + lr / 10, space)
     assert len(known) == 12
 
 
@@ -164,11 +202,11 @@ def test_tpe_that_has_ended_stays_as_it_was_where_optuna_proposes_other_points(m
     known, _ = answers(search, by_rate, SPACE)
     others = [point for point in grid() if (point, 1) not in known]
     monkeypatch.setattr(sampling, "_proposals", lambda *_: others)
-    assert points("plain", SPACE, search, known) == [point for point, _ in known]
+    assert points(SPACE, search, known) == [point for point, _ in known]
     # One that goes on, and one of other values, ask for points.
-    assert points("plain", SPACE, replace(search, trials=5), known) == others
+    assert points(SPACE, replace(search, trials=5), known) == others
     other_space = parse_space(["lr=0.3,0.6", "weight_decay=1e-4,5e-4"])
-    assert points("plain", other_space, search, known) == others
+    assert points(other_space, search, known) == others
 
 
 def test_tpe_goes_on_where_points_diverge():

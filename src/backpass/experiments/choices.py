@@ -43,7 +43,7 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
             continue
         found = known.get(entry.key, {})
         results: dict[tuple[Point, int], float | None] = {}
-        for point, seed in wanted(entry.key, entry.space, tuning, found):
+        for point, seed in wanted(entry.space, tuning, found):
             if (point, seed) not in found:
                 raise InputError(
                     f"expected the records of all points of {entry.name}, got none of {describe_point(point)}, seed "

@@ -58,9 +58,8 @@ def power_of(difference: float, std: float, seeds: int, level: float = LEVEL) ->
     try:
         with np.errstate(divide="ignore"), warnings.catch_warnings():  # of SciPy 1.13, with the right value
             warnings.simplefilter("error", RuntimeWarning)  # a series that did not converge, whose value is wrong
-            # The lower tail is nothing once the shift is large, where SciPy returns NaN for it.
-            lower = float(nct.cdf(-bound, seeds - 1, shift)) if shift < 5 else 0.0
-            found = lower + float(nct.sf(bound, seeds - 1, shift))
+            # The lower tail as the upper one of the mirrored distribution: SciPy's cdf may be NaN there.
+            found = float(nct.sf(bound, seeds - 1, shift)) + float(nct.sf(bound, seeds - 1, -shift))
     except RuntimeWarning:
         found = math.nan
     if not math.isfinite(found):

@@ -7,6 +7,7 @@ import statistics
 import zlib
 from collections.abc import Mapping, Sequence
 
+from backpass.experiments.near_equal import ranked
 from backpass.experiments.tuning import Point, Space, Tuning
 
 __all__ = ["Known", "planned_points", "points", "wanted"]
@@ -19,19 +20,18 @@ _RANDOM = 8  # points before it learns from results
 _REPEATS = 20  # proposals in a row that were tried already, before a point is drawn at random
 
 
-def wanted(entry: str, space: Space, tuning: Tuning, known: Known) -> list[tuple[Point, int]]:
+def wanted(space: Space, tuning: Tuning, known: Known) -> list[tuple[Point, int]]:
     """Return points and seeds to run, those that are known included; more follow once these are known.
 
     Without ``tuning.halving``, every point runs with every seed. With it, all points run with the first seed, the
-    better half of them with the next, and so on.
+    better half of them with the next, and so on. Of points with equal scores, the first go on.
 
     Args:
-        entry: key of the entry; with it, the draws of a search are the same each time and differ between entries.
-        space: its space.
+        space: of the entry. It alone decides what is drawn at random: entries with the same space draw the same.
         tuning: how it is searched.
         known: what is known so far.
     """
-    tried = points(entry, space, tuning, known)
+    tried = points(space, tuning, known)
     if not tuning.halving:
         return [(point, seed) for seed in tuning.seeds for point in tried]
     runs: list[tuple[Point, int]] = []
@@ -40,35 +40,34 @@ def wanted(entry: str, space: Space, tuning: Tuning, known: Known) -> list[tuple
         scores = {point: _score(point, tuning.seeds[:number], known) for point in tried}
         if any((point, seed) not in known for point in tried):
             break
-        ranked = sorted(tried, key=lambda point: scores[point], reverse=True)
-        tried = [point for point in tried if point in ranked[: max(1, (len(tried) + 1) // 2)]]
+        better = ranked(scores)[: max(1, (len(tried) + 1) // 2)]
+        tried = [point for point in tried if point in better]
     return runs
 
 
-def points(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point]:
+def points(space: Space, tuning: Tuning, known: Known) -> list[Point]:
     """Return the points that an entry tries, as far as ``known`` tells.
 
     ``grid``: its whole grid, or ``tuning.trials`` points of it, drawn without replacement, in the order of the grid.
     ``tpe``: proposals of Optuna's tree-structured Parzen estimator, four at a time, each with the results of those
     before, until ``tuning.trials`` different points, or all there are, have been proposed. A point that is proposed
     again does not run again, the estimator is told its result; where it proposes nothing else, as among points that
-    diverge, an untried one is drawn at random with a fixed seed.
+    diverge, an untried one is drawn at random with a fixed seed. A search that has ended keeps its points.
 
-    >>> points("plain", (("optimizer.lr", ("0.1", "0.2")),), Tuning(), {})
+    >>> points((("optimizer.lr", ("0.1", "0.2")),), Tuning(), {})
     [(('optimizer.lr', '0.1'),), (('optimizer.lr', '0.2'),)]
     """
+    done = list(dict.fromkeys(point for point, _ in known))
+    # Another version of this module, or of Optuna, may draw other points.
+    ended = len(done) == planned_points(space, tuning) and all(_lies_in(space, point) for point in done)
     if tuning.sampler == "tpe":
-        done = list(dict.fromkeys(point for point, _ in known))
-        # A search that has ended stays as it was: another version of Optuna may propose other points.
-        ended = len(done) == planned_points(entry, space, tuning) and all(_lies_in(space, point) for point in done)
-        return done if ended else _proposals(entry, space, tuning, known)
+        return done if ended else _proposals(space, tuning, known)
     grid = _grid(space)
-    if tuning.trials is None or tuning.trials >= len(grid):
-        return grid
-    return [grid[number] for number in sorted(random.Random(entry).sample(range(len(grid)), tuning.trials))]
+    tried = set(done if ended else random.Random(repr(space)).sample(grid, planned_points(space, tuning)))
+    return [point for point in grid if point in tried]
 
 
-def planned_points(entry: str, space: Space, tuning: Tuning) -> int:
+def planned_points(space: Space, tuning: Tuning) -> int:
     """Return the number of points that an entry tries in the end: all of its grid, or ``tuning.trials`` if fewer."""
     size = math.prod(len(values) for _, values in space)
     return size if tuning.trials is None else min(tuning.trials, size)
@@ -85,24 +84,24 @@ def _lies_in(space: Space, point: Point) -> bool:
     )
 
 
-def _proposals(entry: str, space: Space, tuning: Tuning, known: Known) -> list[Point]:
+def _proposals(space: Space, tuning: Tuning, known: Known) -> list[Point]:
     import optuna  # Here, since it takes seconds to load, which a grid need not wait for.
     from optuna.distributions import BaseDistribution, CategoricalDistribution
     from optuna.trial import TrialState
 
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it announces each of these searches
-    sampler = optuna.samplers.TPESampler(n_startup_trials=_RANDOM, seed=zlib.crc32(entry.encode()))
+    sampler = optuna.samplers.TPESampler(n_startup_trials=_RANDOM, seed=zlib.crc32(repr(space).encode()))
     search = optuna.create_study(direction="maximize", sampler=sampler)
     optuna.logging.set_verbosity(verbosity)
     distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(values) for name, values in space}
     judging = tuning.seeds[:1] if tuning.halving else tuning.seeds
     found: list[Point] = []
-    repeats, number = 0, planned_points(entry, space, tuning)
+    repeats, number = 0, planned_points(space, tuning)
     while len(found) < number:
         if repeats >= _REPEATS:
             untried = sorted(set(_grid(space)) - set(found))
-            search.enqueue_trial(dict(random.Random(f"{entry} {len(found)}").choice(untried)))
+            search.enqueue_trial(dict(random.Random(f"{space} {len(found)}").choice(untried)))
         trials = [search.ask(distributions) for _ in range(min(_ROUND, number - len(found)))]
         proposals: list[Point] = [tuple((name, str(trial.params[name])) for name, _ in space) for trial in trials]
         repeats = 0 if set(proposals) - set(found) else repeats + len(trials)

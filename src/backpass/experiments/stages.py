@@ -43,7 +43,7 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
     """
     tuning = tuning_of(study)
     tuned = [entry for entry in study.entries if entry.tuned]
-    counts = {entry.name: planned_points(entry.key, entry.space, tuning) for entry in tuned}
+    counts = {entry.name: planned_points(entry.space, tuning) for entry in tuned}
     if not tuned or (len(set(counts.values())) > 1 and not tuning.unequal):
         listed = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "no entry with a search space"
         raise InputError(
@@ -53,7 +53,7 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
     runs = [
         point_run(entry, point, seed, tuning)
         for entry in tuned
-        for point, seed in wanted(entry.key, entry.space, tuning, known.get(entry.key, {}))
+        for point, seed in wanted(entry.space, tuning, known.get(entry.key, {}))
     ]
     return sorted(runs, key=lambda run: tuning.seeds.index(run.run.seed))
 
@@ -70,7 +70,7 @@ def tuning_study(study: Study) -> Study:
         point_entry(entry, point, tuning)
         for entry in study.entries
         if entry.tuned
-        for point in points(entry.key, entry.space, tuning, {})
+        for point in points(entry.space, tuning, {})
     )
     notes = (f"judged on {100 * tuning.validation:g} % of the training images, held out",)
     return Study(f"{study.title}: tuning", entries, tuning.seeds, notes)
@@ -108,8 +108,12 @@ def tuned_study(study: Study, choices: Sequence[Choice]) -> Study:
             entries.append(entry)
             continue
         entries.append(replace(entry, recipe=replace_settings(entry.recipe, choice.settings), space=()))
-        edge = f"; at the edge of its values: {', '.join(choice.at_edge)}" if choice.at_edge else ""
-        notes.append(f"{entry.name}: {describe_point(choice.settings)}, the best of {len(choice.trials)} points{edge}")
+        note = f"{entry.name}: {describe_point(choice.settings)}, the best of {len(choice.trials)} points"
+        if choice.tied:
+            note += f", tied with {' and with '.join(map(describe_point, choice.tied))}"
+        if choice.at_edge:
+            note += f"; at the edge of its values: {', '.join(choice.at_edge)}"
+        notes.append(note)
     if untuned := [e.name for e in study.entries if e.recipe is not None and e.runs_of is None and not e.tuned]:
         notes.append(f"not tuned: {', '.join(untuned)}")
     return replace(study, entries=tuple(entries), notes=tuple(notes), tuning=None)
@@ -141,7 +145,7 @@ def next_runs(
     tried = {entry.key: results_of(stored[entry.key]) for entry in study.entries if entry.tuned and entry.key in stored}
     for entry in study.entries:
         found = tried.get(entry.key)
-        if found is not None and set(found) != set(wanted(entry.key, entry.space, tuning, found)):
+        if found is not None and set(found) != set(wanted(entry.space, tuning, found)):
             raise InputError(
                 f"expected {folder / CHOICES_FILE} to hold the points of this study for {entry.name}, got those of "
                 "another search; choose another folder"
@@ -149,7 +153,7 @@ def next_runs(
     if _is_chosen(study, stored):
         return tuning_runs(study, tried) + tuned_study(study, list(stored.values())).runs()
     if not ended and tuning.sampler == "grid" and not tuning.halving:
-        return tuning_runs(study, {})
+        return tuning_runs(study, tried)
 
     def read(run: StudyRun) -> float | None:
         path = folder / run.folder / RECORD_FILE
@@ -159,7 +163,7 @@ def next_runs(
     known = known_results(study, read, lambda run: run in diverged) | tried
     first = tuning_runs(study, known)
     tuned = [(entry, known[entry.key]) for entry in study.entries if entry.tuned]
-    if not ended or any(set(wanted(e.key, e.space, tuning, found)) - set(found) for e, found in tuned):
+    if not ended or any(set(wanted(e.space, tuning, found)) - set(found) for e, found in tuned):
         return first
     stored = {choice.entry: choice for choice in choose(study, known)} | stored
     write_choices(folder, stored.values())
@@ -214,7 +218,7 @@ def known_results(
         more = entry.tuned
         while more:
             more = False
-            for point, seed in wanted(entry.key, entry.space, tuning, found):
+            for point, seed in wanted(entry.space, tuning, found):
                 if (point, seed) in found:
                     continue
                 run = point_run(entry, point, seed, tuning)
@@ -231,7 +235,7 @@ def count_runs(study: Study) -> int:
     tuning = study.tuning
     if tuning is None:
         return len(study.runs())
-    numbers = [planned_points(entry.key, entry.space, tuning) for entry in study.entries if entry.tuned]
+    numbers = [planned_points(entry.space, tuning) for entry in study.entries if entry.tuned]
     return len(study.runs()) + sum(runs_of_points(number, tuning) for number in numbers)
 
 

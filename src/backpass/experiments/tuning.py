@@ -1,12 +1,13 @@
 """Tuning: what the first stage of a study tries for each of its entries, and which point of it wins."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from backpass._internal.settings import COUNT, Range, check_settings
 from backpass.errors import InputError
+from backpass.experiments.near_equal import nearly_equal, ranked
 
 __all__ = ["VALIDATION", "Choice", "Point", "Space", "Trial", "Tuning", "best_point", "edges", "parse_space"]
 
@@ -36,8 +37,8 @@ class Tuning:
         seeds: seeds of each point, none of them a seed of the study, whose seeds judge what was chosen.
         validation: fraction of the training images that is held out and evaluated.
         trials: points of each entry; ``None``: the whole grid.
-        sampler: ``grid``: the grid, or points of it drawn at random with a fixed seed; ``tpe``: Optuna's
-            tree-structured Parzen estimator, which needs ``trials``.
+        sampler: ``grid``: the grid, or points of it drawn at random, the same for each entry with the same space;
+            ``tpe``: Optuna's tree-structured Parzen estimator, which needs ``trials``.
         halving: prune: only the better half of the points runs with the next seed.
         unequal: let entries try different numbers of points, as papers do. The one that tries most has an advantage.
 
@@ -93,7 +94,7 @@ class Choice:
 
     Attributes:
         entry: key of the entry.
-        best: index of the point with the highest score; the first of equals.
+        best: index of the point with the highest score; the first of those that are equal up to rounding.
         trials: all points, in the order in which they were tried.
         at_edge: names of the settings whose chosen value is at the edge of those of the space (:func:`edges`).
     """
@@ -107,6 +108,16 @@ class Choice:
     def settings(self) -> Point:
         """The best point."""
         return self.trials[self.best].point
+
+    @property
+    def tied(self) -> tuple[Point, ...]:
+        """The other points that have the score of the best one, up to rounding, over the same number of seeds."""
+        scores = _scores(self.trials)
+        return tuple(
+            self.trials[number].point
+            for number, score in scores.items()
+            if number != self.best and nearly_equal(score, scores[self.best])
+        )
 
 
 def parse_space(texts: Sequence[str]) -> Space:
@@ -138,18 +149,25 @@ def parse_space(texts: Sequence[str]) -> Space:
 def best_point(entry: str, space: Space, trials: Sequence[Trial]) -> Choice:
     """Return the choice of the point with the highest mean score, of those that ran with most seeds.
 
+    Of scores that are equal up to rounding, the first wins.
+
     Raises:
         InputError: every point diverged.
     """
-    most = max((len(trial.scores) for trial in trials if not trial.diverged), default=0)
-    scores = {n: trial.score for n, trial in enumerate(trials) if len(trial.scores) == most}
-    known: Mapping[int, float] = {number: value for number, value in scores.items() if value is not None}
-    if not known:
+    scores = _scores(trials)
+    if not scores:
         raise InputError(
             f"expected a point of entry {entry!r} that trains, but all {len(trials)} diverged; try lower learning rates"
         )
-    best = max(known, key=lambda number: known[number])
+    best = ranked(scores)[0]
     return Choice(entry, best, tuple(trials), edges(space, trials[best].point))
+
+
+def _scores(trials: Sequence[Trial]) -> dict[int, float]:
+    """Return the score by index of the points that ran with most seeds, without those that diverged."""
+    most = max((len(trial.scores) for trial in trials if not trial.diverged), default=0)
+    scores = {number: trial.score for number, trial in enumerate(trials) if len(trial.scores) == most}
+    return {number: score for number, score in scores.items() if score is not None}
 
 
 def edges(space: Space, point: Point) -> tuple[str, ...]:

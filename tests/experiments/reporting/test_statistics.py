@@ -152,6 +152,25 @@ def test_times_of_different_hardware_are_not_compared(make_record):
         assert (sgs.difference.n, sgs.relative_times) == (3, {1: 1.5})
 
 
+@pytest.mark.parametrize(
+    ("threads", "settings", "compared"),
+    [
+        (16, {}, False),
+        (1, {"compile": True}, False),
+        (1, {"precision": "bf16"}, False),
+        (1, {"channels_last": True}, False),
+        (1, {"workers": 0}, False),
+        (1, {"traces": False}, False),
+        (1, {"checkpoint_every": 5, "evaluate_every": 5, "tracker": "mlflow", "device": "auto"}, True),
+    ],
+)
+def test_times_of_other_threads_or_another_runtime_are_not_compared(threads, settings, compared, make_record):
+    plain, sgs = (make_record(RECIPE, method, 0, [0.5], entry=method) for method in ("plain", "sgs"))
+    runtime = replace(sgs.environment.runtime, **settings)
+    other = replace(sgs, environment=replace(sgs.environment, threads=threads, runtime=runtime))
+    assert summarize([PLAIN, SGS], [plain, other])[1].relative_times == ({0: 1.0} if compared else {})
+
+
 def test_gpu_hours_are_those_of_a_run_and_memory_is_the_largest(make_record):
     records = [
         make_record(RECIPE, "plain", s, [0.5], entry="plain", gpu_hours=h, peak=p)

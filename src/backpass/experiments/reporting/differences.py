@@ -4,12 +4,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from backpass.experiments.near_equal import nearly_equal
 from backpass.experiments.power import smallest_difference
 
 __all__ = ["Difference", "holm", "paired_difference"]
-
-# By which equal differences of accuracies may differ: they may come in float32. One image of ImageNet's 50,000 is 2e-5.
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float]) -> Dif
     """
     differences = [value - base for value, base in zip(values, baseline, strict=True)]
     mean, n = statistics.fmean(differences), len(differences)
-    if n < 2 or max(differences) - min(differences) < _ROUNDING:
+    if n < 2 or nearly_equal(max(differences), min(differences)):
         return Difference(n, mean)
     from scipy.stats import ttest_rel  # Here, since it takes seconds to load, which no worker needs to wait for.
 

@@ -9,6 +9,7 @@ from backpass.experiments.entry import Entry, Published, entry_name
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference, holm, paired_difference
 from backpass.experiments.reporting.metrics import LABELS
+from backpass.training.recipe import Runtime
 
 __all__ = ["Summary", "records_of", "summarize"]
 
@@ -31,8 +32,9 @@ class Summary:
         calibration: means of the last epoch's ``loss`` and ``calibration_error`` of the evaluated split and, with PGT,
             ``loss_at_alpha`` and ``calibration_error_at_alpha``; those that every run has.
         difference: to the baseline over common seeds; ``None`` without one.
-        relative_times: training plus measuring time relative to the baseline, by seed, for common seeds on the same
-            hardware, from their first epoch to the last.
+        relative_times: training plus measuring time relative to the baseline, by seed, for common seeds that ran from
+            their first epoch to the last on the same hardware, with the same number of threads and, but for
+            ``checkpoint_every``, ``evaluate_every`` and ``tracker``, the same runtime.
         seconds: mean seconds of training plus measuring.
         gpu_hours: mean of a run, evaluation included; ``None`` if one ran on a CPU.
         peak_memory: largest of all runs, in bytes; ``None`` likewise.
@@ -105,7 +107,7 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
     if common:
         difference = paired_difference([values[s] for s in common], [baseline[s].score for s in common])
     moved = [seed for seed in common if records[seed].environment.earlier or baseline[seed].environment.earlier]
-    alike = [s for s in common if s not in moved and records[s].hardware == baseline[s].hardware]
+    alike = [s for s in common if s not in moved and _conditions(records[s]) == _conditions(baseline[s])]
     peaks = [record.cost.peak_memory for record in records.values()]
     models = [record.model for record in records.values()]
     return Summary(
@@ -130,6 +132,13 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
         metric=next((record.metric for record in records.values()), None),
         further=_further(records.values()),
     )
+
+
+def _conditions(record: Record) -> tuple[str, int, Runtime]:
+    """Return what decides how long a step takes, whatever its recipe and method."""
+    # Checkpoints, evaluations and trackers are timed apart or not at all; the hardware names the device.
+    runtime = replace(record.environment.runtime, device="auto", checkpoint_every=1, evaluate_every=1, tracker=None)
+    return record.hardware, record.environment.threads, runtime
 
 
 def _further(records: Collection[Record]) -> dict[str, float]:
