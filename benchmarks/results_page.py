@@ -22,9 +22,9 @@ RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "results.md"
 
 HEAD = """# Results
 
-Made by `benchmarks/results_page.py` from the files in [benchmarks/results](../benchmarks/results), which hold every raw value,
-the versions and the hardware. What has no file there was not run, and is named in the last section; the one before it
-has the command of each file.
+Made by `benchmarks/results_page.py` from the files in [benchmarks/results](../benchmarks/results), which hold every raw
+value, the versions and the hardware. What has no file there was not run, and is named in the last section; the one
+before it has the command of each file.
 
 Times are medians with quartiles in brackets; n is the number of runs or of timings. A claim is *held* when the 95 %
 confidence interval of the mean lies within its bound, *not held* when it lies outside, and *inconclusive* in between.

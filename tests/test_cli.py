@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from backpass.__main__ import main
+from backpass.cli.output import new_name
 from backpass.experiments import RECIPES, Entry, Published, Table
 from backpass.experiments.scheduling import worker as workers
 from backpass.experiments.scheduling.queue import Queue
@@ -147,6 +148,17 @@ def test_a_dry_run_prints_what_would_run_and_runs_nothing(tiny_table, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_table_in_a_pipe_is_as_wide_as_its_texts(tiny_table, monkeypatch, capsys):
+    label = "an entry with a label of many words, " * 4
+    table = TABLES["tiny"]
+    entry = replace(table.entries[0], label=label, published=Published(90.123456, 0.123456))
+    monkeypatch.setitem(TABLES, "tiny", replace(table, entries=(entry, *table.entries[1:])))
+    assert main(["reproduce", "tiny", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    (line,) = [line for line in printed.splitlines() if label.strip() in line]
+    assert str(entry.published) in line
+
+
 @pytest.mark.parametrize("name", list(TABLES))
 def test_a_dry_run_of_every_table(name, capsys):
     assert main(["reproduce", name, "--dry-run"]) == 0
@@ -216,6 +228,10 @@ def test_train_makes_a_run_folder(tmp_path, monkeypatch, capsys):
     (folder,) = (tmp_path / "runs").iterdir()
     assert json.loads((folder / "config.json").read_text())["seed"] == 5
     assert folder.name in capsys.readouterr().out
+
+
+def test_commands_that_start_at_once_make_folders_of_their_own():
+    assert len({new_name("train") for _ in range(3)}) == 3
 
 
 def test_recipe_decides_the_defaults(capsys):
@@ -326,9 +342,7 @@ def test_paths_and_labels_are_not_taken_for_markup(tmp_path, capsys):
     assert main(command) == 0
     assert f"runs   {out}\n" in capsys.readouterr().out
     assert main(["worker", "--study", str(out)]) == 0
-    printed = capsys.readouterr().out.replace("\n", "")
-    assert "1 runs have ended, 0 failed" in printed
-    assert "[bold]a[" in printed
+    assert capsys.readouterr().out == f"1 runs have ended, 0 failed\nruns   {out}\n"
     assert main(["report", str(out)]) == 0
     assert "digits_net on [/x]" in capsys.readouterr().out
 

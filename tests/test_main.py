@@ -1,5 +1,8 @@
+import os
 import shlex
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +75,28 @@ def test_an_interrupt_before_a_command_has_begun(monkeypatch, capsys):
     monkeypatch.setattr(cli, "run", run)
     assert main([]) == 130
     assert capsys.readouterr().err == "backpass: interrupted\n"
+
+
+@pytest.mark.parametrize("command", [["--version"], ["list"], ["train", *SMALL]], ids=lambda c: c[0])
+def test_a_closed_pipe_ends_with_141(command, tmp_path):
+    """Of ``list``, Rich writes the output; of ``train``, the standard error stream, too, leads into the pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = subprocess.STDOUT if command[0] == "train" else subprocess.PIPE
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    arguments = [sys.executable, "-m", "backpass", *command]
+    ended = subprocess.run(arguments, stdout=writer, stderr=errors, cwd=tmp_path, env=environment, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr or b"") == (141, b"")
+
+
+def test_a_closed_pipe_needs_no_signal_that_windows_lacks(monkeypatch, tmp_path):
+    def run(arguments):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "run", run)
+    monkeypatch.delattr(signal, "SIGPIPE", raising=False)
+    with (tmp_path / "o").open("w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        monkeypatch.setattr(sys, "stderr", output)
+        assert main([]) == 141

@@ -10,6 +10,8 @@ from backpass.errors import BackpassError, naming_extra
 
 __all__ = ["main"]
 
+_CLOSED_PIPE = 141  # 128 + SIGPIPE, a signal that Windows lacks
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; ``--version`` needs no extra.
@@ -22,20 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: with status 143 after SIGTERM.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if list(arguments) == ["--version"]:
-        print(f"backpass {__version__}")  # noqa: T201
-        return 0
     try:
-        with naming_extra("lab", "training, experiments and the command line"):
-            from backpass import cli
-        cli.run(arguments)
+        _run(arguments)
     except BackpassError as error:
         _print(str(error))
         return 2
     except BrokenPipeError:
-        # The reader of the output has gone. Python would fail again when it writes the rest out at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return _abandon_output()
     except OSError as error:
         _print(_describe(error))
         return 2
@@ -43,10 +38,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print("; ".join(["interrupted", *_hints(interrupt)]))
         return 128 + signal.SIGINT
     except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # Rich ends the program by itself, with status 1.
+            return _abandon_output()
         if ending.code == 128 + signal.SIGTERM:
             _print("; ".join(["terminated", *_hints(ending)]))
         raise
     return 0
+
+
+def _run(arguments: Sequence[str]) -> None:
+    try:
+        if list(arguments) == ["--version"]:
+            print(f"backpass {__version__}")  # noqa: T201
+            return
+        with naming_extra("lab", "training, experiments and the command line"):
+            from backpass import cli
+        cli.run(arguments)
+    finally:
+        sys.stdout.flush()  # Not at Python's end, which would give a closed pipe another status.
+
+
+def _abandon_output() -> int:
+    """Return the status for output whose reader has gone; nothing more is written to it, not at Python's end either."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    return _CLOSED_PIPE
 
 
 def _hints(ending: BaseException) -> list[str]:

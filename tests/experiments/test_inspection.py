@@ -12,7 +12,7 @@ from torch import nn
 from backpass.__main__ import main
 from backpass.errors import InputError
 from backpass.experiments import RECIPES, inspect_scalings, train
-from backpass.experiments.inspection_inputs import generated_batches, input_form, load_model
+from backpass.experiments.inspection_inputs import generated_batches, images_below, input_form, load_model
 from backpass.models import create_model
 from backpass.sgs import measure_scalings
 from backpass.training.checkpoint import save_weights
@@ -121,6 +121,16 @@ def test_models_of_timm(name, tmp_path, capsys):
     assert output.read_bytes().startswith(b"\x89PNG")
 
 
+def test_few_images_are_two_halves_too(tmp_path, capsys):
+    for number in range(6):
+        Image.effect_noise((8, 8), 50 + number).save(tmp_path / f"{number}.png")
+    arguments = ["inspect", "digits_net", "--images", str(tmp_path), "--output", str(tmp_path / "a.svg"), "--json"]
+    assert main(arguments) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["count"] == 6
+    assert all(layer["shift"] is not None for layer in content["layers"])
+
+
 def test_a_net_for_volumes():
     model = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 4, 3, stride=2))
     form = input_form(model, (1, 8, 12, 12))
@@ -212,3 +222,12 @@ def test_what_does_not_fit_is_named(tmp_path, capsys):
         inspect_scalings(conv(), [])
     with pytest.raises(InputError, match="expected a model with convolutions, got Linear"):
         input_form(nn.Linear(1, 1))
+
+
+def test_images_behind_a_link_to_a_folder_are_found(tmp_path):
+    (tmp_path / "photographs").mkdir()
+    (tmp_path / "photographs" / "a.PNG").touch()
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen" / "b.txt").touch()
+    (tmp_path / "chosen" / "link").symlink_to(tmp_path / "photographs")
+    assert images_below(tmp_path / "chosen") == [tmp_path / "chosen" / "link" / "a.PNG"]

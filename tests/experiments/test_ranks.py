@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from backpass.__main__ import main
+from backpass.cli import commands
 from backpass.errors import InputError
 from backpass.experiments import RECIPES, compare_study, read_record, run_study
 from backpass.experiments.progress import Progress
@@ -61,6 +63,18 @@ def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(notes))
 
 
+def name_on_two_ranks(rank: int, port: int, folder: Path) -> None:
+    """Note the folder that the command chooses, and end it there."""
+    become_rank(rank, port)
+
+    def note(recipe: object, chosen: Path, **_: object) -> None:
+        (folder / f"{rank}.json").write_text(json.dumps([str(chosen)]))
+        raise InputError("expected no run, got one; end it")
+
+    commands.train_run = note
+    assert main(["train", "--runtime.device", "cpu"]) == 2
+
+
 def on_two_ranks(processes, target: Callable[[int, int, Path], None], folder: Path) -> list:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -97,6 +111,11 @@ def test_two_ranks_train_one_run(processes, tmp_path):
     assert notes[1]["epochs"] == notes[1]["written"] == []
     assert notes[0]["refused"] == notes[1]["refused"]
     assert "belongs to another run: seed: expected 2, received 1" in notes[0]["refused"]
+
+
+def test_two_ranks_agree_on_a_new_folder(processes, tmp_path):
+    notes = on_two_ranks(processes, name_on_two_ranks, tmp_path)
+    assert notes[0] == notes[1]
 
 
 def test_a_study_on_several_ranks_is_refused(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def test_round_trip(tmp_path, make_record):
     record = replace(record, scalings={"conv.weight": [[1.0, 2.0]]}, traces=traces)
     (tmp_path / "a").mkdir()
     record.write(tmp_path / "a" / "result.json")
-    assert read_records(tmp_path) == [record]
+    assert read_records(tmp_path) == read_records(str(tmp_path)) == [record]
 
 
 def test_a_record_without_traces_is_read(tmp_path, make_record):
@@ -114,3 +114,14 @@ def test_environment_names_versions_and_hardware():
     assert found.cpu
     assert found.threads >= 1
     assert found.runtime == Runtime(device="cpu")
+
+
+def test_records_behind_links_to_folders_are_read_once(tmp_path, make_record):
+    record = make_record(RECIPE, "plain", 0, [0.9])
+    (tmp_path / "elsewhere" / "run").mkdir(parents=True)
+    record.write(tmp_path / "elsewhere" / "run" / "result.json")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "a").symlink_to(tmp_path / "elsewhere" / "run")
+    (tmp_path / "study" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "study")
+    assert read_records(tmp_path / "study") == [record]

@@ -211,3 +211,10 @@ def test_a_new_study_started_twice_at_once_is_run_once(tmp_path, monkeypatch, ma
     assert sorted(computed) == sorted([run.folder for run in study.runs()] * 5)
     assert len(results) == 10
     assert [record.score for record in results[0].records] == [0.5] * 4
+
+
+def test_a_folder_may_be_given_as_text(tmp_path):
+    study = compare_study(TINY, ("plain",), (0,))
+    result = run_study(study, str(tmp_path / "a"), runtime=CPU)
+    assert result.records == run_study(study, tmp_path / "a", runtime=CPU).records
+    assert read_study(str(tmp_path / "a")) == study

@@ -4,6 +4,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import sqlalchemy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from backpass.errors import MissingExtraError
@@ -108,13 +109,15 @@ def test_mlflow_writes_into_the_folder_of_the_run_unless_there_is_a_server(serve
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    with tracking("mlflow", RUN, tmp_path) as send:
+    folder = tmp_path / "a?b%20c"
+    with tracking("mlflow", RUN, folder) as send:
         send(RECORD, TRACES)
     made = {name: (arguments, named) for name, arguments, named in calls}
     assert ("set_tracking_uri" in made) == (server is None)
     if server is None:
-        assert made["set_tracking_uri"][0] == (f"sqlite:///{tmp_path}/mlflow.db",)
-    assert made["start_run"][1]["run_name"] == tmp_path.name
+        (address,) = made["set_tracking_uri"][0]
+        assert sqlalchemy.make_url(address).database == str(folder / "mlflow.db")
+    assert made["start_run"][1]["run_name"] == folder.name
     assert made["log_metrics"][0] == ({"train_loss": 0.5},)
     assert made["log_figure"][1]["artifact_file"] == "scalings-0001.png"
     assert calls[-1][0] == "end_run"

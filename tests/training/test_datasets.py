@@ -8,10 +8,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from backpass.errors import InputError, MissingExtraError
@@ -228,6 +230,38 @@ def test_files_are_downloaded_only_with_download_true(tmp_path: Path, monkeypatc
     with pytest.raises(InputError):
         load_dataset("cifar100", root=tmp_path, download=True)
     assert requested == [torchvision_cifar.CIFAR100.url]
+
+
+def test_one_process_downloads_while_others_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "new"
+    write_cifar(tmp_path / "server", monkeypatch, "cifar10")
+
+    def download(*_: object, **__: object) -> None:
+        with pytest.raises(Timeout):
+            FileLock(root / ".cifar10.lock", is_singleton=False).acquire(timeout=0)
+        (tmp_path / "server" / "cifar-10-batches-py").rename(root / "cifar-10-batches-py")
+
+    monkeypatch.setattr(torchvision_cifar, "download_and_extract_archive", download)
+    assert len(load_dataset("cifar10", root=root, download=True).train) == 20
+    (root / ".cifar10.lock").unlink(missing_ok=True)
+    assert len(load_dataset("cifar10", root=root, download=True).train) == 20
+    assert not (root / ".cifar10.lock").exists()  # complete files are read where nothing can be written
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [URLError("no route to host"), ConnectionResetError("no route to host"), RuntimeError("no route to host")],
+)
+def test_a_download_that_fails_is_named(failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(torchvision_cifar, "download_and_extract_archive", download)
+    with pytest.raises(InputError) as caught:
+        load_dataset("cifar10", root=tmp_path, download=True)
+    assert f"expected to download cifar10 from {torchvision_cifar.CIFAR10.url}, got " in str(caught.value)
+    assert "no route to host" in str(caught.value)
+    assert str(caught.value).endswith(f"or put the published files into {tmp_path / 'cifar-10-batches-py'}")
 
 
 # Splits and data sets

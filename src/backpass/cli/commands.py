@@ -28,7 +28,7 @@ from backpass.experiments.tuning import Choice
 from backpass.models import list_models
 from backpass.training.datasets import list_datasets
 from backpass.training.methods import check_method, list_methods
-from backpass.training.processes import is_main
+from backpass.training.processes import is_main, join, on_main
 from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.tasks import list_tasks
 
@@ -66,7 +66,7 @@ class Train:
         """Run the command."""
         check_method(self.method)
         Run(self.settings, self.method, self.seed)  # Refused before anything is shown.
-        folder = self.out or Path("runs") / new_name(f"train-{self.settings.model}-{self.method}")
+        folder = self.out or self._new_folder()
         with resumable(resume_hint(folder)), progress_bars(quiet=self.json) as progress:
             progress.start_study(1)
             record = train_run(
@@ -75,6 +75,10 @@ class Train:
         if is_main():
             study, records = study_of([record])
             show(study, records, folder, as_json=self.json)
+
+    def _new_folder(self) -> Path:
+        join(self.runtime)
+        return Path("runs") / on_main(lambda: new_name(f"train-{self.settings.model}-{self.method}"))
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,7 @@ class Worker:
             print_json({"folder": str(folder), "runs": len(states), "failures": failures})
         else:
             ended = f"{len(states)} runs have ended, {len(failures)} failed\nruns   {folder}"
-            Console().print(ended, highlight=False, markup=False)
+            Console().print(ended, highlight=False, markup=False, soft_wrap=True)
         if failures:
             raise StateError(describe_failures(failures, len(states), _RETRY_HINT))
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from backpass._internal.settings import COUNT, Range, check_settings
-from backpass.cli.output import print_json
+from backpass.cli.output import print_json, print_table
 from backpass.experiments import LayerInspection, inspect_scalings, records_at, write_figure
 from backpass.experiments.inspection_inputs import (
     folder_batches,
@@ -24,8 +24,6 @@ from backpass.experiments.reporting.drawing.canvas import check_format
 from backpass.experiments.reporting.drawing.inspection import write_inspection
 
 __all__ = ["Figure", "Inspect"]
-
-_WIDTH = 130
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,14 @@ class Inspect:
         check_settings(self)
         check_format(self.output)
         model = load_model(self.model, self.weights)
-        form = input_form(model, self.shape, None if self.images is None else images_below(self.images)[0])
-        batch_size = min(self.batch_size, -(-self.count // 2))  # two batches at least, for the two halves
+        files = [] if self.images is None else images_below(self.images)
+        form = input_form(model, self.shape, files[0] if files else None)
+        count = min(self.count, len(files)) if files else self.count
+        batch_size = min(self.batch_size, -(-count // 2))  # two batches at least, for the two halves
         if self.images is None:
-            batches, source = generated_batches(form, self.count, batch_size), "generated inputs"
+            batches, source = generated_batches(form, count, batch_size), "generated inputs"
         else:
-            batches = folder_batches(self.images, form, self.count, batch_size)
+            batches = folder_batches(self.images, form, count, batch_size)
             source = f"images of {self.images}"
         layers = inspect_scalings(model, batches, k=self.k, measure=self.measure)
         write_inspection(layers, self.output, f"{self.model}, k = {self.k:g}")
@@ -106,12 +106,9 @@ class Inspect:
             content = {"model": self.model, "images": source, "count": number, "shape": list(form.shape)}
             print_json(content | {"layers": [layer.as_dict() for layer in layers], "picture": str(self.output)})
             return
-        console = Console()
-        if not console.is_terminal:
-            console.width = _WIDTH
-        console.print(_table(layers))
+        print_table(_table(layers))
         told = f"{self.model}: {number} {source}, {shape}, k = {self.k:g}\npicture {self.output}"
-        console.print(told, highlight=False, markup=False, soft_wrap=True)
+        Console().print(told, highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(layers: Sequence[LayerInspection]) -> Table:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
 
 from backpass._internal.settings import check_settings
-from backpass.cli.output import Processes, new_name, print_json, resume_hint, show
+from backpass.cli.output import Processes, new_name, print_json, print_table, resume_hint, show
 from backpass.experiments import (
     RECIPES,
     Reduction,
@@ -58,7 +57,7 @@ class _Study:
             if self.json:
                 print_json({"title": study.title, "seeds": study.seeds, "entries": planned_runs(study)})
             else:
-                Console().print(planned_table(study, **units))
+                print_table(planned_table(study, **units))
             return
         folder = self.out or Path("runs") / name
         with when_terminated(), resumable(resume_hint(folder)), progress_bars(quiet=self.json) as progress:

@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from backpass._internal.imports import import_lab
 from backpass.errors import InputError
+from backpass.experiments.files import files_below
 from backpass.experiments.serialization import from_json
 from backpass.models import create_model
 from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, decode_image
@@ -152,13 +153,13 @@ def _first_conv(model: nn.Module) -> _ConvNd:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return all image files below a folder, sorted.
+    """Return all image files below a folder, sorted (:func:`backpass.experiments.files.files_below`).
 
     Raises:
         InputError: there are none.
     """
     suffixes = import_lab("torchvision.datasets.folder", "torchvision", "image folders").IMG_EXTENSIONS
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+    files = [path for path in files_below(folder) if path.suffix.lower() in suffixes and path.is_file()]
     if not files:
         raise InputError(f"expected images ({', '.join(suffixes)}) below {folder}, found none; check the folder")
     return files

@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import torch
 
+from backpass._internal.paths import AnyPath
 from backpass.errors import InputError
 from backpass.experiments.environment import Environment
+from backpass.experiments.files import files_below
 from backpass.experiments.serialization import from_json, to_json
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Run
@@ -166,14 +168,14 @@ class Record:
         atomic_write(path, to_json(self).encode())
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: AnyPath) -> Record:
     """Return the record at ``path``.
 
     Raises:
         InputError: not a record of this schema, or without the values of every epoch or the metric after the last.
     """
     try:
-        text = path.read_bytes()
+        text = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"expected a readable record at {path}, got {error}; check the folder") from error
     return _record(text, str(path))
@@ -222,19 +224,19 @@ def _check_tensors(record: Record, source: str) -> None:
                 )
 
 
-def read_records(folder: Path) -> list[Record]:
-    """Return all records below ``folder``, ordered by path.
+def read_records(folder: AnyPath) -> list[Record]:
+    """Return all records below ``folder``, ordered by path (:func:`backpass.experiments.files.files_below`).
 
     Raises:
         InputError: there are none, or one cannot be read.
     """
-    records = [read_record(path) for path in sorted(folder.rglob(RECORD_FILE))]
+    records = [read_record(path) for path in files_below(Path(folder)) if path.name == RECORD_FILE]
     if not records:
         raise InputError(f"expected run folders with a {RECORD_FILE} below {folder}, found none; check the folder")
     return records
 
 
-def records_at(path: Path) -> list[Record]:
+def records_at(path: AnyPath) -> list[Record]:
     """Return the records of a file, or all records below a folder (:func:`read_records`).
 
     A file is a ``result.json``, or holds a record in each line: ``.jsonl``, or ``.jsonl.gz`` as in ``claims/results``.
@@ -242,6 +244,7 @@ def records_at(path: Path) -> list[Record]:
     Raises:
         InputError: there are none, or one cannot be read.
     """
+    path = Path(path)
     if path.name.endswith((".jsonl", ".jsonl.gz")):
         return _records_in_lines(path)
     return [read_record(path)] if path.is_file() else read_records(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import sqlalchemy
 import torch
 
 from backpass.errors import MissingExtraError
@@ -79,7 +80,8 @@ def _build(name: str, folder: Path, epochs: int) -> Any:
     if name == "wandb":
         return kind(_PROJECT, dir=str(folder), name=folder.name)
     if "MLFLOW_TRACKING_URI" not in os.environ:
-        import_module("mlflow").set_tracking_uri(f"sqlite:///{folder.resolve()}/mlflow.db")
+        url = sqlalchemy.URL.create("sqlite", database=str(folder.resolve() / "mlflow.db"))
+        import_module("mlflow").set_tracking_uri(url.render_as_string())
     return kind(experiment_name=_PROJECT, logging_dir=str(folder.resolve() / "mlartifacts"), run_name=folder.name)
 
 

@@ -9,9 +9,13 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from backpass._internal.imports import import_lab, is_import_path
@@ -83,7 +87,7 @@ def load_dataset(
         limit_train: number of training images to keep; default: all.
         limit_test: number of test images to keep; default: all.
         seed: seed of the subsets.
-        download: download a missing CIFAR set with torchvision.
+        download: download a missing CIFAR set with torchvision; one process does, others with the same ``root`` wait.
         label: name of the data set in reports; default: its own name, or that of the folder.
         mean: mean of each channel on the scale from 0 to 1, for images with one class each. The default is that of
             CIFAR-10 for both CIFAR sets (configurations of SGS and DyRep), the usual one of ImageNet for images decoded
@@ -96,7 +100,7 @@ def load_dataset(
 
     Raises:
         InputError: the name is unknown, a file is missing or damaged, images differ in size, a class is empty or
-            missing from a split, or an argument is out of range.
+            missing from a split, a download fails, or an argument is out of range.
         MissingExtraError: torchvision or scikit-learn is not installed.
     """
     kind, _, path = name.partition(":")
@@ -172,20 +176,19 @@ def _load_digits() -> ImageData:
 
 def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
     torchvision_datasets = import_lab("torchvision.datasets", "torchvision", "the CIFAR data sets")
-    exceptions = import_lab("numpy.exceptions", "numpy", "the CIFAR data sets")
     reader = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[kind]
+    root = Path(os.path.expanduser(root))  # as torchvision does
     folder = root / reader.base_folder
     try:
-        with warnings.catch_warnings():
-            # NumPy 2.4.0 to 2.4.4 warn about the pickle format of the batches, written by an old NumPy.
-            warnings.simplefilter("ignore", exceptions.VisibleDeprecationWarning)
-            stored = [reader(str(root), train=train, download=download) for train in (True, False)]
+        stored = _read_cifar(reader, root)
     except RuntimeError as error:
-        found = "a folder with a missing or damaged file" if folder.is_dir() else "no such folder"
-        raise InputError(
-            f"expected the published files of {kind} in {folder}, got {found}; set download=True, or set root to the "
-            f"folder that holds {reader.base_folder}"
-        ) from error
+        if not download:
+            found = "a folder with a missing or damaged file" if folder.is_dir() else "no such folder"
+            raise InputError(
+                f"expected the published files of {kind} in {folder}, got {found}; set download=True, or set root to "
+                f"the folder that holds {reader.base_folder}"
+            ) from error
+        stored = _download_cifar(kind, reader, root)
     train, test = (
         ImageSplit(torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets))
         for part in stored
@@ -199,6 +202,27 @@ def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
         mean=CIFAR_MEAN,
         std=CIFAR_STD,
     )
+
+
+def _read_cifar(reader: Any, root: Path, *, download: bool = False) -> list[Any]:
+    exceptions = import_lab("numpy.exceptions", "numpy", "the CIFAR data sets")
+    with warnings.catch_warnings():
+        # NumPy 2.4.0 to 2.4.4 warn about the pickle format of the batches, written by an old NumPy.
+        warnings.simplefilter("ignore", exceptions.VisibleDeprecationWarning)
+        return [reader(str(root), train=train, download=download) for train in (True, False)]
+
+
+def _download_cifar(kind: str, reader: Any, root: Path) -> list[Any]:
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        # torchvision writes each file in its place, where other workers and ranks would write it at the same time.
+        with FileLock(root / f".{kind}.lock"):
+            return _read_cifar(reader, root, download=True)
+    except (URLError, HTTPException, ConnectionError, TimeoutError, RuntimeError) as error:
+        raise InputError(
+            f"expected to download {kind} from {reader.url}, got {error}; check the network, or put the published "
+            f"files into {root / reader.base_folder}"
+        ) from error
 
 
 def _split_validation(train: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:

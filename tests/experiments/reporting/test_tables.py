@@ -5,11 +5,13 @@ import traceback
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from backpass.errors import DivergedError
 from backpass.experiments import Entry, Published, Study, compare_study, result_table
 from backpass.experiments.reporting.statistics import summarize
 from backpass.experiments.reporting.tables import calibration_table, write_tables
+from backpass.experiments.reporting.terminal import terminal_table
 from backpass.experiments.tuning import Tuning, parse_space
 from backpass.training.recipe import Recipe
 
@@ -203,3 +205,9 @@ def test_calibration_at_z_and_at_alpha_z(make_record):
     assert header == ("entry", "loss", "ECE, %", "loss at alpha z", "ECE at alpha z, %")
     assert rows == [("plain", "0.500", "1.250", "", ""), ("pgt", "1.000", "25.000", "0.400", "")]
     assert calibration_table(summarize(study.entries, []))[1] == []
+
+
+def test_a_narrow_terminal_keeps_every_digit():
+    console = Console(file=io.StringIO(), width=20)
+    console.print(terminal_table("t", [], ["entry", "published"], [["VGG net", "91.23456789012345"]]))
+    assert "".join(filter(str.isdigit, console.file.getvalue())) == "9123456789012345"

@@ -1,5 +1,6 @@
 import re
 from contextlib import closing
+from pathlib import Path
 
 import optuna
 import pytest
@@ -15,6 +16,15 @@ def test_what_is_written_is_there_when_opened_again(address, tmp_path):
     storage = open_storage(address)
     assert optuna.get_all_study_names(storage) == ["s"]
     assert storage_file(storage).is_file()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b"])
+def test_a_folder_may_have_any_name(name, tmp_path):
+    open_storage(str(tmp_path / name), create=True).engine.dispose()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()] == [Path(name) / "study.db"]
+    storage = open_storage(str(tmp_path / name))
+    assert storage_file(storage) == tmp_path / name / "study.db"
+    storage.engine.dispose()
 
 
 @pytest.mark.parametrize("address", ["{}/none", "journal:{}/none"])

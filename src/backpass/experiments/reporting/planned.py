@@ -20,7 +20,7 @@ def planned_runs(study: Study) -> list[dict[str, Any]]:
         counts[run.entry] += 1
     tuning = study.tuning
     tried = {
-        entry.key: runs_of_points(planned_points(entry.key, entry.space, tuning), tuning)
+        entry.key: runs_of_points(planned_points(entry.space, tuning), tuning)
         for entry in study.entries
         if entry.tuned and tuning is not None
     }

@@ -24,7 +24,7 @@ def terminal_table(title: str, notes: Iterable[str], header: Sequence[str], rows
         pad_edge=False,
     )
     for name in header:
-        table.add_column(name, justify="left" if name in TEXTS else "right")
+        table.add_column(name, justify="left" if name in TEXTS else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

@@ -49,7 +49,7 @@ def open_storage(address: str, *, create: bool = False) -> BaseStorage:
             ) from error
     if "://" not in address:
         path = _existing(Path(address) / _FILE, create)
-        return _open_database(f"sqlite:///{path}")
+        return _open_database(sqlalchemy.URL.create("sqlite", database=str(path)))
     return _open_database(address)
 
 
@@ -85,7 +85,7 @@ class _Database(RDBStorage):
             raise
 
 
-def _open_database(address: str) -> RDBStorage:
+def _open_database(address: str | sqlalchemy.URL) -> RDBStorage:
     try:
         url = sqlalchemy.make_url(address)
     except (ArgumentError, ValueError) as error:
