@@ -90,6 +90,13 @@ def test_a_closed_pipe_ends_with_141(command, tmp_path):
     assert (ended.returncode, ended.stderr or b"") == (141, b"")
 
 
+def test_a_process_without_an_output_ends_as_others(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["--version"]) == 0
+    assert main(["train", "--model", "nope"]) == 2
+    assert "unknown model 'nope'" in capsys.readouterr().err
+
+
 def test_a_closed_pipe_needs_no_signal_that_windows_lacks(monkeypatch, tmp_path):
     def run(arguments):
         raise BrokenPipeError

@@ -55,14 +55,16 @@ def _run(arguments: Sequence[str]) -> None:
             from backpass import cli
         cli.run(arguments)
     finally:
-        sys.stdout.flush()  # Not at Python's end, which would give a closed pipe another status.
+        if sys.stdout is not None:  # as of a process that was started without
+            sys.stdout.flush()  # Not at Python's end, which would give a closed pipe another status.
 
 
 def _abandon_output() -> int:
     """Return the status for output whose reader has gone; nothing more is written to it, not at Python's end either."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
-        os.dup2(nowhere, stream.fileno())
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
     return _CLOSED_PIPE
 
 

@@ -80,6 +80,15 @@ def test_a_choice_among_points_that_another_version_has_drawn_stays(tmp_path):
     assert {lr for method, lr in runs if method == "sgs"} == drawn
 
 
+def test_a_choice_in_a_space_that_was_smaller_is_refused(tmp_path):
+    tuning = replace(TUNING, trials=2)
+    found = study("lr=0.01,0.02", methods=("plain",), tuning=tuning)
+    write_choices(tmp_path, choose(found, results(found, lambda key, lr, seed: lr)))
+    larger = study("lr=0.01,0.02,0.05,0.1", methods=("plain", "sgs"), tuning=tuning)
+    with pytest.raises(InputError, match=r"to hold the points of this study for plain, got those of another search"):
+        next_runs(larger, tmp_path)
+
+
 def test_points_that_are_tied_are_named():
     found = study("lr=0.05,0.1,0.2", methods=("plain",))
     for equal, ties in (((0.1, 0.2), "optimizer.lr = 0.2"), ((0.05,), "")):

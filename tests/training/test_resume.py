@@ -177,5 +177,8 @@ def test_another_device_in_the_same_process_is_refused(recipe, images, monkeypat
     """Accelerate keeps the device of the first run, too."""
     Trainer(Run(recipe), images, runtime=Runtime(device="cpu"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with pytest.raises(InputError, match=r"got device='auto' after a run on the CPU; use a new process"):
+    with pytest.raises(InputError, match=r"got device='auto' after a run on cpu; use a new process"):
         Trainer(Run(recipe), images, runtime=Runtime())
+    monkeypatch.setattr("backpass.training.processes.join", lambda runtime: torch.device("cuda"))
+    with pytest.raises(InputError, match=r"got device='cpu' after a run on cuda; use a new process"):
+        Trainer(Run(recipe), images, runtime=Runtime(device="cpu"))

@@ -145,7 +145,10 @@ def next_runs(
     tried = {entry.key: results_of(stored[entry.key]) for entry in study.entries if entry.tuned and entry.key in stored}
     for entry in study.entries:
         found = tried.get(entry.key)
-        if found is not None and set(found) != set(wanted(entry.space, tuning, found)):
+        if found is None:
+            continue
+        searched = stored[entry.key].space
+        if searched not in (None, entry.space) or set(found) != set(wanted(entry.space, tuning, found)):
             raise InputError(
                 f"expected {folder / CHOICES_FILE} to hold the points of this study for {entry.name}, got those of "
                 "another search; choose another folder"

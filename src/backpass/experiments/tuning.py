@@ -97,12 +97,14 @@ class Choice:
         best: index of the point with the highest score; the first of those that are equal up to rounding.
         trials: all points, in the order in which they were tried.
         at_edge: names of the settings whose chosen value is at the edge of those of the space (:func:`edges`).
+        space: that was searched; ``None``: an older file does not tell.
     """
 
     entry: str
     best: int
     trials: tuple[Trial, ...]
     at_edge: tuple[str, ...] = ()
+    space: Space | None = None
 
     @property
     def settings(self) -> Point:
@@ -160,7 +162,7 @@ def best_point(entry: str, space: Space, trials: Sequence[Trial]) -> Choice:
             f"expected a point of entry {entry!r} that trains, but all {len(trials)} diverged; try lower learning rates"
         )
     best = ranked(scores)[0]
-    return Choice(entry, best, tuple(trials), edges(space, trials[best].point))
+    return Choice(entry, best, tuple(trials), edges(space, trials[best].point), space)
 
 
 def _scores(trials: Sequence[Trial]) -> dict[int, float]:

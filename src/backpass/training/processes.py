@@ -1,5 +1,6 @@
 """The processes that train one model together: one alone, or the ranks of ``torchrun`` or ``accelerate launch``."""
 
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -51,12 +52,14 @@ def build_accelerator(runtime: Runtime) -> Accelerator:
             this process, or the launcher requires more than data parallel training.
     """
     device = join(runtime)
-    if device.type == "cpu" and not _on_cpu(runtime) and torch.cuda.is_available():
+    on_cpu = device.type == "cpu"
+    is_other = not on_cpu if _on_cpu(runtime) else on_cpu and torch.cuda.is_available()
+    if is_other and "ACCELERATE_TORCH_DEVICE" not in os.environ:
         raise InputError(  # Accelerate keeps the first device of a process, without a word.
-            f"expected one device and one precision in a process, got device={runtime.device!r} after a run on the "
-            "CPU; use a new process"
+            f"expected one device and one precision in a process, got device={runtime.device!r} after a run on "
+            f"{device.type}; use a new process"
         )
-    if device.type == "cpu" and runtime.precision == "fp16":
+    if on_cpu and runtime.precision == "fp16":
         raise InputError("expected precision no or bf16 on a CPU, got fp16; choose another precision")
     earlier = is_initialized()
     try:

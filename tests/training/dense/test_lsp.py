@@ -82,7 +82,7 @@ def test_the_data_set_in_the_loop(root):
     assert {name for name in record if "pck" in name} == {"test_pck", "test_pck_weighted"}
     assert 0 <= record["test_pck"] <= 1
     with pytest.raises(InputError, match=r"expected the metric of LSP extended, pck, .* got 'pckh'; leave it out"):
-        Trainer(Run(Recipe(task="keypoints", task_args=(("metric", "pckh"),))), data)
+        Trainer(Run(Recipe(task="keypoints", task_args=(("metric", "pckh"),))), data, runtime=Runtime(device="cpu"))
 
 
 def test_missing_files(root):

@@ -33,8 +33,9 @@ class Summary:
             ``loss_at_alpha`` and ``calibration_error_at_alpha``; those that every run has.
         difference: to the baseline over common seeds; ``None`` without one.
         relative_times: training plus measuring time relative to the baseline, by seed, for common seeds that ran from
-            their first epoch to the last on the same hardware, with the same number of threads and, but for
-            ``checkpoint_every``, ``evaluate_every`` and ``tracker``, the same runtime.
+            their first epoch to the last on the same hardware and, as their records tell of the last start, with the
+            same number of threads and, but for ``checkpoint_every``, ``evaluate_every`` and ``tracker``, the same
+            runtime.
         seconds: mean seconds of training plus measuring.
         gpu_hours: mean of a run, evaluation included; ``None`` if one ran on a CPU.
         peak_memory: largest of all runs, in bytes; ``None`` likewise.
