@@ -1,14 +1,11 @@
 """One run on two ranks, and a study on two ranks, which is refused."""
 
 import json
-import os
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from backpass.__main__ import main
 from backpass.cli import commands
@@ -18,21 +15,15 @@ from backpass.experiments.progress import Progress
 from backpass.experiments.run import execute, load_data
 from backpass.training import checkpoint, trainer
 from backpass.training.recipe import DataSettings, Run, Runtime
+from reference.two_processes import on_two_processes
 
 CPU = Runtime(device="cpu")
 TINY = replace(RECIPES["digits"], epochs=2, data=DataSettings(limit_train=96, limit_test=41))
 RUN = Run(TINY, "sgs+pgt", 1)
 
 
-def become_rank(rank: int, port: int) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    torch.set_num_threads(1)
-
-
-def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
+def train_on_two_ranks(rank: int, folder: Path) -> None:
     """Train, note what this rank summed, called and wrote, and start another run in the same folder."""
-    become_rank(rank, port)
     sums, written, epochs = [], [], []
     whole_total, whole_written = trainer.total, checkpoint._written
 
@@ -63,9 +54,8 @@ def train_on_two_ranks(rank: int, port: int, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(notes))
 
 
-def name_on_two_ranks(rank: int, port: int, folder: Path) -> None:
+def name_on_two_ranks(rank: int, folder: Path) -> None:
     """Note the folder that the command chooses, and end it there."""
-    become_rank(rank, port)
 
     def note(recipe: object, chosen: Path, **_: object) -> None:
         (folder / f"{rank}.json").write_text(json.dumps([str(chosen)]))
@@ -75,22 +65,13 @@ def name_on_two_ranks(rank: int, port: int, folder: Path) -> None:
     assert main(["train", "--runtime.device", "cpu"]) == 2
 
 
-def on_two_ranks(processes, target: Callable[[int, int, Path], None], folder: Path) -> list:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [processes.Process(target=target, args=(rank, port, folder)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(300)
-        process.terminate()  # one whose twin has failed would wait
-    assert [process.exitcode for process in ranks] == [0, 0]
+def on_two_ranks(target: Callable[[int, Path], None], folder: Path) -> list:
+    on_two_processes(target, folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
-def test_two_ranks_train_one_run(processes, tmp_path):
-    notes = on_two_ranks(processes, train_on_two_ranks, tmp_path)
+def test_two_ranks_train_one_run(tmp_path):
+    notes = on_two_ranks(train_on_two_ranks, tmp_path)
     assert notes[0]["history"] == notes[1]["history"] == read_record(tmp_path / "run" / "result.json").history
     for epoch, record in enumerate(notes[0]["history"]):
         halves = [note["training"][epoch] for note in notes]
@@ -113,8 +94,8 @@ def test_two_ranks_train_one_run(processes, tmp_path):
     assert "belongs to another run: seed: expected 2, received 1" in notes[0]["refused"]
 
 
-def test_two_ranks_agree_on_a_new_folder(processes, tmp_path):
-    notes = on_two_ranks(processes, name_on_two_ranks, tmp_path)
+def test_two_ranks_agree_on_a_new_folder(tmp_path):
+    notes = on_two_ranks(name_on_two_ranks, tmp_path)
     assert notes[0] == notes[1]
 
 

@@ -19,7 +19,7 @@ from backpass.training import (
     Trainer,
     load_dataset,
 )
-from training.two_processes import on_two_processes
+from reference.two_processes import on_two_processes
 
 CPU = Runtime(device="cpu")
 RARELY = replace(CPU, evaluate_every=3)

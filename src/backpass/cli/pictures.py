@@ -97,7 +97,7 @@ class Inspect:
         if self.images is None:
             batches, source = generated_batches(form, count, batch_size), "generated inputs"
         else:
-            batches = folder_batches(self.images, form, count, batch_size)
+            batches = folder_batches(self.images, files, form, count, batch_size)
             source = f"images of {self.images}"
         layers = inspect_scalings(model, batches, k=self.k, measure=self.measure)
         write_inspection(layers, self.output, f"{self.model}, k = {self.k:g}")

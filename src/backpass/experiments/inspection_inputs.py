@@ -165,11 +165,11 @@ def images_below(folder: Path) -> list[Path]:
     return files
 
 
-def folder_batches(folder: Path, form: InputForm, count: int, batch_size: int) -> list[Tensor]:
-    """Return normalised images of a folder, evenly spaced among all below it, cropped at the centre to the form.
+def folder_batches(folder: Path, files: Sequence[Path], form: InputForm, count: int, batch_size: int) -> list[Tensor]:
+    """Return normalised images of a folder, ``count`` of its files, evenly spaced, cropped at the centre to the form.
 
     Raises:
-        InputError: no image, or one that cannot be read, a form that images do not have, or inputs of more than 4 GiB.
+        InputError: an image that cannot be read, a form that images do not have, or inputs of more than 4 GiB.
     """
     channels, *size = form.shape
     if len(size) != 2 or channels not in (1, 3):
@@ -178,8 +178,6 @@ def folder_batches(folder: Path, form: InputForm, count: int, batch_size: int) -
             f"{form.shape}; leave the folder out, to generate inputs"
         )
     operations = import_lab("PIL.ImageOps", "Pillow", "image files")
-    files = images_below(folder)
-    count = min(count, len(files))
     chosen = [files[len(files) * place // count] for place in range(count)]
     _check_size(form, count)
     images = torch.empty(len(chosen), channels, *size)

@@ -11,8 +11,8 @@ from examples.generated_scenes.people import write_people
 
 from backpass.training import Run, Runtime, Trainer
 from backpass.training.datasets import load_dataset
+from reference.two_processes import on_two_processes
 from training.dense.test_tasks import KEYPOINTS, SEGMENTATION
-from training.two_processes import on_two_processes
 
 CPU = Runtime(device="cpu", workers=0)
 

@@ -140,7 +140,7 @@ def _lead(subject: str, by_name: Mapping[str, Sequence[Record]]) -> str:
 def _listed(numbers: Iterable[int]) -> str:
     """Return different numbers in order: up to three of them, or the smallest and the largest."""
     *others, last = (f"{number:,}" for number in sorted(set(numbers)))
-    if len(others) > _LISTED - 1:
+    if len(others) >= _LISTED:
         return f"{others[0]} to {last}"
     return f"{', '.join(others)} or {last}" if others else last
 

@@ -27,8 +27,8 @@ def draw_kernel_magnitude(groups: Sequence[Group], layers: Sequence[str] = ()) -
     there. Magnitudes have one range of colours, from the smallest to the largest, and scalings another, from 0.
 
     Raises:
-        InputError: no run has traces of its kernels, no kernel is in all runs of any group, or an
-            unknown layer.
+        InputError: no run has traces of its kernels, no kernel is in all runs of any group, or an unknown
+            layer.
     """
     ended = [(group, [_last_kernels(record) for record in group.records]) for group in groups]
     shown = [(group, ends, names) for group, ends in ended if (names := shared_names(ends))]
