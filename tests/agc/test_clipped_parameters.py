@@ -132,3 +132,23 @@ def test_flattened_parameters_are_refused(tmp_path: Path, use_orig_params: bool)
                     call(model)
     finally:
         dist.destroy_process_group()
+
+
+def test_tied_parameters_of_several_modules_are_clipped_once():
+    encoder, decoder = nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)
+    decoder.weight = encoder.weight
+    encoder.weight.grad = torch.full((3, 3), 100.0)
+    adaptive_clip_grad_([*encoder.parameters(), *decoder.parameters()], 0.1, head=None)
+    ratio = encoder.weight.grad.norm(dim=1) / encoder.weight.norm(dim=1)
+    torch.testing.assert_close(ratio, torch.full((3,), 0.1))
+
+
+@pytest.mark.parametrize("items", [[{"params": []}], ["weight"]])
+def test_what_is_no_parameter_is_refused(items):
+    with pytest.raises(InputError, match=r"expected parameters, or pairs .*, got (dict|str); pass the model"):
+        adaptive_clip_grad_(items, head=None)
+
+
+def test_the_object_takes_a_model_and_no_iterator_of_parameters():
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got generator; pass the model"):
+        AdaptiveGradientClipping(nn.Linear(2, 2).parameters(), head=None)

@@ -239,7 +239,7 @@ def test_a_gradient_that_is_not_finite_stays_so_for_a_scaler_to_see(bad):
 @pytest.mark.parametrize("option", ["clip_factor", "eps"])
 def test_options_out_of_range(option, value):
     for call in (adaptive_clip_grad_, AdaptiveGradientClipping):
-        with pytest.raises(InputError, match=rf"expected {option} to be a finite number above 0, got {value}"):
+        with pytest.raises(InputError, match=rf"expected {option} to be a finite number > 0, got {value}"):
             call(net(), **{option: value})
 
 

@@ -233,3 +233,8 @@ def test_masked_logits(label):
     first, third = torch.softmax(torch.tensor([0.25, 0.0]), 0)
     want = torch.tensor([[first, 0.0, third]]) - F.one_hot(torch.tensor([label]), 3)
     torch.testing.assert_close(gradient(loss, z), want)
+
+
+def test_half_precision_on_the_meta_device() -> None:
+    logits = torch.zeros(2, 3, device="meta", dtype=torch.bfloat16)
+    assert power_grad_cross_entropy(logits, torch.zeros(2, dtype=torch.long, device="meta"), alpha=0.3).shape == ()

@@ -1,7 +1,9 @@
 """``attach``: one controller for each kernel, and the inner optimizer of every wrapper."""
 
 import copy
+import gc
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -250,3 +252,15 @@ def test_agc_attached_before_is_right_where_the_update_is_scaled() -> None:
     optimizer = SGD(model.parameters(), lr=0.1)
     AdaptiveGradientClipping(model, head=None).attach(optimizer)
     controller(model, apply="update").attach(optimizer)
+
+
+def test_a_controller_that_is_not_attached_is_freed_without_the_garbage_collector() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 3))
+    sgs = SpatialGradientScaling(model)
+    kernel = weakref.ref(model[0].weight)
+    gc.disable()
+    try:
+        del sgs, model
+        assert kernel() is None
+    finally:
+        gc.enable()

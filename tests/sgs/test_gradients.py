@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from backpass.errors import StateError
+from backpass.errors import BackpassWarning, StateError
 from backpass.sgs import SpatialGradientScaling, gradients
 
 CENTRE = torch.tensor([[0.5, 0.5, 0.5], [0.5, 5.0, 0.5], [0.5, 0.5, 0.5]])
@@ -57,7 +57,8 @@ def test_gradients_of_an_earlier_step_are_left_alone_and_new_ones_scaled() -> No
     assert torch.equal(model[1].weight.grad, new)
     model[1].zero_grad()
     (model[0](x) + model[1](x)).sum().backward()  # the first is added to, and the second new
-    sgs.scale_gradients()
+    with pytest.warns(BackpassWarning, match=r"^0\.weight: .* are scaled twice now, .* scale_gradients\(optimizer\)"):
+        sgs.scale_gradients()
     torch.testing.assert_close(model[1].weight.grad, new)
 
 

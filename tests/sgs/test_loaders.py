@@ -12,7 +12,7 @@ pytest.importorskip("numpy")
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, DistributedSampler, Sampler, Subset, TensorDataset
 
 from backpass.errors import InputError
 from backpass.sgs import SpatialGradientScaling, scalable_convs
@@ -199,6 +199,28 @@ def test_the_generator_of_a_loader_inside_another_is_left_as_it_was() -> None:
     assert torch.equal(generator.get_state(), before)
 
 
+class OwnGenerators(Dataset[Tensor]):
+    """Draws from generators that it keeps under names of its own."""
+
+    def __init__(self) -> None:
+        self.numbers, self.old = np.random.default_rng(0), np.random.RandomState(0)
+        self.coin, self.torch_generator = random.Random(0), torch.Generator().manual_seed(0)
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Tensor:
+        drawn = self.numbers.random() + self.old.rand() + self.coin.random()
+        return torch.randn(1, 6, 6, generator=self.torch_generator) + drawn
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: Subset(d, range(8)), lambda d: ConcatDataset([d, d])])
+def test_the_generators_of_a_data_set_are_left_as_they_were(wrap: Any) -> None:
+    plain, measured = (DataLoader(wrap(OwnGenerators()), batch_size=4) for _ in range(2))
+    SpatialGradientScaling(net()).update(measured, batches=2)
+    assert torch.equal(next(iter(plain)), next(iter(measured)))
+
+
 def test_a_loader_with_an_end_of_its_own_is_not_ended() -> None:
     class Batches(list[Tensor]):
         def end(self) -> None:
@@ -266,7 +288,7 @@ def nothing() -> Iterator[Tensor]:
     ("loader", "options", "message"),
     [
         (torch.zeros(4, 1, 6, 6), {}, r"got one tensor of shape \(4, 1, 6, 6\); pass \[batch\]"),
-        ([torch.zeros(4, 1, 6, 6)], {"batches": 0}, "at least one batch, got batches=0; leave it out"),
+        ([torch.zeros(4, 1, 6, 6)], {"batches": 0}, "expected batches to be an integer >= 1 .* got 0"),
         (nothing(), {"batches": 2}, "at least one measuring batch, got none"),
     ],
 )

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from backpass.errors import InputError
+from backpass.errors import InputError, StateError
 from backpass.sgs import SpatialGradientScaling, kept_maps, measure_scalings, measuring
 from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.feature_maps import FeatureMap
@@ -650,3 +650,18 @@ def test_a_module_that_changes_with_its_mode_comes_back_as_it_was() -> None:
     assert [module.training for module in model.modules()] == [True, True, True, False, True]
     assert [model[0].merged, model[1][0].merged] == [False, True]
     assert all(torch.equal(parameter, kernels[name]) for name, parameter in model.named_parameters())
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    model = nn.Conv2d(1, 1, 3, device="meta")
+    with pytest.raises(StateError, match=r"got weight on the meta device; materialise it"):
+        measure_scalings(model, [torch.zeros(1, 1, 4, 4, device="meta")])
+    with pytest.raises(InputError, match="at least one layer to measure, got none"):
+        measure_scalings(nn.Conv2d(1, 1, 3), [torch.zeros(1, 1, 4, 4)], {})
+    with pytest.raises(InputError, match=r"expected a torch\.nn\.Module, got list; pass the model itself"):
+        scalable_convs([model])  # type: ignore[arg-type]
+
+
+def test_complex_kernels_are_left_alone() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 3, dtype=torch.complex64), nn.Conv2d(1, 1, 3))
+    assert list(scalable_convs(model)) == ["1.weight"]

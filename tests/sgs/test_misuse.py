@@ -221,3 +221,26 @@ def test_grown_branches_are_named() -> None:
     with pytest.warns(BackpassWarning) as warned:
         sgs.update([images()])
     assert [str(w.message) for w in warned if re.search(r"0\.weight.* call set_model\(model\)", str(w.message))]
+
+
+# Calls in the wrong place
+
+
+def test_a_step_outside_its_scaled_update_is_warned_of_at_the_next_update() -> None:
+    model = net()
+    sgs, optimizer = SpatialGradientScaling(model, apply="update"), torch.optim.SGD(model.parameters(), lr=0.01)
+    sgs.update([images()])
+    model(images()).square().mean().backward()
+    with sgs.scaled_update():
+        pass
+    optimizer.step()
+    with pytest.warns(NoEffectWarning, match=r"^0\.weight, 2\.weight changed since the last update"):
+        sgs.update([images()])
+
+
+def test_an_optimizer_that_holds_none_of_the_kernels_is_warned_of() -> None:
+    model = nn.Sequential(net(), nn.Flatten(), nn.Linear(16, 2))
+    model(images()).square().mean().backward()
+    sgs = SpatialGradientScaling(model, scaling=torch.ones(3, 3))
+    with pytest.warns(NoEffectWarning, match=r"^SGD holds no parameter that this alters; pass the optimizer"):
+        sgs.scale_gradients(torch.optim.SGD(model[2].parameters(), lr=0.1))

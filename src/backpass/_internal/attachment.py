@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import BackpassWarning, NoEffectWarning, StateError
 
-__all__ = ["Attachment", "Attachments", "held_by", "refuse_closure"]
+__all__ = ["Attachment", "Attachments", "held_by", "refuse_closure", "warn_holds_nothing"]
 
 BeforeStep = Callable[[Optimizer, tuple[Any, ...], dict[str, Any]], None]
 AfterStep = Callable[[Optimizer], None]
@@ -22,6 +22,15 @@ _ATTACHED = "_backpass_attachments"  # an attribute of the optimizer, so that ev
 def held_by(optimizer: Optimizer) -> set[int]:
     """Return the ``id`` of every parameter that the optimizer steps now."""
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def warn_holds_nothing(optimizer: Optimizer, advice: str, stacklevel: int) -> None:
+    """Warn, with advice, that an optimizer holds no parameter that a method alters."""
+    warnings.warn(
+        f"{type(optimizer).__name__} holds no parameter that this alters; {advice}",
+        NoEffectWarning,
+        stacklevel=stacklevel + 1,
+    )
 
 
 def refuse_closure(args: Sequence[Any], kwargs: Mapping[str, Any], call: str) -> None:
@@ -97,23 +106,32 @@ class Attachments:
 
     Args:
         method: name of the method, for messages.
-        parameters: returns the ``id`` of each parameter that it alters at a step of an optimizer.
         ahead_of: names of methods that should run after this one.
     """
 
-    def __init__(
-        self, method: str, parameters: Callable[[Optimizer], set[int]], *, ahead_of: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, method: str, *, ahead_of: Sequence[str] = ()) -> None:
         self._method = method
-        self._parameters = parameters
         self._ahead_of = ahead_of
         self._all: list[Attachment] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_all": []}
 
-    def add(self, optimizer: Optimizer, before: BeforeStep, after: AfterStep | None = None) -> Attachment:
+    def add(
+        self,
+        optimizer: Optimizer,
+        parameters: Callable[[Optimizer], set[int]],
+        before: BeforeStep,
+        after: AfterStep | None = None,
+    ) -> Attachment:
         """Call ``before(optimizer, args, kwargs)`` and ``after(optimizer)`` around each step of the inner optimizer.
+
+        Args:
+            optimizer: to attach to.
+            parameters: returns the ``id`` of each parameter that the method alters at a step of an optimizer. Kept no
+                longer than the attachment, so that an object that is not attached is in no cycle of references.
+            before: called before each step.
+            after: called after each step.
 
         Raises:
             StateError: an object of the same method is attached and alters the same parameters.
@@ -123,7 +141,7 @@ class Attachments:
             BackpassWarning: a method that should run after this one is attached before it.
         """
         optimizer = inner_optimizer(optimizer)
-        altered = self._parameters(optimizer)
+        altered = parameters(optimizer)
         for other in attached_to(optimizer):
             if other in self._all or (other.method == self._method and other.parameters(optimizer) & altered):
                 raise StateError(
@@ -138,16 +156,11 @@ class Attachments:
                     stacklevel=3,
                 )
         if not altered:
-            warnings.warn(
-                f"{type(optimizer).__name__} holds no parameter that this alters; attach to the optimizer that steps "
-                "them",
-                NoEffectWarning,
-                stacklevel=3,
-            )
+            warn_holds_nothing(optimizer, "attach to the optimizer that steps them", stacklevel=3)
         handles = [optimizer.register_step_pre_hook(before)]
         if after is not None:
             handles.append(optimizer.register_step_post_hook(lambda stepped, *_: after(stepped)))
-        self._all.append(attachment := Attachment(optimizer, self._method, self._parameters, handles))
+        self._all.append(attachment := Attachment(optimizer, self._method, parameters, handles))
         return attachment
 
     def optimizers(self) -> list[Optimizer]:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from backpass._internal.batches import describe
 from backpass._internal.nested_loaders import nested_loaders
 from backpass._internal.random_state import keeping_random_state
+from backpass._internal.settings import COUNT, check_number
 from backpass.errors import InputError
 
 __all__ = ["first_batches", "reading"]
@@ -40,8 +41,8 @@ def first_batches(loader: Iterable[Any], count: int | None = None) -> Sequence[A
     Raises:
         InputError: a tensor instead of batches, a count below 1, or no batch.
     """
-    if count is not None and count < 1:
-        raise InputError(f"expected to read at least one batch, got batches={count}; leave it out to read all")
+    if count is not None:
+        check_number("batches", count, int, COUNT)
     batches: Sequence[Any]
     if count is None and isinstance(loader, Sequence):
         batches = loader

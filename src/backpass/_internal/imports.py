@@ -28,7 +28,7 @@ def import_lab(module: str, package: str, purpose: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:  # any other error is one of an installed module
         raise missing_extra(package, "lab", purpose) from error
 
 

@@ -5,6 +5,8 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,9 @@ def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
 
     Samplers, and the loaders of Accelerate and Lightning Fabric, count epochs as they are read, and seed each with its
     number. So reading batches inside, also all, changes neither the order nor the augmentation of what the caller reads
-    later. The states inside a loader's persistent worker processes are out of reach.
+    later. Generators (of torch, Python and NumPy) are found as attributes of the loader, its samplers, its data set,
+    data sets inside that one and their ``transform``. Others, and the states inside a loader's persistent worker
+    processes, are out of reach.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> loader = torch.utils.data.DataLoader(range(100), shuffle=True, generator=generator)
@@ -29,15 +33,14 @@ def keeping_random_state(loader: Iterable[object]) -> Iterator[None]:
     >>> torch.equal(first, next(iter(loader)))
     True
     """
-    generators = {id(g): g for g in _generators(loader)}.values()
-    kept = [(generator, generator.get_state()) for generator in generators]
+    restore = list(_restoring(loader))
     epochs = list(_epochs(loader))
     with keeping_global_states():
         try:
             yield
         finally:
-            for generator, state in kept:
-                generator.set_state(state)
+            for restore_one in restore:
+                restore_one()
             for holder, name, number in epochs:
                 setattr(holder, name, number)
 
@@ -95,27 +98,50 @@ def _equal(one: bytes | Tensor, other: bytes | Tensor) -> bool:
     return torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
 
 
-def _generators(loader: object) -> Iterator[torch.Generator]:
-    """Yield the generators of a loader and of what it draws with."""
-    for holder in _holders(loader):
-        generator = getattr(holder, "generator", None)
+def _restoring(loader: object) -> Iterator[Callable[[], object]]:
+    """Yield, for each generator of a loader and of what it draws with, a function that gives it its present state."""
+    numpy = sys.modules.get("numpy")
+    values = [value for holder in _holders(loader) for value in _attributes(holder).values()]
+    for generator in {id(value): value for value in values}.values():
         if isinstance(generator, torch.Generator):
-            yield generator
+            yield partial(generator.set_state, generator.get_state())
+        elif isinstance(generator, random.Random):
+            yield partial(generator.setstate, generator.getstate())
+        elif numpy and isinstance(generator, numpy.random.RandomState):
+            yield partial(generator.set_state, generator.get_state())
+        elif numpy and isinstance(generator, numpy.random.Generator):
+            yield partial(setattr, generator.bit_generator, "state", generator.bit_generator.state)
 
 
 def _epochs(loader: object) -> Iterator[tuple[object, str, int]]:
     """Yield each counter of epochs of a loader and of what it draws with: its holder, its name and its number."""
     for holder in _holders(loader):
         for name in ("epoch", "iteration", "_num_iter_calls"):  # the last of Lightning Fabric's loaders
-            number = getattr(holder, "__dict__", {}).get(name)
+            number = _attributes(holder).get(name)
             if isinstance(number, int):
                 yield holder, name, number
 
 
 def _holders(loader: object) -> Iterator[object]:
-    """Yield a loader, the loaders inside it, their samplers and data sets."""
+    """Yield a loader, the loaders inside it, their samplers, data sets, and the transforms of these."""
     for inner in nested_loaders(loader):
         batch_sampler = getattr(inner, "batch_sampler", None)
         whole = getattr(batch_sampler, "batch_sampler", None)  # of all processes, in Accelerate's of one
-        yield from (inner, getattr(inner, "sampler", None), getattr(inner, "dataset", None), batch_sampler, whole)
+        yield from (inner, getattr(inner, "sampler", None), batch_sampler, whole)
         yield from (getattr(batch_sampler, "sampler", None), getattr(whole, "sampler", None))
+        yield from _datasets(getattr(inner, "dataset", None))
+
+
+def _datasets(dataset: object) -> Iterator[object]:
+    """Yield a data set, the ones inside it (``Subset``, ``ConcatDataset``), and their transforms."""
+    attributes = _attributes(dataset)
+    yield from (dataset, attributes.get("transform"), attributes.get("transforms"))
+    several = attributes.get("datasets")
+    for inner in (attributes.get("dataset"), *(several if isinstance(several, list | tuple) else ())):
+        if inner is not None:
+            yield from _datasets(inner)
+
+
+def _attributes(holder: object) -> dict[str, Any]:
+    attributes: dict[str, Any] = getattr(holder, "__dict__", {})
+    return attributes

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, g
 
 from backpass.errors import InputError
 
-__all__ = ["COUNT", "Range", "check_number", "check_settings", "check_text", "plain"]
+__all__ = ["COUNT", "POSITIVE", "Range", "check_number", "check_settings", "check_text", "plain"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,9 @@ class Range:
 
 COUNT = Range(at_least=1, at_most=2**31 - 1)
 """Range of a number of things of which there is at least one."""
+
+POSITIVE = Range(above=0)
+"""Range of finite numbers above 0."""
 
 
 def check_settings(settings: Any, group: str = "") -> None:

@@ -34,7 +34,8 @@ def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None
     """Return every parameter but the weights of the head, those with more than one axis, each once, in order.
 
     Raises:
-        InputError: ``head`` is no module of the model, or is given with bare parameters; or the model is under FSDP1.
+        InputError: ``head`` is no module of the model, or is given with bare parameters; what is given is none; or the
+            model is under FSDP1.
     """
     if isinstance(model_or_params, nn.Module):
         refuse_fsdp1(model_or_params, "parameters, so the norms of their units are unknown")
@@ -54,10 +55,20 @@ def clipped_parameters(model_or_params: nn.Module | Parameters, head: str | None
     items: Iterable[Tensor | tuple[str, Tensor]] = model_or_params
     if isinstance(model_or_params, Tensor):
         items = [model_or_params]
-    return [
-        ClippedParameter(str(position), item) if isinstance(item, Tensor) else ClippedParameter(*item)
-        for position, item in enumerate(items)
-    ]
+    found: dict[int, ClippedParameter] = {}  # by the tensor, since tied ones come from several modules
+    for position, item in enumerate(items):
+        name, tensor = (str(position), item) if isinstance(item, Tensor) else _pair(item)
+        found.setdefault(id(tensor), ClippedParameter(name, tensor))
+    return list(found.values())
+
+
+def _pair(item: object) -> tuple[str, Tensor]:
+    if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], Tensor):
+        return str(item[0]), item[1]
+    raise InputError(
+        f"expected parameters, or pairs of a name and a parameter, got {type(item).__name__}; pass the model, "
+        "model.parameters() or model.named_parameters()"
+    )
 
 
 def _head_weights(model: nn.Module, head: str | None) -> set[int]:

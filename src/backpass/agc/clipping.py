@@ -1,6 +1,5 @@
 """Adaptive gradient clipping of a model, by a call or attached to an optimizer (Brock et al., arXiv 2102.06171)."""
 
-import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
+from backpass._internal.settings import POSITIVE, check_number
 from backpass.agc.clipped_parameters import ClippedParameter, Parameters, clipped_parameters
 from backpass.agc.unitwise import clip_factors, unitwise_norm
 from backpass.errors import InputError, NoEffectWarning, StateError
@@ -17,7 +17,6 @@ from backpass.errors import InputError, NoEffectWarning, StateError
 __all__ = ["AdaptiveGradientClipping", "adaptive_clip_grad_"]
 
 
-@torch.no_grad()
 def adaptive_clip_grad_(
     model_or_params: nn.Module | Parameters,
     clip_factor: float = 0.01,
@@ -71,8 +70,7 @@ def adaptive_clip_grad_(
     >>> layer.weight.grad
     tensor([[0.0000, 0.5000]])
     """
-    _check_positive("clip_factor", clip_factor)
-    _check_positive("eps", eps)
+    _check_options(clip_factor, eps)
     return _clip(clipped_parameters(model_or_params, head), clip_factor, eps, error_if_nonfinite)
 
 
@@ -114,7 +112,8 @@ class AdaptiveGradientClipping:
         error_if_nonfinite: as in the function.
 
     Raises:
-        InputError: an option is out of its range, the head is not found, or the model is under flat-parameter FSDP1.
+        InputError: an option is out of its range, no model, the head is not found, or the model is under
+            flat-parameter FSDP1.
 
     Warns:
         NoEffectWarning: the model has no parameter outside its head.
@@ -129,8 +128,12 @@ class AdaptiveGradientClipping:
         head: str | None = "auto",
         error_if_nonfinite: bool = True,
     ) -> None:
-        _check_positive("clip_factor", clip_factor)
-        _check_positive("eps", eps)
+        _check_options(clip_factor, eps)
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"expected a torch.nn.Module, got {type(model).__name__}; pass the model, or call "
+                "adaptive_clip_grad_() with its parameters at each step"
+            )
         if not clipped_parameters(model, head):
             warnings.warn(
                 f"{type(model).__name__} has no parameter to clip outside its head; head=None clips the head too",
@@ -143,7 +146,7 @@ class AdaptiveGradientClipping:
         self.head = head
         self.error_if_nonfinite = error_if_nonfinite
         self._clipped: dict[str, Tensor] = {}
-        self._attachments = Attachments("AdaptiveGradientClipping", self._parameters_in)
+        self._attachments = Attachments("AdaptiveGradientClipping")
 
     def clip_gradients(self) -> None:
         """Clip the gradients in place: after ``backward`` and unscaling, before ``step``."""
@@ -185,7 +188,7 @@ class AdaptiveGradientClipping:
                 )
             self._clipped |= self._clip(self._held_by(stepping))
 
-        return self._attachments.add(optimizer, clip)
+        return self._attachments.add(optimizer, self._parameters_in, clip)
 
     def _parameters_in(self, optimizer: Optimizer) -> set[int]:
         return {id(parameter.tensor) for parameter in self._held_by(optimizer)}
@@ -219,6 +222,6 @@ def _unsharded(tensor: Tensor) -> Tensor:
     return full
 
 
-def _check_positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise InputError(f"expected {name} to be a finite number above 0, got {value}; choose another value")
+def _check_options(clip_factor: float, eps: float) -> None:
+    check_number("clip_factor", clip_factor, float, POSITIVE)
+    check_number("eps", eps, float, POSITIVE)

@@ -67,5 +67,5 @@ class _ValueWithGradientOf(Function):
 
 def float32_under_autocast(input: Tensor) -> Tensor:
     """Return half-precision logits in float32 under autocast, as the losses of PyTorch take them; others unchanged."""
-    low = input.dtype in (torch.float16, torch.bfloat16)
+    low = input.dtype in (torch.float16, torch.bfloat16) and not input.is_meta  # which has no autocast
     return input.float() if low and torch.is_autocast_enabled(input.device.type) else input

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure
+from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure, warn_holds_nothing
 from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import StateError
 from backpass.sgs.clipped_before import ClippedBefore
@@ -40,7 +40,7 @@ class AppliedScalings:
         self._calls = Calls()
         self._updates = UpdateScaler()
         clipping = ("AdaptiveGradientClipping",) if apply == "gradient" else ()
-        self._attachments = Attachments("SpatialGradientScaling", self._kernels_in, ahead_of=clipping)
+        self._attachments = Attachments("SpatialGradientScaling", ahead_of=clipping)
         self._warned_of_optimizer = False
 
     def scale_gradients(self, optimizer: Optimizer | None = None) -> None:
@@ -58,7 +58,9 @@ class AppliedScalings:
                 (:func:`backpass.sgs.gradients.scale_gradients`); or ``apply="update"``.
 
         Warns:
-            NoEffectWarning: ``optimizer`` is given and undoes the scaling (:meth:`check_optimizer`).
+            NoEffectWarning: ``optimizer`` is given and undoes the scaling (:meth:`check_optimizer`), or holds none of
+                the kernels.
+            BackpassWarning: some gradients are new, and others are scaled twice, as above.
         """
         if self.apply == "update":
             raise StateError("expected apply='gradient', got apply='update'; use `with sgs.scaled_update():`")
@@ -71,7 +73,10 @@ class AppliedScalings:
             self._scale(self._layers)
         else:
             self._check(optimizer)
-            self._scale(self._held_by(inner_optimizer(optimizer)))
+            held = self._held_by(inner_optimizer(optimizer))
+            if not held:
+                warn_holds_nothing(optimizer, "pass the optimizer that steps them", stacklevel=2)
+            self._scale(held)
 
     def _scale(self, layers: Mapping[str, ConvLayer]) -> None:
         found = scale_gradients(layers, self._placed_scalings())
@@ -101,7 +106,8 @@ class AppliedScalings:
             yield
         for optimizer in stepped:
             self._check(optimizer, stacklevel=4)
-        self._calls.scaled(self._layers, plain=not self._measured)
+        held = {name: layer for optimizer in stepped for name, layer in self._held_by(optimizer).items()}
+        self._calls.scaled(held, plain=not self._measured)
 
     def attach(self, optimizer: Optimizer) -> Attachment:
         """Scale at every ``optimizer.step()``, without a call in the loop.
@@ -139,7 +145,7 @@ class AppliedScalings:
             self._calls.scaled(self._held_by(stepped), plain=not self._measured)
 
         after = after_step if self.apply == "update" else None
-        attachment = self._attachments.add(optimizer, before_step, after)
+        attachment = self._attachments.add(optimizer, self._kernels_in, before_step, after)
         self._calls.started()
         self._check(optimizer)
         return attachment

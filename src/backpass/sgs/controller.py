@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from backpass._internal.batches import Forward
 from backpass._internal.selection import Include
+from backpass._internal.settings import COUNT, Range, check_number
 from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError, NoEffectWarning, StateError
 from backpass.sgs.applying import AppliedScalings
@@ -86,10 +87,8 @@ class SpatialGradientScaling(AppliedScalings):
         check_dilation(dilation)
         if apply not in ("gradient", "update"):
             raise InputError(f"expected apply to be one of 'gradient', 'update', got {apply!r}; choose one of them")
-        if warmup < 0 or every < 1:
-            raise InputError(
-                f"expected warmup >= 0 and every >= 1 epochs, got warmup={warmup}, every={every}; choose other values"
-            )
+        check_number("warmup", warmup, int, Range(at_least=0))
+        check_number("every", every, int, COUNT)
         super().__init__(apply)
         self.k = check_k(k)
         self.measure: str = measure

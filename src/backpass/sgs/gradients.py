@@ -1,5 +1,6 @@
 """Scaling gradients: one multiplication for each kernel, once for each step."""
 
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -9,13 +10,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from backpass.errors import StateError
+from backpass.errors import BackpassWarning, StateError
 from backpass.sgs.distributed import local_part
 from backpass.sgs.layers import ConvLayer
 from backpass.sgs.scaling import laid_out
 
 __all__ = ["scale_gradients"]
 
+_NEW, _SCALED, _ADDED_TO = "new", "scaled", "added to"
 _MARK = "_backpass_scaled"  # an attribute of the gradient itself, so that every controller sees it and it dies with it
 
 
@@ -27,7 +29,8 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
 
     - The version is the same: it is scaled already, and left alone.
     - One write, and no step of the optimizer on the kernel: another backward pass added to it, or it was clipped.
-      Where no gradient of the step is new, this is refused.
+      Where no gradient of the step is new, this is refused; where some are, it may be right (two optimizers in turn, of
+      which each clears its own gradients), and is warned of.
     - Otherwise it is new. ``zero_grad`` makes a new tensor, or two writes with the next backward pass.
 
     On an accelerator fused steps and ``zero_grad(set_to_none=False)`` count no write. There a hook on all optimizers
@@ -39,6 +42,9 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
 
     Raises:
         StateError: there are gradients, and none of them is new.
+
+    Warns:
+        BackpassWarning: some gradients are new, and others were scaled before and added to, and are scaled twice.
     """
     gradients = {
         name: local_part(grad, name)
@@ -46,27 +52,28 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
         if (grad := layer.parameter.grad) is not None and layer.parameter.requires_grad  # a frozen kernel's is old
     }
     kernels = {name: local_part(layers[name].parameter, name)._version for name in gradients}
-    untouched, added_to = set(), set()
-    for name, grad in gradients.items():
-        version, kernel = getattr(grad, _MARK, (None, None))
-        if version == grad._version:
-            untouched.add(name)
-        elif version == grad._version - 1 and kernel == kernels[name]:
-            added_to.add(name)
-    if gradients and len(untouched) == len(gradients):
-        raise StateError(
-            "expected gradients of a new backward pass, got those that are scaled already; call scale_gradients() once "
-            "per step, after backward(), clear the gradients with optimizer.zero_grad() after each step, and remove() "
-            "a controller that another one replaces"
-        )
-    if gradients and len(untouched) + len(added_to) == len(gradients):
+    states = {name: _state(grad, kernels[name]) for name, grad in gradients.items()}
+    added_to = ", ".join(sorted(name for name, state in states.items() if state == _ADDED_TO))
+    if states and _NEW not in states.values():
         raise StateError(
             "expected gradients that are not scaled yet, got those that were scaled before the last backward() or "
-            f"clipping, and would be scaled twice ({', '.join(sorted(added_to))}); with gradient accumulation, "
+            f"clipping, and would be scaled twice ({added_to}); with gradient accumulation, "
             "call scale_gradients() once per step, after the last backward() (Accelerate: `if "
             "accelerator.sync_gradients:`), before clipping, and from one controller"
+            if added_to
+            else "expected gradients of a new backward pass, got those that are scaled already; call scale_gradients() "
+            "once per step, after backward(), clear the gradients with optimizer.zero_grad() after each step, and "
+            "remove() a controller that another one replaces"
         )
-    fresh = {name: grad for name, grad in gradients.items() if name not in untouched}
+    if added_to:
+        warnings.warn(
+            f"{added_to}: these gradients were scaled before the last backward() and are scaled twice now, while "
+            "others are new; where optimizers step in turn, call scale_gradients(optimizer), and with gradient "
+            "accumulation once per step",
+            BackpassWarning,
+            stacklevel=4,
+        )
+    fresh = {name: grad for name, grad in gradients.items() if states[name] != _SCALED}
     for name, grad in fresh.items():
         grad.mul_(laid_out(scalings[name], grad))
     if any(grad.device.type != "cpu" for grad in gradients.values()):
@@ -74,6 +81,13 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
     for name, grad in fresh.items():  # only now: gradients that are views of one buffer count their writes together
         setattr(grad, _MARK, (grad._version, kernels[name]))
     return len(gradients)
+
+
+def _state(grad: Tensor, kernel_version: int) -> str:
+    version, kernel = getattr(grad, _MARK, (None, None))
+    if version == grad._version:
+        return _SCALED
+    return _ADDED_TO if version == grad._version - 1 and kernel == kernel_version else _NEW
 
 
 @cache

@@ -67,7 +67,7 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
 
     ``Conv1d``, ``Conv2d``, ``Conv3d`` and their subclasses with some kernel axis longer than 1. A kernel shared by
     several modules appears once. A parametrised kernel (weight norm, spectral norm) is represented by the underlying
-    parameter that has the kernel's shape. A convolution whose kernel is no parameter is left out.
+    parameter that has the kernel's shape. A convolution whose kernel is no parameter, or complex, is left out.
 
     Args:
         model: any module; wrappers are looked through.
@@ -76,14 +76,14 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             embedding, ConvNeXt's downsampling), whose patches do not overlap and have no centre.
 
     Raises:
-        InputError: a scripted or traced model, a model under flat-parameter FSDP1, a pattern that matches no
+        InputError: no module, a scripted or traced model, a model under flat-parameter FSDP1, a pattern that matches no
             convolution, no convolution left to scale, modules that share a kernel and see different numbers of
             channels, or a kernel made from a parameter without its taps.
     """
     _refuse_unreadable(model)
     convs: dict[str, _ConvNd] = {}
     for path, module in unwrap(model).named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1 and _is_real(module):
             convs[unwrapped_name(path)] = module
     wanted = select(include, convs) if include is not None else {n for n, c in convs.items() if not _is_patchify(c)}
     layers: dict[int, ConvLayer] = {}
@@ -125,12 +125,20 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
 
 
 def _refuse_unreadable(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"expected a torch.nn.Module, got {type(model).__name__}; pass the model itself")
     if isinstance(unwrap(model), torch.jit.ScriptModule):
         raise InputError(
             f"expected a model of Python modules, got a {type(unwrap(model)).__name__}, whose convolutions are "
             "compiled and cannot be found; construct this from the model before torch.jit.script or torch.jit.trace"
         )
     refuse_fsdp1(model, "kernels, so their taps cannot be told apart")
+
+
+def _is_real(conv: _ConvNd) -> bool:
+    owner, key, _ = _kernel_parameter(conv)
+    parameter = owner._parameters.get(key)
+    return parameter is None or not parameter.is_complex()
 
 
 def _is_patchify(conv: _ConvNd) -> bool:

@@ -41,7 +41,7 @@ class MapsOfBatches:
         count: of batches to read; default: all.
 
     Raises:
-        InputError: a tensor instead of batches, or no batch.
+        InputError: a tensor instead of batches, no batch, or no layer.
         StateError: another process failed.
     """
 
@@ -55,6 +55,8 @@ class MapsOfBatches:
         count: int | None = None,
     ) -> None:
         self._model, self._layers, self._group = model, list(layers.values()), group
+        if not layers:
+            raise InputError("expected at least one layer to measure, got none; leave layers out to measure all")
         self._device = computing_device(self._layers[0].parameter)
         # Evaluating, since a loader may draw random numbers on the model's device, or run the model.
         with failing_together(self._device, group), evaluating(model):

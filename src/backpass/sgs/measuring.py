@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from backpass._internal.batches import Forward
 from backpass._internal.wrappers import unwrap
-from backpass.errors import InputError
+from backpass.errors import InputError, StateError
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
 from backpass.sgs.distributed import ProcessGroup, computing_device, failing_together, reduce_ranges, reduce_totals
 from backpass.sgs.feature_maps import FeatureMap, FeatureMapVisitor
@@ -84,7 +84,7 @@ def measure_scalings(
     Raises:
         InputError: ``k`` is not above 0, an unknown measure or dilation, a tensor instead of batches, no batch, an
             empty or non-tensor batch, or a batch that the model cannot run on.
-        StateError: another process failed.
+        StateError: another process failed, or the kernels have no values yet (on the meta device).
     """
     check_k(k)
     check_measure(measure, drop_near_equal)
@@ -92,6 +92,11 @@ def measure_scalings(
     kind = MutualInformationWithoutNearEqual if drop_near_equal else MEASURES[measure]
     model = unwrap(model)
     layers = scalable_convs(model) if layers is None else layers
+    if all(layer.parameter.is_meta for layer in layers.values()) and layers:
+        raise StateError(
+            f"expected a model with values, got {', '.join(layers)} on the meta device; materialise it "
+            "(model.to_empty(device=...), then its weights) before measuring"
+        )
     maps = MapsOfBatches(model, loader, layers, forward, process_group, batches)
     for_each_map = maps.for_each if dilation == "measured" else partial(_at_distance_one, maps.for_each)
     return scalings_of_maps(for_each_map, layers, kind, k=k, process_group=process_group)

@@ -1,4 +1,4 @@
-"""Calls that leave kernels plain without an error: each is noticed and warned of once."""
+"""Calls that leave kernels plain without an error, as far as they can be told from right ones: warned of once."""
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence

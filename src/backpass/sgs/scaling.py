@@ -1,12 +1,11 @@
 """From dependence S to the scaling G of a kernel's gradient: functions of tensors of the kernel's spatial shape."""
 
-import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from backpass._internal.settings import POSITIVE, check_number
 from backpass.errors import InputError
 
 __all__ = [
@@ -24,12 +23,9 @@ __all__ = [
 _SMALLEST = 1e-6  # keeps every tap learning; the paper asks for strictly positive scalings
 
 
-def check_k(k: object) -> float:
+def check_k(k: float) -> float:
     """Return ``k`` as a float, or raise an InputError if it is not a finite number above 0."""
-    if isinstance(k, bool) or not isinstance(k, Real) or not 0 < float(k) < math.inf:
-        raise InputError(
-            f"expected k to be a finite number > 0 (the SGS paper uses 5), got {k!r}; choose another value"
-        )
+    check_number("k", k, float, POSITIVE)
     return float(k)
 
 
@@ -158,12 +154,11 @@ def alpha_beta_scaling(alpha: float, beta: float) -> Tensor:
             [0.8182, 4.0909, 0.8182],
             [0.4091, 0.8182, 0.4091]])
     """
-    if not (alpha > 0 and beta > 0 and math.isfinite(alpha + beta)):
-        raise InputError(
-            f"expected alpha and beta to be finite numbers > 0, got {alpha!r} and {beta!r}; choose other values"
-        )
+    check_number("alpha", alpha, float, POSITIVE)
+    check_number("beta", beta, float, POSITIVE)
     edge, corner = 1 / alpha, 1 / beta
-    return normalize(torch.tensor([[corner, edge, corner], [edge, 1.0, edge], [corner, edge, corner]]))
+    factor = 9 / (1 + 4 * edge + 4 * corner)
+    return factor * torch.tensor([[corner, edge, corner], [edge, 1.0, edge], [corner, edge, corner]])
 
 
 def check_scalings(scalings: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
@@ -183,17 +178,19 @@ def check_scalings(scalings: Mapping[str, Tensor], own: Mapping[str, Tensor]) ->
             )
 
 
-def fixed_scalings(scaling: Tensor | Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fixed_scalings(scaling: object, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a fixed scaling by parameter name: a tensor for all kernels of its shape, or a mapping as it is.
 
     Raises:
-        InputError: it fits no kernel, names an unknown one, or fails :func:`check_scalings`.
+        InputError: it is neither, fits no kernel, names an unknown one, or fails :func:`check_scalings`.
     """
     if isinstance(scaling, Tensor):
         given = {name: scaling for name, ones in own.items() if ones.shape == scaling.shape}
         received = f"shape {tuple(scaling.shape)}"
-    else:
+    elif isinstance(scaling, Mapping):
         given, received = dict(scaling), str(sorted(scaling))
+    else:
+        given, received = {}, type(scaling).__name__
     if not given or not given.keys() <= own.keys():
         raise InputError(
             f"expected a scaling of the shape of some kernel, or one for some of {sorted(own)}, got {received}; "

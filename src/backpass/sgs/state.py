@@ -24,10 +24,12 @@ def scalings_in(
     Raises:
         InputError: other settings or layers, or a scaling that is not finite, not above 0 or of another shape.
     """
-    if absent := {"scalings", "measured", "epoch", *settings} - state.keys():
+    expected = {"scalings", "measured", "epoch", *settings}
+    absent = expected - state.keys() if isinstance(state, Mapping) else expected
+    if absent or not isinstance(state["scalings"], Mapping):
+        received = f"one without {', '.join(sorted(absent))}" if absent else "one whose scalings have no names"
         raise InputError(
-            f"expected a state_dict() of SpatialGradientScaling, got one without {sorted(absent)}; pass what its "
-            "state_dict() returned"
+            f"expected a state_dict() of SpatialGradientScaling, got {received}; pass what its state_dict() returned"
         )
     for name, value in settings.items():
         if state[name] != value:

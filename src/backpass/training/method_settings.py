@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from torch import Tensor
 
-from backpass._internal.settings import COUNT, Range, check_settings
+from backpass._internal.settings import COUNT, POSITIVE, Range, check_settings
 from backpass.errors import InputError
 from backpass.sgs import alpha_beta_scaling, normalize, scaling_from_branches
 
@@ -35,7 +35,7 @@ class SgsSettings:
         InputError: a setting is out of range.
     """
 
-    k: Annotated[float, Range(above=0)] = 5.0
+    k: Annotated[float, POSITIVE] = 5.0
     measure: Literal["mutual_information", "autocorrelation"] = "mutual_information"
     warmup: Annotated[int, Range(at_least=0)] = 1
     every: Annotated[int, COUNT] = 5
@@ -43,8 +43,8 @@ class SgsSettings:
     drop_near_equal: bool = False
     dilation: Literal["measured", "ignored"] = "measured"
     apply: Literal["gradient", "update"] = "gradient"
-    alpha: Annotated[float, Range(above=0)] | None = None
-    beta: Annotated[float, Range(above=0)] | None = None
+    alpha: Annotated[float, POSITIVE] | None = None
+    beta: Annotated[float, POSITIVE] | None = None
     branches: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class PgtSettings:
         InputError: a setting is out of range.
     """
 
-    alpha: Annotated[float, Range(above=0)] = 0.3
+    alpha: Annotated[float, POSITIVE] = 0.3
 
     def __post_init__(self) -> None:
         """Check the range of every setting."""
@@ -113,8 +113,8 @@ class AgcSettings:
         InputError: a setting is out of range.
     """
 
-    clip_factor: Annotated[float, Range(above=0)] = 0.01
-    eps: Annotated[float, Range(above=0)] = 1e-3
+    clip_factor: Annotated[float, POSITIVE] = 0.01
+    eps: Annotated[float, POSITIVE] = 1e-3
     head: str | None = "auto"
 
     def __post_init__(self) -> None:
@@ -133,7 +133,7 @@ class ReparamSettings:
         InputError: a setting is out of range.
     """
 
-    acb_gamma: Annotated[float, Range(above=0)] = 1 / 3
+    acb_gamma: Annotated[float, POSITIVE] = 1 / 3
 
     def __post_init__(self) -> None:
         """Check the range of every setting."""

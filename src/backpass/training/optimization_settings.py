@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from backpass._internal.settings import Range, check_number, check_settings, check_text
+from backpass._internal.settings import POSITIVE, Range, check_number, check_settings, check_text
 from backpass.errors import InputError
 
 __all__ = ["OptimizerSettings", "ScheduleName", "ScheduleSettings"]
@@ -34,7 +34,7 @@ class OptimizerSettings:
     """
 
     name: OptimizerName = "sgd"
-    lr: Annotated[float, Range(above=0)] = 0.1
+    lr: Annotated[float, POSITIVE] = 0.1
     lr_factors: tuple[tuple[str, float], ...] = ()
     momentum: Annotated[float, Range(at_least=0, below=1)] = 0.9
     nesterov: bool = False
@@ -46,7 +46,7 @@ class OptimizerSettings:
         check_settings(self, "optimizer")
         for pattern, factor in self.lr_factors:
             check_text("a pattern in optimizer.lr_factors", pattern)
-            check_number(f"the factor of {pattern!r} in optimizer.lr_factors", factor, float, Range(above=0))
+            check_number(f"the factor of {pattern!r} in optimizer.lr_factors", factor, float, POSITIVE)
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise InputError(
                 f"expected optimizer.nesterov with sgd and a momentum > 0 alone, got {self.name} and momentum "
@@ -77,16 +77,16 @@ class ScheduleSettings:
     final_lr: Annotated[float, _AT_LEAST_ZERO] = 1e-6
     warmup_epochs: Annotated[float, _AT_LEAST_ZERO] = 0.0
     cooldown_epochs: Annotated[float, _AT_LEAST_ZERO] = 0.0
-    step_epochs: Annotated[float, Range(above=0)] = 30.0
+    step_epochs: Annotated[float, POSITIVE] = 30.0
     step_factor: Annotated[float, Range(above=0, at_most=1)] = 0.1
     milestones: tuple[float, ...] = ()
-    poly_power: Annotated[float, Range(above=0)] = 0.9
+    poly_power: Annotated[float, POSITIVE] = 0.9
 
     def __post_init__(self) -> None:
         """Check the range of every setting."""
         check_settings(self, "schedule")
         for milestone in self.milestones:
-            check_number("every one of schedule.milestones", milestone, float, Range(above=0))
+            check_number("every one of schedule.milestones", milestone, float, POSITIVE)
         if list(self.milestones) != sorted(set(self.milestones)):
             raise InputError(
                 f"expected schedule.milestones to ascend, got {self.milestones}; sort them, each of them once"

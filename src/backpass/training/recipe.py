@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from backpass._internal.settings import COUNT, Range, check_settings
+from backpass._internal.settings import COUNT, POSITIVE, Range, check_settings
 from backpass.errors import InputError
 from backpass.training.augment import Augmentation
 from backpass.training.data_settings import Argument, DataSettings, check_arguments
@@ -128,7 +128,7 @@ class Recipe:
     stream_augmentation: StreamAugmentation = field(default_factory=StreamAugmentation)
     label_smoothing: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
     sync_batch_norm: bool = False
-    clip_norm: Annotated[float, Range(above=0)] | None = None
+    clip_norm: Annotated[float, POSITIVE] | None = None
     clip_before_scaling: bool = False
     sgs: SgsSettings = field(default_factory=SgsSettings)
     pgt: PgtSettings = field(default_factory=PgtSettings)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from backpass._internal.batches import describe
-from backpass._internal.settings import COUNT, Range, check_settings
+from backpass._internal.settings import COUNT, POSITIVE, Range, check_settings
 from backpass.errors import InputError
 from backpass.training.dense.crop_geometry import transform_points
 from backpass.training.dense.heatmaps import average_with_flipped, decode_heatmaps, draw_heatmaps, heatmap_loss
@@ -67,13 +67,13 @@ class KeypointHeatmaps(Task):
     not_scored: tuple[int, ...] = ()
     metric: PoseMetric = "pckh"
     size: Annotated[int, COUNT] = 256
-    sigma: Annotated[float, Range(above=0)] = 2.0
+    sigma: Annotated[float, POSITIVE] = 2.0
     rounding: Literal["down", "nearest"] = "down"
     visible_only: bool = False
     flip: bool = True
     shift: bool = False
     quarter_pixel: bool = False
-    max_value: Annotated[float, Range(above=0)] = 256.0
+    max_value: Annotated[float, POSITIVE] = 256.0
     bgr: bool = True
     cap_side: bool = True
     scale: Annotated[float, Range(at_least=0, below=1)] = 0.25

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backpass._internal.batches import describe
-from backpass._internal.settings import COUNT, Range, check_settings
+from backpass._internal.settings import COUNT, POSITIVE, Range, check_settings
 from backpass.errors import InputError
 from backpass.training.augment import normalize
 from backpass.training.dense.segmentation_augmentation import SegmentationAugmentation
@@ -67,8 +67,8 @@ class SemanticSegmentation(Task):
     auxiliary_weight: Annotated[float, Range(at_least=0)] = 0.4
     crop_height: Annotated[int, COUNT] = 713
     crop_width: Annotated[int, COUNT] = 713
-    min_scale: Annotated[float, Range(above=0)] = 0.5
-    max_scale: Annotated[float, Range(above=0)] = 2.0
+    min_scale: Annotated[float, POSITIVE] = 0.5
+    max_scale: Annotated[float, POSITIVE] = 2.0
     rotation: Annotated[float, Range(at_least=0, at_most=180)] = 10.0
     rotation_probability: Annotated[float, _CHANCE] = 0.5
     blur_probability: Annotated[float, _CHANCE] = 0.5
