@@ -276,3 +276,9 @@ def test_the_command_alone_prints_its_help(capsys):
     assert all(
         command in printed for command in ("train", "compare", "search", "reproduce", "worker", "report", "list")
     )
+
+
+@pytest.mark.parametrize("value", ["cifar10", {"lr": 0.1}, None])
+def test_a_group_of_settings_has_its_class(value):
+    with pytest.raises(InputError, match=r"expected optimizer to be OptimizerSettings\(\.\.\.\), got"):
+        Recipe(optimizer=value)

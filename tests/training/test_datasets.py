@@ -146,7 +146,7 @@ def test_limits_and_validation_are_stratified_and_depend_on_the_seed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"limit_train": 0}, "expected 1 <= limit_train <= 1438, .* got 0; leave it out"),
+        ({"limit_train": 0}, "expected 1 <= limit_train <= 1438, .* got 0; set it to None"),
         ({"limit_train": 1439}, "expected 1 <= limit_train <= 1438, .* got 1439"),
         ({"limit_train": 1438, "split_validation": 0.2}, "<= 1150, .* the 288 held out for validation, got 1438"),
         ({"limit_test": 360}, "expected 1 <= limit_test <= 359, .* got 360"),

@@ -1,5 +1,6 @@
 """Folders of images: listing, decoding, the cache, and errors."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,25 @@ def test_val_is_used_if_there_is_no_test(pets: Path) -> None:
 def test_other_files_and_hidden_folders_are_ignored(pets: Path) -> None:
     (pets / "train" / "cat" / "notes.txt").write_text("not an image")
     (pets / "train" / ".cache").mkdir()
+    (pets / "train" / "cat" / ".thumbnails").mkdir()
+    for hidden in (".thumbnails/0.png", "._000.png"):
+        shutil.copy(pets / "train" / "cat" / "000.png", pets / "train" / "cat" / hidden)
     assert len(load_dataset(f"folder:{pets}").train) == 12
+
+
+def test_a_constant_channel_is_held_and_not_scaled(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            drawn = np.random.default_rng(0).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+            drawn[..., 2] = 7
+            Image.fromarray(drawn).save(tmp_path / split / name / "0.png")
+    assert load_dataset(f"folder:{tmp_path}").std[2] == 1.0
+
+
+def test_the_home_folder_is_expanded(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(pets.parent))
+    assert len(load_dataset("folder:~/pets").train) == 12
 
 
 def test_nested_files_are_sorted_by_class_and_path(pets: Path) -> None:

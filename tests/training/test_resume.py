@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from backpass.errors import InputError
+from backpass.errors import InputError, StateError
 from backpass.training.classification import ClassificationEvaluation
 from backpass.training.recipe import Run, Runtime
 from backpass.training.trainer import Trainer
@@ -182,3 +182,47 @@ def test_another_device_in_the_same_process_is_refused(recipe, images, monkeypat
     monkeypatch.setattr("backpass.training.processes.join", lambda runtime: torch.device("cuda"))
     with pytest.raises(InputError, match=r"got device='cpu' after a run on cuda; use a new process"):
         Trainer(Run(recipe), images, runtime=Runtime(device="cpu"))
+
+
+def test_other_numbers_of_items_are_refused(recipe, images, tmp_path):
+    run, runtime = Run(recipe, "plain", 0), Runtime(device="cpu")
+    Trainer(run, images, runtime=runtime, folder=tmp_path).fit()
+    fewer = replace(images, train=images.train.select(torch.arange(32)))
+    with pytest.raises(InputError, match=r"items\.train: expected 32, received 48; restore the data, or choose"):
+        Trainer(run, fewer, runtime=runtime, folder=tmp_path).resume()
+
+
+def test_the_checkpoint_of_another_run_is_not_overwritten(recipe, images, tmp_path):
+    runtime = Runtime(device="cpu")
+    Trainer(Run(recipe, "plain", 0), images, runtime=runtime, folder=tmp_path).fit()
+    with pytest.raises(InputError, match="belongs to another run: method: expected 'pgt', received 'plain'"):
+        Trainer(Run(recipe, "pgt", 0), images, runtime=runtime, folder=tmp_path).fit()
+    assert Trainer(Run(recipe, "plain", 0), images, runtime=runtime, folder=tmp_path).resume()
+
+
+def test_training_does_not_go_on_from_the_middle_of_an_epoch(recipe, images, tmp_path):
+    def interrupt(epoch, step, steps):
+        if (epoch, step) == (1, 2):
+            raise KeyboardInterrupt
+
+    run, runtime = Run(recipe, "plain", 0), Runtime(device="cpu")
+    whole = Trainer(run, images, runtime=runtime)
+    whole.fit()
+    trainer = Trainer(run, images, runtime=runtime, folder=tmp_path, on_step=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    with pytest.raises(StateError, match=r"one that an interrupted epoch left; load a checkpoint with resume\(\)"):
+        trainer.fit()
+    trainer.on_step = lambda *_: None
+    assert trainer.resume()
+    assert without_seconds(trainer.fit().history) == without_seconds(whole.history)
+
+
+def test_a_run_that_resumes_without_traces_has_none(recipe, images, tmp_path):
+    run = Run(recipe, "sgs", 0)
+    stopped = Trainer(run, images, runtime=Runtime(device="cpu", traces=True), folder=tmp_path, on_epoch=kill_after(1))
+    with pytest.raises(KilledError):
+        stopped.fit()
+    trainer = Trainer(run, images, runtime=Runtime(device="cpu"), folder=tmp_path)
+    assert trainer.resume()
+    assert trainer.fit().traces == Trainer(run, images, runtime=Runtime(device="cpu")).fit().traces

@@ -6,7 +6,7 @@ called in ``__post_init__``, compares every field with its annotation.
 
 import math
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -55,7 +55,8 @@ def check_settings(settings: Any, group: str = "") -> None:
     """Raise InputError if a field of a dataclass does not fit its annotation, and give it plain values.
 
     Checked are numbers, which must be of the annotated type, finite and in the annotated :class:`Range`; booleans;
-    texts, which UTF-8 must be able to encode; and the choices of a ``Literal``. Fields of other types are ignored.
+    texts, which UTF-8 must be able to encode; the choices of a ``Literal``; and groups of settings, which must be of the
+    annotated class. Fields of other types are ignored.
 
     Numbers get the annotated type, texts and numbers of NumPy become Python's own, and lists become tuples where a
     tuple is annotated, so that settings can be hashed, compared with those of a file, and loaded from a checkpoint.
@@ -85,6 +86,8 @@ def check_settings(settings: Any, group: str = "") -> None:
             _set(settings, name, plain(value))
         elif get_origin(kind) is tuple:
             _set(settings, name, plain(value))
+        elif is_dataclass(kind) and isinstance(kind, type) and not isinstance(value, kind):
+            raise InputError(f"expected {full} to be {kind.__name__}(...), got {value!r}; construct one")
 
 
 def plain(value: Any) -> Any:

@@ -109,21 +109,17 @@ def _train(run: Run, data: Data, files: RunFolder, runtime: Runtime, entry: str,
         files.check_step()
         progress.step(epoch, step, steps)
 
+    trainer = Trainer(run, data, runtime=runtime, folder=files.path, on_step=end_step, on_save=files.check_write)
+    trainer.resume()
+    history, traces = trainer.history, trainer.traces
+
     def end_epoch(record: EpochRecord) -> None:
-        on_main(lambda: files.write_metrics(trainer.history))
-        track(record, trainer.traces.traces)
+        on_main(lambda: files.write_metrics(history))
+        track(record, traces.traces)
         progress.end_epoch(record)
 
-    trainer = Trainer(
-        run,
-        data,
-        runtime=runtime,
-        folder=files.path,
-        on_step=end_step,
-        on_epoch=end_epoch,
-        on_save=files.check_write,
-    )
-    trainer.resume()
+    # It refers to parts of the trainer alone: in a cycle with it, each run of a process would stay in memory.
+    trainer.on_epoch = end_epoch
     # Counted for the record at the end; what cannot be counted has to fail before it is trained.
     count_macs(trainer.model, example=trainer.task.example(data))
     here = environment(runtime, trainer.accelerator.device)

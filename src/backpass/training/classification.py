@@ -1,17 +1,21 @@
 """Classification of images, one class each."""
 
+import inspect
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from numbers import Integral
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from backpass._internal.batches import describe
+from backpass._internal.settings import Range, check_settings
 from backpass.errors import InputError
 from backpass.training.calibration import CalibrationError
 from backpass.training.items import Data
+from backpass.training.recipe import Recipe
 from backpass.training.task import Criterion, LossKind, Task, Total
 
 __all__ = ["Classification", "ClassificationEvaluation"]
@@ -26,13 +30,53 @@ class Classification(Task):
 
     Attributes:
         label_smoothing: label smoothing of the training loss, that of the recipe; evaluation uses none.
+        num_classes: with which class indices are compared; default: they are not.
+
+    Raises:
+        InputError: the label smoothing is out of range.
     """
 
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(at_least=0, at_most=1)] = 0.0
+    num_classes: int | None = None
 
     metric = "accuracy"
     training_metric: ClassVar[str] = "accuracy"
     loss_kind: ClassVar[LossKind] = "cross_entropy"
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_settings(self)
+
+    @classmethod
+    def build(cls, recipe: Recipe, data: Data) -> Self:
+        """Return the task of a recipe on a data set, with the number of its classes.
+
+        Raises:
+            InputError: as for any task, or there is one class alone.
+        """
+        if data.num_classes < 2:
+            raise InputError(
+                f"expected at least 2 classes in {data.label}, got {data.num_classes}; add the images of another class"
+            )
+        accepted = "num_classes" in inspect.signature(cls).parameters
+        return cls._with_arguments(recipe, {"num_classes": data.num_classes} if accepted else {})
+
+    def prepare(self, item: Any, training: bool) -> Any:
+        """Return the item, a pair of an input and a class index.
+
+        Raises:
+            InputError: the target is no integer from 0 to the number of classes less one.
+        """
+        _, target = item
+        number = target.item() if isinstance(target, Tensor) and target.ndim == 0 else target
+        whole = isinstance(number, Integral) and not isinstance(number, bool)
+        if not whole or (self.num_classes is not None and not 0 <= number < self.num_classes):
+            found = describe(target) if isinstance(target, Tensor) and target.ndim else repr(number)
+            raise InputError(
+                f"expected the class of each item as an integer from 0 to {(self.num_classes or 0) - 1}, got {found}; "
+                "number the classes from 0, or name another task"
+            )
+        return item
 
     def loss(self, output: Any, target: Any, criterion: Criterion | None = None) -> Tensor:
         """Return the mean cross-entropy in nats, with label smoothing."""

@@ -117,7 +117,7 @@ def load_dataset(
         raise InputError(
             f"expected image_size >= 1 with folder:PATH or imagenet:PATH, got {image_size} with {name!r}; leave it out"
         )
-    place = Path(path or root or "data")
+    place = Path(path or root or "data").expanduser()
     data: Data
     if own:
         data = call_data_function(name, arguments or {})
@@ -128,7 +128,10 @@ def load_dataset(
     elif kind.startswith("cifar"):
         data = _load_cifar(kind, place, download)
     elif not path and root is None:
-        raise InputError(f"expected {kind}:PATH, got {name!r} and no root; add the path to the name or set root")
+        raise InputError(
+            f"expected {kind}:PATH, got {name!r} and no root; add the path to the name "
+            "(--data.name, of reproduce --data), or set root"
+        )
     elif kind in DENSE_KINDS:
         data = load_dense(kind, place, arguments or {})
     else:
@@ -177,7 +180,6 @@ def _load_digits() -> ImageData:
 def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
     torchvision_datasets = import_lab("torchvision.datasets", "torchvision", "the CIFAR data sets")
     reader = {"cifar10": torchvision_datasets.CIFAR10, "cifar100": torchvision_datasets.CIFAR100}[kind]
-    root = Path(os.path.expanduser(root))  # as torchvision does
     folder = root / reader.base_folder
     try:
         stored = _read_cifar(reader, root)
@@ -185,8 +187,9 @@ def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
         if not download:
             found = "a folder with a missing or damaged file" if folder.is_dir() else "no such folder"
             raise InputError(
-                f"expected the published files of {kind} in {folder}, got {found}; set download=True, or set root to "
-                f"the folder that holds {reader.base_folder}"
+                f"expected the published files of {kind} in {folder}, got {found}; set download=True "
+                "(--data.download, of reproduce --download), or set root (--data.root, of reproduce --root) to the folder "
+                f"that holds {reader.base_folder}"
             ) from error
         stored = _download_cifar(kind, reader, root)
     train, test = (

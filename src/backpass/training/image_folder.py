@@ -23,6 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _IMAGENET_CLASSES = 1000
 _DECODE_THREADS = 16
 _DECODE_CHUNK = 256
+_CONSTANT = 1e-6  # standard deviation up to which a channel is not scaled
 
 
 def decode_image(file: str) -> Any:
@@ -111,12 +112,13 @@ def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
         names = listing.find_classes(folder)[0]
     except FileNotFoundError:
         names = []
-    # find_classes also returns hidden folders, such as those in which file managers keep thumbnails.
+    # Hidden folders and files are left out at every depth, such as those in which file managers keep thumbnails.
     classes = tuple(name for name in names if not name.startswith("."))
     if not classes:
         raise InputError(f"expected {folder}/CLASS/IMAGE, got no class folders in {folder}; add them")
     indices = {name: index for index, name in enumerate(classes)}
     images = listing.make_dataset(folder, indices, listing.IMG_EXTENSIONS, allow_empty=True)
+    images = [(file, label) for file, label in images if not _is_hidden(Path(file).relative_to(folder))]
     images.sort(key=lambda image: (image[1], image[0]))  # the order must not depend on how deep the files lie
     labels = torch.tensor([label for _, label in images], dtype=torch.int64)
     for name, count in zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True):
@@ -126,6 +128,10 @@ def _list_split(folder: Path) -> tuple[tuple[str, ...], FileSplit]:
                 "add images or remove the folder from every split"
             )
     return classes, FileSplit(tuple(file for file, _ in images), labels)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def hold_folder(data: ImageData, image_size: int | None, memory_limit: float) -> ImageData:
@@ -169,7 +175,7 @@ def hold_folder(data: ImageData, image_size: int | None, memory_limit: float) ->
         validation=held.get("validation"),
         image_size=(height, width),
         mean=mean,
-        std=std,
+        std=tuple(value if value > _CONSTANT else 1.0 for value in std),
     )
 
 

@@ -205,7 +205,7 @@ def channel_statistics(images: Tensor, max_value: float = 255.0) -> tuple[tuple[
         squares += values.square().sum(dim=(0, 2, 3))
     count = images.numel() // images.shape[1]
     mean = total.double() / count
-    std = (squares.double() / count - mean.square()).sqrt()
+    std = (squares.double() / count - mean.square()).clamp(min=0).sqrt()
     return tuple((mean / max_value).tolist()), tuple((std / max_value).tolist())
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from backpass._internal.paths import AnyPath
+from backpass.errors import StateError
 from backpass.training.checkpoint import Checkpoints
 from backpass.training.items import Data
 from backpass.training.outcome import EpochRecord
@@ -33,6 +34,7 @@ class ResumableRun:
         self.loaders = build_run_loaders(run, data, self.task, runtime, self.accelerator)
         self.history: list[EpochRecord] = []
         self.traces = self._new_traces()
+        self._in_epoch = False
         # The weights of a run that resumes are in its checkpoint, and their source may be gone.
         self._has_weights = self.checkpoints is None or not on_main(self.checkpoints.exist)
         self._use(self._new_state(self._has_weights))
@@ -56,15 +58,41 @@ class ResumableRun:
         self._stepping = state.stepping
 
     def start(self) -> None:
-        """Read the trained weights of a run whose checkpoint was not loaded."""
-        if not self.history and not self._has_weights:
+        """Check that training can go on from here; read the trained weights of a run whose checkpoint was not loaded.
+
+        Raises:
+            StateError: an epoch was interrupted, and left the model between two epochs.
+            InputError: the folder holds the checkpoint of another run, which would be overwritten.
+        """
+        if self._in_epoch:
+            raise StateError(
+                "expected a state between two epochs, got one that an interrupted epoch left; load a checkpoint with "
+                "resume(), or make a new Trainer"
+            )
+        if self.history or self.checkpoints is None:
+            return
+        if (state := on_main(self.checkpoints.load)) is not None:
+            check_checkpoint(state, self.run, self.runtime, self._items())
+        if not self._has_weights:
+            self.accelerator.free_memory()
             self._use(self._new_state(weights=True))
+            self._has_weights = True
+
+    def _items(self) -> dict[str, int]:
+        """Return how many items are trained on and evaluated, by split, and their classes."""
+        split, evaluated = self.loaders.evaluated
+        return {
+            "train": self.loaders.train.plan.count,
+            split: evaluated.plan.count,
+            "classes": self.data.num_classes,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that :meth:`load_state_dict` needs to resume, bit for bit, after the epochs in the history."""
         return {
             "run": self.run.as_dict(),
             "precision": self.runtime.precision,
+            "items": self._items(),
             **self._state.state_dict(),
             "history": self.history,
             "traces": self.traces.state_dict(),
@@ -74,18 +102,20 @@ class ResumableRun:
         """Resume from :meth:`state_dict`; after an error nothing has changed.
 
         Raises:
-            InputError: the state belongs to another run or another precision, or a part of it is missing or has another
-                form.
+            InputError: the state belongs to another run, another precision or other items, or a part of it is missing
+                or has another form.
         """
-        check_checkpoint(state, self.run, self.runtime)
+        check_checkpoint(state, self.run, self.runtime, self._items())
         traces = self._new_traces()
-        traces.load_state_dict(state["traces"])
+        if self.runtime.traces:
+            traces.load_state_dict(state["traces"])
         fresh = self._new_state(weights=False)
         fresh.load_state_dict(state)
         self.accelerator.free_memory()  # It would keep the optimizer that is replaced.
         self._use(fresh)
         self.traces = traces
         self._has_weights = True
+        self._in_epoch = False
         self.history = list(state["history"])
 
     def resume(self) -> bool:

@@ -34,6 +34,7 @@ __all__ = ["TrainingState", "build_state", "check_checkpoint"]
 _PARTS = {
     "run": dict,
     "precision": str,
+    "items": dict,
     "model": dict,
     "optimizer": dict,
     "schedule": dict,
@@ -193,10 +194,11 @@ def build_state(
     return TrainingState(model, wrapped, accelerator.prepare_optimizer(optimizer), schedule, methods, criterion)
 
 
-def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:
+def check_checkpoint(state: Any, run: Run, runtime: Runtime, items: dict[str, int]) -> None:
     """Raise InputError if ``state`` is not a checkpoint of ``run``, as far as that shows without its model.
 
-    It has to be of the same precision, since a record states one; the rest of the runtime may change.
+    It has to be of the same precision and numbers of items, since a record states one, and the schedule follows from
+    them; the rest of the runtime may change.
     """
     _check_keys(state, _PARTS, "the content")
     for name, kind in _PARTS.items():
@@ -205,7 +207,9 @@ def check_checkpoint(state: Any, run: Run, runtime: Runtime) -> None:
                 f"expected {name} of the checkpoint to be a {kind.__name__}, got {type(state[name]).__name__}; "
                 "use the checkpoint of this run, or remove it"
             )
-    check_run(run.as_dict(), state["run"], "the checkpoint", "choose another folder or remove the checkpoint")
+    advice = "choose another folder or remove the checkpoint"
+    check_run(run.as_dict(), state["run"], "the checkpoint", advice)
+    check_run({"items": items}, {"items": state["items"]}, "the checkpoint", f"restore the data, or {advice}")
     if state["precision"] != runtime.precision:
         raise InputError(
             f"expected runtime.precision={state['precision']}, in which the checkpoint was trained, got "

@@ -37,6 +37,6 @@ def check_limit(limit: int | None, total: int, argument: str, held_out: int = 0)
     if limit is not None and not 1 <= limit <= total:
         split = f"the split without the {held_out} held out for validation" if held_out else "the split"
         raise InputError(
-            f"expected 1 <= {argument} <= {total}, the number of items in {split}, got {limit}; leave it out to keep "
-            "all"
+            f"expected 1 <= {argument} <= {total}, the number of items in {split}, got {limit}; set it to None to "
+            "keep all"
         )

@@ -88,10 +88,14 @@ class Trainer(ResumableRun):
 
         Raises:
             DivergedError: a loss or a metric of an epoch is not finite; the epoch has no checkpoint.
+            StateError: an earlier call was interrupted within an epoch, and no checkpoint was loaded since.
+            InputError: the folder holds the checkpoint of another run, which would be overwritten.
         """
         self.start()
         for epoch in range(len(self.history), self.run.recipe.epochs):
+            self._in_epoch = True
             record = self._epoch(epoch)
+            self._in_epoch = False
             self.history.append(record)
             if self._is_turn(epoch, self.runtime.checkpoint_every):
                 on_main(self.save)
