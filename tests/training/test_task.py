@@ -35,8 +35,6 @@ def items(target, num_classes=3):
 @pytest.mark.parametrize(
     "target", [3, -1, 1.0, torch.tensor(3), torch.tensor([1]), torch.tensor([1.0, 0.0, 0.0]), "cat"]
 )
-    "target", [3, -1, 1.0, torch.tensor(3), torch.tensor([1]), torch.tensor([1.0, 0.0, 0.0]), "cat"]
-)
 def test_a_target_that_is_no_class_is_refused(target):
     data = items(target)
     task = build_task(Recipe(model="digits_net"), data)

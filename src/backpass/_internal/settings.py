@@ -55,8 +55,8 @@ def check_settings(settings: Any, group: str = "") -> None:
     """Raise InputError if a field of a dataclass does not fit its annotation, and give it plain values.
 
     Checked are numbers, which must be of the annotated type, finite and in the annotated :class:`Range`; booleans;
-    texts, which UTF-8 must be able to encode; the choices of a ``Literal``; and groups of settings, which must be of the
-    annotated class. Fields of other types are ignored.
+    texts, which UTF-8 must be able to encode; the choices of a ``Literal``; and groups of settings, which must be of
+    the annotated class. Fields of other types are ignored.
 
     Numbers get the annotated type, texts and numbers of NumPy become Python's own, and lists become tuples where a
     tuple is annotated, so that settings can be hashed, compared with those of a file, and loaded from a checkpoint.

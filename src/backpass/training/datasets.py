@@ -188,8 +188,8 @@ def _load_cifar(kind: str, root: Path, download: bool) -> ImageData:
             found = "a folder with a missing or damaged file" if folder.is_dir() else "no such folder"
             raise InputError(
                 f"expected the published files of {kind} in {folder}, got {found}; set download=True "
-                "(--data.download, of reproduce --download), or set root (--data.root, of reproduce --root) to the folder "
-                f"that holds {reader.base_folder}"
+                "(--data.download, of reproduce --download), or set root (--data.root, of reproduce --root) to the "
+                f"folder that holds {reader.base_folder}"
             ) from error
         stored = _download_cifar(kind, reader, root)
     train, test = (
