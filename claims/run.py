@@ -23,11 +23,11 @@ import optuna
 from backpass.experiments import Record, Study, run_study
 from backpass.experiments.choices import CHOICES_FILE
 from backpass.experiments.progress_bars import progress_bars
-from backpass.experiments.record import RECORD_FILE, read_record, records_at
+from backpass.experiments.record import RECORD_FILE, records_at
 from backpass.experiments.scheduling.termination import when_terminated
 from backpass.experiments.serialization import to_json
 from backpass.experiments.stages import next_runs
-from backpass.experiments.study import StudyRun
+from backpass.experiments.study import StudyRun, study_records
 from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Runtime
 from claim import Claim
@@ -56,7 +56,7 @@ def read_kept(name: str) -> dict[str, Record]:
 
 def keep(name: str, folder: Path) -> None:
     """Add the records of the folder to those that are kept, and what its tuning has chosen."""
-    records = read_kept(name) | {p.parent.name: read_record(p) for p in sorted(folder.glob(f"*/{RECORD_FILE}"))}
+    records = read_kept(name) | {StudyRun(r.entry, r.run).folder: r for r in study_records(folder)}
     if not records:
         return
     lines = [json.dumps(json.loads(to_json(records[key])), separators=(",", ":")) for key in sorted(records)]

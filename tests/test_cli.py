@@ -364,3 +364,17 @@ def test_folders_that_cannot_be_made_are_named_in_one_line(out, text, tmp_path, 
     assert error.startswith("backpass: expected to read and write '")
     assert text in error
     assert error.endswith("; give another path or mend it")
+
+
+def test_a_run_folder_that_was_put_aside_is_not_reported(tmp_path, capsys):
+    out = tmp_path / "study"
+    assert main(["compare", *SMALL, "--methods", "plain", "--seeds", "0", "--out", str(out)]) == 0
+    aside = out / "plain-seed0.old"
+    shutil.copytree(out / "plain-seed0", aside)
+    record = json.loads((aside / "result.json").read_text())
+    record["history"][-1]["test_accuracy"] = 0.99
+    (aside / "result.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(["report", str(out), "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["entries"]
+    assert entry["mean"] != 0.99

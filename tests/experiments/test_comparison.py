@@ -42,13 +42,18 @@ def test_a_setting_that_no_method_has_is_refused():
     gamma = parse_space(["reparam.acb_gamma=0.3,1"])
     with pytest.raises(InputError, match=r"that one of plain, dbb, repvgg has, got reparam\.acb_gamma"):
         compare_study(RECIPE, ["plain", "dbb", "repvgg"], [0], space=gamma)
-    assert [e.space for e in compare_study(RECIPE, ["plain", "acb", "dbb"], [0], space=gamma).entries] == [
-        (),
-        gamma,
-        (),
-    ]
+    unequal = Tuning(unequal=True)
+    found = compare_study(RECIPE, ["plain", "acb", "dbb"], [0], space=gamma, tuning=unequal)
+    assert [entry.space for entry in found.entries] == [(), gamma, ()]
     with pytest.raises(InputError, match=r"unknown setting 'gamma' of ReparamSettings"):
         compare_study(RECIPE, ["acb"], [0], space=parse_space(["reparam.gamma=0.3,1"]))
+
+
+def test_a_method_without_a_setting_to_tune_is_refused_unless_budgets_may_differ():
+    space = parse_space(["sgs.k=3,5"])
+    with pytest.raises(InputError, match=r"gets the same budget, got none for plain; add one such as lr, or allow"):
+        compare_study(RECIPE, ["plain", "sgs"], [0], space=space)
+    assert compare_study(RECIPE, ["plain", "sgs"], [0], space=space, tuning=Tuning(unequal=True)).tuning is not None
 
 
 def test_options_of_a_tuning_that_tunes_nothing_are_refused():

@@ -325,7 +325,7 @@ def test_a_failure_after_a_round_that_diverged_is_named(tmp_path, monkeypatch):
         for diverged in (True, False):
             while (claim := queue.claim()) is not None:
                 queue.fail(claim, "no such disk", diverged=diverged)
-            workers._fill_next_stage(queue, folder, queue.states())
+            queue.fill(workers._next_stage(folder, queue.states()))
 
     monkeypatch.setattr(running, "work", fail)
     rates = ",".join(f"{number / 100:g}" for number in range(1, 21))
@@ -347,3 +347,17 @@ def test_a_search_that_learns_runs_in_rounds_and_resumes_at_its_end(search, runs
     assert runs is None or result.runs == runs + 2
     again = run_study(found, tmp_path)
     assert (again.records, again.choices, again.runs) == (result.records, result.choices, result.runs)
+
+
+def test_a_point_that_diverged_gets_no_further_seeds():
+    halving = replace(TUNING, halving=True, seeds=(1, 2))
+    space = parse_space(["lr=1,2,3,4"])
+    known = {(((("optimizer.lr", rate),)), 1): 0.5 if rate == "2" else None for rate in "1234"}
+    assert [entry for entry in wanted(space, halving, known) if entry[1] == 2] == [((("optimizer.lr", "2"),), 2)]
+
+
+def test_names_of_run_folders_that_are_too_long_are_refused():
+    many = [f"{name}=0.1,0.2" for name in ("lr", "weight_decay", "momentum", "sgs.k", "pgt.alpha", "label_smoothing")]
+    values = tuple((key, ("0.1234567890123456789012345", "0.2")) for key, _ in parse_space(many))
+    with pytest.raises(InputError, match=r"name of at most 255 characters, got \d+: tuning-.*; choose a shorter key"):
+        compare_study(RECIPE, ["sgs+pgt"], [0], space=values)

@@ -23,6 +23,7 @@ from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.termination import resumable, when_terminated
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
 from backpass.experiments.stages import count_runs, last_stage
+from backpass.experiments.study import study_records
 from backpass.experiments.tables import TABLES
 from backpass.experiments.tuning import Choice
 from backpass.models import list_models
@@ -153,12 +154,12 @@ class Report:
 
     def __call__(self) -> None:
         """Run the command."""
-        records = read_records(self.folder)
         study = read_study(self.folder)
         choices: list[Choice] = []
         if study is None:
-            study, records = study_of(records)
+            study, records = study_of(read_records(self.folder))
         else:
+            records = study_records(self.folder) or read_records(self.folder)
             study, choices = last_stage(study, self.folder)
         show(study, records, self.folder, choices=choices, as_json=self.json)
 

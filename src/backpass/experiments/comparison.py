@@ -7,18 +7,11 @@ from backpass.experiments.entry import Entry
 from backpass.experiments.stages import tuning_runs
 from backpass.experiments.study import Study
 from backpass.experiments.tuning import Space, Tuning
+from backpass.experiments.used_settings import owners, uses
 from backpass.training.methods import check_method
 from backpass.training.recipe import Recipe
 
 __all__ = ["check_space", "compare_study", "method_of", "recipe_title"]
-
-_OWNERS = {  # settings of the recipe, or whole groups of them, and the method that has them
-    "sgs": "sgs",
-    "pgt": "pgt",
-    "agc": "agc",
-    "dyrep": "dyrep",
-    "reparam.acb_gamma": "acb",
-}
 
 
 def compare_study(
@@ -35,7 +28,8 @@ def compare_study(
         tuning: how; default: the defaults of :class:`~backpass.experiments.tuning.Tuning` where there is a space.
 
     Raises:
-        InputError: no method or seed, an unknown method, a setting to tune that no method has, or options of the tuning
+        InputError: no method or seed, an unknown method, a setting to tune that no method has, a method without a
+            setting to tune or with more points than another (unless ``tuning.unequal``), or options of the tuning
             without a setting to tune.
     """
     if not len(methods) or not len(seeds):
@@ -56,6 +50,12 @@ def compare_study(
     study = Study(recipe_title(recipe), tuple(entries), tuple(dict.fromkeys(seeds)), tuning=tuning if space else None)
     if study.tuning is not None:
         tuning_runs(study, {})  # refuses what cannot be tuned before anything runs
+        untuned = [entry.name for entry in entries if not entry.tuned]
+        if untuned and not study.tuning.unequal:
+            raise InputError(
+                f"expected settings to tune that every method has, as each gets the same budget, got none for "
+                f"{', '.join(untuned)}; add one such as lr, or allow unequal numbers of points (--tuning.unequal)"
+            )
     return study
 
 
@@ -74,17 +74,22 @@ def method_of(key: str) -> str:
     >>> method_of("optimizer.lr"), method_of("sgs.k"), method_of("pgt.alpha,sgs.k")
     ('plain', 'sgs', 'sgs+pgt')
     """
-    return "+".join(_owners(key)) or "plain"
+    return "+".join(owners(key)) or "plain"
 
 
 def check_space(space: Space, methods: Sequence[str]) -> None:
     """Check that each setting to tune means something to one of the methods.
 
     Raises:
-        InputError: one means nothing to all of them.
+        InputError: one means nothing to all of them, or is ``data.validation``, with which other images would judge.
     """
-    for key, values in space:
-        if not any(_own_space(method, ((key, values),)) for method in methods):
+    for key, _ in space:
+        if "data.validation" in key.split(","):
+            raise InputError(
+                "expected settings of training to tune, got data.validation, which decides on the images that judge; "
+                "give tuning.validation, the share that is held out"
+            )
+        if not any(uses(method, key) for method in methods):
             names = ("one of " if len(methods) > 1 else "") + ", ".join(methods)
             raise InputError(
                 f"expected settings to tune that {names} has, got {key}; leave them out, or give a method that has them"
@@ -93,13 +98,7 @@ def check_space(space: Space, methods: Sequence[str]) -> None:
 
 def _own_space(method: str, space: Space) -> Space:
     """Return what means something to a method: its own settings, and those of no method."""
-    parts = set(method.split("+"))
-    return tuple((key, values) for key, values in space if parts.issuperset(_owners(key)))
-
-
-def _owners(key: str) -> list[str]:
-    names = [f"{name.strip()}." for name in key.split(",")]
-    return [method for owned, method in _OWNERS.items() if any(name.startswith(f"{owned}.") for name in names)]
+    return tuple((key, values) for key, values in space if uses(method, key))
 
 
 def _baseline(name: str, names: Sequence[str]) -> str | None:

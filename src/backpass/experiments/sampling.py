@@ -24,7 +24,8 @@ def wanted(space: Space, tuning: Tuning, known: Known) -> list[tuple[Point, int]
     """Return points and seeds to run, those that are known included; more follow once these are known.
 
     Without ``tuning.halving``, every point runs with every seed. With it, all points run with the first seed, the
-    better half of them with the next, and so on. Of points with equal scores, the first go on.
+    better half of them with the next, and so on. Of points with equal scores, the first go on;
+    those that diverged do not.
 
     Args:
         space: of the entry. It alone decides what is drawn at random: entries with the same space draw the same.
@@ -41,7 +42,7 @@ def wanted(space: Space, tuning: Tuning, known: Known) -> list[tuple[Point, int]
         if any((point, seed) not in known for point in tried):
             break
         better = ranked(scores)[: max(1, (len(tried) + 1) // 2)]
-        tried = [point for point in tried if point in better]
+        tried = [point for point in tried if point in better and scores[point] > -math.inf]
     return runs
 
 
@@ -119,4 +120,4 @@ def _score(point: Point, seeds: Sequence[int], known: Known) -> float:
     """Return the mean accuracy over the seeds; minus infinity where a run diverged or is missing."""
     accuracies = [known.get((point, seed)) for seed in seeds]
     given = [accuracy for accuracy in accuracies if accuracy is not None]
-    return statistics.fmean(given) if len(given) == len(accuracies) else -float("inf")
+    return statistics.fmean(given) if len(given) == len(accuracies) else -math.inf

@@ -9,7 +9,7 @@ from backpass._internal.paths import AnyPath
 from backpass._internal.settings import plain
 from backpass.errors import InputError
 from backpass.experiments.entry import Entry, check_entries
-from backpass.experiments.record import Record
+from backpass.experiments.record import RECORD_FILE, Record, read_record
 from backpass.experiments.serialization import read_json, to_json
 from backpass.experiments.tuning import Tuning
 from backpass.training.checkpoint import atomic_write
@@ -25,11 +25,13 @@ __all__ = [
     "recipe_without_places",
     "recipe_without_seed",
     "run_folder",
+    "study_records",
     "write_study",
 ]
 
 _FILE = "study.json"
 _FOLDER = re.compile(r"[A-Za-z0-9.+_=-]+")
+_LONGEST = 255  # of a name on common file systems, in bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class StudyRun:
         run: recipe, method and seed.
 
     Raises:
-        InputError: the key is no name of a folder, such as ``../x``.
+        InputError: the key is no name of a folder, such as ``../x``, or longer than file systems take.
     """
 
     entry: str
@@ -53,6 +55,11 @@ class StudyRun:
             raise InputError(
                 f"expected an entry's key of letters, digits and . + _ = - that can name a folder, got {self.entry!r}; "
                 "choose another key"
+            )
+        if len(self.folder) > _LONGEST:
+            raise InputError(
+                f"expected a run folder's name of at most {_LONGEST} characters, got {len(self.folder)}: {self.folder}"
+                "; choose a shorter key, or tune fewer settings at a time"
             )
 
     @property
@@ -139,6 +146,18 @@ def own_records(study: Study, records: Iterable[Record]) -> list[Record]:
     """
     runs = {(run.entry, _with_seed_apart(run.run)) for run in study.runs()}
     return [record for record in records if (record.entry, _with_seed_apart(record.run)) in runs]
+
+
+def study_records(folder: Path) -> list[Record]:
+    """Return the records below a study's folder that lie in the folder of their own run, ordered by path.
+
+    A run folder that was copied, renamed or put aside holds no run of the study.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    found = {path: read_record(path) for path in sorted(folder.glob(f"*/{RECORD_FILE}"))}
+    return [record for path, record in found.items() if path.parent.name == run_folder(record.entry, record.seed)]
 
 
 def recipe_without_seed(run: Run) -> Recipe:

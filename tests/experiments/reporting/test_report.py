@@ -333,6 +333,24 @@ def test_records_without_a_study_are_grouped_by_recipe_and_method(make_record):
     assert keyed[2].entry == "recipe-2-resnet18-pgt"
 
 
+def test_settings_that_a_method_does_not_use_make_no_other_recipe(make_record, tmp_path):
+    stronger = replace(RECIPE, sgs=replace(RECIPE.sgs, k=3.0), reparam=replace(RECIPE.reparam, acb_gamma=1.0))
+    records = [
+        make_record(recipe, method, seed, [0.5])
+        for method, recipe, seed in (("plain", RECIPE, 0), ("plain", stronger, 1), ("sgs", stronger, 0))
+    ]
+    study, keyed = study_of(records)
+    assert [(entry.label, entry.baseline) for entry in study.entries] == [("plain", None), ("sgs", "plain")]
+    assert result_table(study, keyed).summaries[1].difference is not None
+    write_report(study, keyed, tmp_path)
+    study, _ = study_of([*records, make_record(RECIPE, "sgs", 0, [0.5])])
+    assert [(e.label.split(",")[0], e.method, e.baseline) for e in study.entries] == [
+        ("recipe 1", "plain", None),
+        ("recipe 2", "sgs", "recipe-1-digits_net-plain"),
+        ("recipe 1", "sgs", "recipe-1-digits_net-plain"),
+    ]
+
+
 def test_runs_that_were_trained_again_are_left_out_with_a_note(make_record):
     records = [make_record(RECIPE, "sgs", seed, [score]) for seed, score in ((0, 0.5), (1, 0.6), (0, 0.9))]
     study, keyed = study_of(records)
@@ -400,3 +418,15 @@ def test_the_seeds_of_fine_tuned_runs_make_one_entry_without_a_study(make_record
     ]
     assert [record.run for record in keyed] == runs
     assert [summary.n for summary in write_report(study, keyed, tmp_path).summaries] == [2] * 6
+
+
+def test_runs_that_were_evaluated_on_different_images_or_seeds_are_noted(make_record):
+    plain = [make_record(RECIPE, "plain", seed, [0.5]) for seed in (0, 1, 2)]
+    held_out = replace(RECIPE, data=replace(RECIPE.data, validation=0.2))
+    sgs = [make_record(RECIPE, "sgs", seed, [0.6]) for seed in (2, 3)]
+    study, keyed = study_of([*plain, *sgs])
+    assert result_table(study, keyed).notes == ("differences are over common seeds, fewer than there are runs: sgs: 1",)
+    validated = make_record(held_out, "plain", 0, [0.5], split="validation")
+    study, keyed = study_of([plain[0], validated])
+    (note,) = result_table(study, keyed).notes
+    assert note.startswith("evaluated on different images, so that the results are not comparable: recipe 1")

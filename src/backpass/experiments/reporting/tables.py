@@ -18,9 +18,9 @@ from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.metrics import LABELS, label_of
 from backpass.experiments.reporting.missing import missing_note
-from backpass.experiments.reporting.precisions import precision_note
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.reporting.terminal import TEXTS, terminal_table
+from backpass.experiments.reporting.unlike_runs import common_seeds_note, notes_on_unlike_runs
 from backpass.experiments.study import Study
 from backpass.training.checkpoint import atomic_write
 
@@ -102,7 +102,7 @@ def result_table(study: Study, records: Sequence[Record], folder: Path | None = 
     entry is called after its method. Sizes are shown where some method trains another form than the one deployed. The
     headline metric gives its column its name; where entries have different ones, each is named in its line. A note
     names the seeds without a record; ``folder``, that of the run folders, tells which of them diverged or failed.
-    Another names the precisions of the runs where these differ.
+    Others name precisions, evaluated images and common seeds of the runs where these differ.
     """
     summaries = summarize(study.entries, records)
     columns = [(name, [text(summary) for summary in summaries]) for name, text in _columns(summaries).items()]
@@ -110,13 +110,17 @@ def result_table(study: Study, records: Sequence[Record], folder: Path | None = 
         columns += [(name, [text(summary) for summary in summaries]) for name, text in _SIZES.items()]
     by_method = all(summary.label == summary.method for summary in summaries)
     kept = [(name, texts) for name, texts in columns if any(texts) and not (by_method and name == "entry")]
-    notes = (missing_note(study, summaries, folder), precision_note(study.entries, records))
+    missing = missing_note(study, summaries, folder) or common_seeds_note(study.entries, summaries)
     return ResultTable(
         title=study.title,
         header=tuple(name for name, _ in kept),
         rows=tuple(zip(*(texts for _, texts in kept), strict=True)),
         summaries=tuple(summaries),
-        notes=(*study.notes, *filter(None, notes)),
+        notes=(
+            *study.notes,
+            *([] if missing is None else [missing]),
+            *notes_on_unlike_runs(study.entries, records),
+        ),
     )
 
 

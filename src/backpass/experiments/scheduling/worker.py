@@ -20,7 +20,7 @@ from backpass.experiments.scheduling.run_state import RunState
 from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS, StorageLostError, lasting_cause, root_cause
 from backpass.experiments.scheduling.termination import when_terminated
 from backpass.experiments.stages import next_runs
-from backpass.experiments.study import read_study
+from backpass.experiments.study import StudyRun, read_study
 from backpass.training.checkpoint import atomic_write
 from backpass.training.items import Data
 from backpass.training.recipe import DataSettings, Runtime
@@ -80,8 +80,10 @@ def work(
         runs = _insist(queue, queue.states, heartbeat)
         states = {run.state for run in runs}
         if states and not states & {"waiting", "running"}:
-            if not _insist(queue, lambda: _fill_next_stage(queue, folder, runs), heartbeat):  # noqa: B023
+            new = _next_stage(folder, runs)
+            if not new:
                 return
+            _insist(queue, lambda: queue.fill(new), heartbeat)  # noqa: B023
             continue
         if not states and not named_empty:
             _LOG.warning("the study has no runs yet; waiting for the command that adds them")
@@ -105,8 +107,8 @@ def check_grace(heartbeat: float, grace: float) -> None:
         )
 
 
-def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> bool:
-    """Let the runs wait that follow from those that have ended; return whether there are any.
+def _next_stage(folder: Path, ended: Sequence[RunState]) -> list[StudyRun]:
+    """Return the runs that follow from those that have ended.
 
     Those that have ended may belong to an earlier study in the folder; which of this one's are missing, its file tells.
 
@@ -115,12 +117,10 @@ def _fill_next_stage(queue: Queue, folder: Path, ended: Sequence[RunState]) -> b
     """
     study = read_study(folder)
     if study is None or study.tuning is None:
-        return False
+        return []
     diverged = {run.run for run in ended if run.diverged}
     known = {run.run for run in ended}
-    new = [run for run in next_runs(study, folder, diverged, ended=True) if run not in known]
-    queue.fill(new)
-    return bool(new)
+    return [run for run in next_runs(study, folder, diverged, ended=True) if run not in known]
 
 
 def _log_awaited(runs: Sequence[RunState], known: set[str], grace: float) -> set[str]:

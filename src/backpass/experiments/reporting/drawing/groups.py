@@ -12,17 +12,9 @@ from backpass.experiments.record import Record
 from backpass.experiments.reporting.metrics import label_of
 from backpass.experiments.settings import settings_by_name
 from backpass.experiments.study import check_starts, recipe_without_places, recipe_without_seed
+from backpass.experiments.used_settings import uses
 
 __all__ = ["Group", "group_records", "layers_shown", "mean_of", "settings_apart", "shared_names"]
-
-# Groups of settings that only some methods have, by the parts of a method's name.
-_OWN = {
-    "sgs": {"sgs"},
-    "pgt": {"pgt"},
-    "agc": {"agc"},
-    "reparam": {"acb", "repvgg", "dbb", "dbb_dyrep"},
-    "dyrep": {"dyrep"},
-}
 
 
 @dataclass(frozen=True)
@@ -77,13 +69,8 @@ def group_records(records: Sequence[Record]) -> list[Group]:
 
 def settings_of(record: Record) -> dict[str, Any]:
     """Return the settings that the run's method uses, by dotted name."""
-    parts = set(record.method.split("+"))
     settings = settings_by_name(recipe_without_places(recipe_without_seed(record.run)))
-    return {
-        name: value
-        for name, value in settings.items()
-        if not (_OWN.get(name.partition(".")[0], parts).isdisjoint(parts))
-    }
+    return {name: value for name, value in settings.items() if uses(record.method, name)}
 
 
 def _label(group: Group, groups: Sequence[Group]) -> str:
