@@ -22,3 +22,9 @@ def test_single_init_keeps_the_function() -> None:
     expected = norm(conv(x))
     torch.testing.assert_close(DiverseBranchBlock(conv, norm, init="single")(x), expected)
     assert not torch.allclose(DiverseBranchBlock(conv, norm)(x), expected, atol=0.1)
+
+
+def test_torch_fx_can_trace_it() -> None:
+    block = DiverseBranchBlock(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6)).eval()
+    x = images(2, 4, 5, 5)
+    torch.testing.assert_close(torch.fx.symbolic_trace(block)(x), block(x))

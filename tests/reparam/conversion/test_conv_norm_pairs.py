@@ -1,5 +1,6 @@
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -295,3 +296,25 @@ def test_hooks_go_also_when_the_probe_fails() -> None:
         find_pairs(model, images(1, 4, 8, 8))
     assert model.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@dataclass
+class Outputs:
+    logits: Tensor
+    features: Tensor
+
+
+class ReturnsFeatures(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Outputs:
+        features = self.conv(x)
+        return Outputs(self.norm(features).mean((2, 3)), features)
+
+
+def test_an_output_that_leaves_in_an_object_is_another_use() -> None:
+    pairs, unpaired, _, _ = find_pairs(ReturnsFeatures(), torch.randn(2, 3, 6, 6))
+    assert pairs == {}
+    assert "an object that the model keeps or returns" in unpaired["conv"]

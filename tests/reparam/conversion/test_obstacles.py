@@ -29,6 +29,7 @@ def hooked(register: Callable[[nn.Module], object]) -> nn.Module:
         (lambda m: m.conv1.register_state_dict_post_hook(lambda *_: None), "it has a state-dict hook, which"),
         (lambda m: m.bn1.register_forward_hook(print), "its normalisation does not fit: it has a forward hook"),
         (lambda m: setattr(m.conv1, "forward", m.conv1._conv_forward), "its forward function was replaced"),
+        (lambda m: setattr(m, "pairs", [("a", m.conv1)]), "it is also held outside the registered modules, in pairs"),
         (lambda m: setattr(m, "layers", [m.conv1]), "it is also held outside the registered modules, in layers"),
         (lambda m: setattr(m.fc, "norms", {"a": m.bn1}), "not fit: it is also held outside .*, in fc.norms"),
     ],

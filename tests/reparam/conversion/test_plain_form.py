@@ -6,6 +6,7 @@ from backpass.errors import BackpassWarning, InputError, StateError
 from backpass.reparam import (
     BLOCKS,
     DyRepBlock,
+    reparameterize,
     to_plain,
 )
 from reference.reparam_cases import Residual, X, assert_same, images, randomise, trained
@@ -80,3 +81,9 @@ def test_blocks_that_no_batch_reaches_are_named() -> None:
     assert plain.bn1.running_var.tolist() == [1.0] * 8
     with pytest.raises(InputError, match=r"expected an iterable of batches, got one tensor"):
         to_plain(model, BATCHES[0])
+
+
+def test_a_placeholder_that_is_gone_is_named() -> None:
+    model = reparameterize(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)), "acb").eval()
+    with pytest.raises(InputError, match=r"placeholder of the normalisation that '0' took .* without it; keep the"):
+        to_plain(nn.Sequential(model[0]).eval())

@@ -176,13 +176,24 @@ def test_steps_with_overflow_do_not_count() -> None:
     assert dyrep._mean_scores()["conv2"] == pytest.approx(clean["conv2"], rel=1e-6)
 
 
+def test_growing_before_a_normalisation_in_another_mode_warns() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 81, 5))
+    optimizer = sgd(model)
+    dyrep = DyRep(model, optimizer, metric="snip")
+    backward(model, optimizer, 0)
+    dyrep.record()
+    model[1].eval()
+    with pytest.warns(BackpassWarning, match=r"grows 0, which no batch normalisation follows directly in its mode"):
+        dyrep.adjust([batch(9)])
+
+
 def test_growing_without_a_following_normalisation_warns() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 81, 5))
     optimizer = sgd(model)
     dyrep = DyRep(model, optimizer, metric="snip")
     backward(model, optimizer, 0)
     dyrep.record()
-    with pytest.warns(BackpassWarning, match=r"grows 0, which no batch normalisation follows directly"):
+    with pytest.warns(BackpassWarning, match=r"grows 0, which no batch normalisation follows directly in its mode"):
         dyrep.adjust([batch(9)])
     backward(model, optimizer, 1)
     dyrep.record()

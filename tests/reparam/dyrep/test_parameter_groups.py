@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -112,3 +115,26 @@ def test_parameter_names_kept_by_the_optimizer_follow() -> None:
     assert optimizer.param_groups[0].get("param_names", sorted(dict(model.named_parameters()))) == sorted(
         dict(model.named_parameters())
     )
+
+
+def test_the_state_of_a_wrapped_optimizer_is_that_of_the_inner_one() -> None:
+    lookahead = pytest.importorskip("timm.optim.lookahead").Lookahead
+    model = Residual()
+    inner = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    wrapped = lookahead(inner)
+    groups = ParameterGroups(model, wrapped)
+    step(model, wrapped)
+    old, model.conv1 = model.conv1.weight, nn.Conv2d(3, 8, 3, stride=2, padding=1)
+    groups.update()
+    assert old not in inner.state
+    wrapped.state_dict()
+
+
+def test_a_copy_knows_its_own_parameters() -> None:
+    model = Residual()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    model, optimizer, groups = copy.deepcopy((model, optimizer, ParameterGroups(model, optimizer)))
+    model.conv1 = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+    groups.update()
+    assert names(model, optimizer) == [sorted(dict(model.named_parameters()))]
+    pickle.dumps(groups)

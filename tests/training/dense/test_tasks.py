@@ -304,3 +304,19 @@ def test_the_example_on_camvid(tmp_path):
     assert sum(record.metric == "mean_iou" for record in records) == 4
     assert all(record.data.label == "CamVid" for record in records if record.metric == "mean_iou")
     assert "small PSPNet on CamVid, pretrained and fine-tuned with and without sgs" in printed
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        (torch.zeros(3, 8, 8), torch.zeros(8, 8, dtype=torch.long)),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(4, 4, dtype=torch.long)),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), torch.zeros(8, 8)),
+        (torch.zeros(1, 8, 8, dtype=torch.uint8), torch.zeros(8, 8, dtype=torch.long)),
+        (numpy.zeros((3, 8, 8), "uint8"), numpy.zeros((8, 8))),
+        {"image": torch.zeros(3, 8, 8, dtype=torch.uint8)},
+    ],
+)
+def test_items_that_are_no_labelled_images_are_refused(item):
+    with pytest.raises(InputError, match=r"expected a uint8 image \(3, H, W\) and integer labels \(H, W\) .*, got "):
+        SemanticSegmentation(num_classes=2).prepare(item, training=True)

@@ -122,16 +122,10 @@ def average_kernel(
 
 
 def identity_kernel(
-    channels: int,
-    kernel_size: tuple[int, int],
-    groups: int = 1,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | None = None,
+    channels: int, groups: int = 1, *, dtype: torch.dtype | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """Return the kernel of the identity: one at the centre of ``K[c, c mod (channels/groups)]``, else zero."""
-    pick = _channel_identity(channels, groups, dtype, device)
-    return embed_kernel(pick[:, :, None, None], kernel_size)
+    """Return the 1x1 kernel of the identity: one at ``K[c, c mod (channels/groups)]``, else zero."""
+    return _channel_identity(channels, groups, dtype, device)[:, :, None, None]
 
 
 def embed_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:

@@ -79,7 +79,7 @@ class IdentityPlusPointwise(nn.Conv2d):
         """Return the kernel that the layer applies."""
         # Made at every call: to_empty(), the way from the meta device, would lose a buffer that no state dict has.
         weight = self.weight
-        return weight + identity_kernel(self.in_channels, (1, 1), self.groups, dtype=weight.dtype, device=weight.device)
+        return weight + identity_kernel(self.in_channels, self.groups, dtype=weight.dtype, device=weight.device)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``input`` plus its 1x1 convolution with the weight."""
@@ -130,7 +130,7 @@ class IdentityBranch(Branch):
     def kernel_bias(self) -> KernelBias:
         """Return the identity's 1x1 kernel with the normalisation folded in (T1)."""
         gamma = wide(self.norm.weight)
-        identity = identity_kernel(len(gamma), (1, 1), self.groups, dtype=gamma.dtype, device=gamma.device)
+        identity = identity_kernel(len(gamma), self.groups, dtype=gamma.dtype, device=gamma.device)
         return fold(self.norm, identity)
 
 

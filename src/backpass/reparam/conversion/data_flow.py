@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["LAYERS", "OUTPUT", "DataFlow", "kept_values", "own_tensors"]
+__all__ = ["LAYERS", "OUTPUT", "DataFlow", "items_in", "kept_values", "own_tensors"]
 
 LAYERS = (nn.Conv2d, nn.modules.batchnorm._BatchNorm)
 """The layers that are watched."""
@@ -82,15 +82,20 @@ def kept_values(names: Mapping[nn.Module, str]) -> Iterator[tuple[str, Any]]:
     for module, name in names.items():
         for attribute, value in vars(module).items():
             label = f"the attribute {name}.{attribute}" if name else f"the attribute {attribute}"
-            yield from ((label, item) for item in _items(value, set()))
+            yield from ((label, item) for item in items_in(value))
+
+
+def items_in(value: Any) -> Iterator[Any]:
+    """Yield what containers hold, at any depth; or the value, if it is none."""
+    return _items(value, set())
 
 
 def _items(value: Any, seen: set[int]) -> Iterator[Any]:
-    if not isinstance(value, dict | list | tuple | set | deque):
+    if not isinstance(value, Mapping | list | tuple | set | deque):
         yield value
     elif id(value) not in seen:  # a container may hold itself
         seen.add(id(value))
-        parts: Iterable[Any] = value.values() if isinstance(value, dict) else value
+        parts: Iterable[Any] = value.values() if isinstance(value, Mapping) else value
         for part in parts:
             yield from _items(part, seen)
 

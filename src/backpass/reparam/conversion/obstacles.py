@@ -1,12 +1,11 @@
 """What else is attached to a layer, and would be lost if a block replaced it."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from torch import nn
 
-from backpass.reparam.conversion.data_flow import own_tensors
+from backpass.reparam.conversion.data_flow import items_in, own_tensors
 
 __all__ = ["obstacles"]
 
@@ -63,7 +62,4 @@ def _held_unregistered(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for attribute, value in vars(module).items():
         if attribute == "_modules":
             continue
-        items: Iterable[Any] = value.values() if isinstance(value, Mapping) else value
-        for item in items if isinstance(value, Mapping | list | tuple | set) else [value]:
-            if isinstance(item, nn.Module):
-                yield attribute, item
+        yield from ((attribute, item) for item in items_in(value) if isinstance(item, nn.Module))

@@ -43,7 +43,8 @@ def to_plain(model: nn.Module, batches: Iterable[Any] | None = None, *, forward:
 
     Raises:
         InputError: a block took over no normalisation of the model and replaced a convolution without bias, as DyRep's
-            do, so that the plain form has no parameter for the fused bias; or ``batches`` is a tensor, or a batch does
+            do, so that the plain form has no parameter for the fused bias; the placeholder of a normalisation is no
+            longer in the model; or ``batches`` is a tensor, or a batch does
             not start with one.
         StateError: as :func:`~backpass.reparam.fuse`.
 
@@ -61,7 +62,13 @@ def to_plain(model: nn.Module, batches: Iterable[Any] | None = None, *, forward:
         if block.absorbed:
             norm = copied(block.main.norm)
             _restore(norm, bias, *statistics.get(name, (bias, torch.ones_like(bias))))
-            rest = fused.get_submodule(places[id(block.absorbed[0])])
+            place = places.get(id(block.absorbed[0]))
+            if place is None:
+                raise InputError(
+                    f"expected the placeholder of the normalisation that {name!r} took over in the model, got a model "
+                    "without it; keep the Identity that reparameterize() put in its place, or use fuse(model)"
+                )
+            rest = fused.get_submodule(place)
             replace(fused, rest, rejoin(norm, rest))
             conv.bias = nn.Parameter(torch.zeros_like(bias)) if block.had_bias else None
         elif not block.had_bias:

@@ -1,6 +1,7 @@
 """The data flow of a model as running it on a probe shows it."""
 
 import copy
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,9 +45,10 @@ def _record(model: nn.Module, probe: Probe, names: dict[nn.Module, str], flow: D
         with eagerly(), torch.no_grad(), _recorded_reads(watch), watch:
             output = call(model, probe)
         watch.used(output, OUTPUT)
-        for label, value in kept_values(names):
-            if isinstance(value, Tensor):
-                watch.used(value, label)
+        kept = [(label, value) for label, value in kept_values(names) if isinstance(value, Tensor)]
+        for label, value in kept:
+            watch.used(value, label)
+        watch.let_go({OUTPUT, *(label for label, _ in kept)})
     finally:
         for handle in handles:
             handle.remove()
@@ -86,6 +88,14 @@ class _Watch(TorchFunctionMode):
         for output, _, users in self.outputs:
             if id(output) in ids:
                 users.add(user)
+
+    def let_go(self, holders: set[str]) -> None:
+        """Let go of the convolutions' outputs; record that an object uses those that live on without a known holder."""
+        outputs = [(weakref.ref(output), users) for output, _, users in self.outputs]
+        self.outputs.clear()
+        for output, users in outputs:
+            if output() is not None and users.isdisjoint(holders):
+                users.add("an object that the model keeps or returns")
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -265,10 +265,11 @@ class DyRep:
 
     def _grow(self, name: str, batches: Iterable[Any], forward: Callable[[Any], object] | None) -> None:
         nested = any(isinstance(m, ReparamBlock) and name.startswith(f"{n}.") for n, m in self.model.named_modules())
-        if not nested and name not in self._followed:
+        norm = self.model.get_submodule(self._followed[name]) if name in self._followed else None
+        if not nested and (norm is None or norm.training != self.model.get_submodule(name).training):
             warnings.warn(
-                f"DyRep grows {name}, which no batch normalisation follows directly: its output in train mode changes "
-                "now, since the new branches normalise with the statistics of each batch.",
+                f"DyRep grows {name}, which no batch normalisation follows directly in its mode: its output in train "
+                "mode changes now, since the new branches normalise with the statistics of each batch.",
                 BackpassWarning,
                 stacklevel=3,
             )

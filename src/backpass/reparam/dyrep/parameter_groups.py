@@ -1,9 +1,11 @@
 """The parameter groups of an optimizer while its model gains and loses parameters."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import nn, optim
 
+from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import InputError
 
 __all__ = ["GroupOf", "ParameterGroups"]
@@ -32,8 +34,8 @@ class ParameterGroups:
 
     def __init__(self, model: nn.Module, optimizer: optim.Optimizer, group_of: GroupOf | None = None) -> None:
         self.model = model
-        self.optimizer = optimizer
-        self._known = {id(parameter): parameter for parameter in model.parameters()}
+        self.optimizer = inner_optimizer(optimizer)  # a wrapper may have a state that is not that of the kernels
+        self._known = set(model.parameters())
         index = self._index()
         missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in index]
         if missing:
@@ -82,7 +84,7 @@ class ParameterGroups:
         for name, parameter in present.items():
             if placement is not None:
                 chosen = placement.get(name)
-            elif id(parameter) in index or id(parameter) in self._known:
+            elif id(parameter) in index or parameter in self._known:
                 chosen = index.get(id(parameter))
             else:
                 chosen = self._group_of(name, parameter)
@@ -95,15 +97,15 @@ class ParameterGroups:
                 members[chosen].append((name, parameter))
         kept = {id(parameter) for parameter in present.values()}
         for group, ours in zip(groups, members, strict=True):
-            others = [p for p in group["params"] if id(p) not in kept and id(p) not in self._known]
+            others = [p for p in group["params"] if id(p) not in kept and p not in self._known]
             for parameter in group["params"]:
-                if id(parameter) in self._known and id(parameter) not in kept:
+                if parameter in self._known and id(parameter) not in kept:
                     self.optimizer.state.pop(parameter, None)
             if "param_names" in group:
                 names = dict(zip(map(id, group["params"]), group["param_names"], strict=True))
                 group["param_names"] = [name for name, _ in ours] + [names[id(p)] for p in others]
             group["params"] = [parameter for _, parameter in ours] + others
-        self._known = {id(parameter): parameter for parameter in present.values()}
+        self._known = set(present.values())
 
     def _index(self) -> dict[int, int]:
         """Return the group of each parameter that the optimizer holds, by its id."""
@@ -121,9 +123,9 @@ class ParameterGroups:
                 "has no obvious group; pass group_of, a function (name, parameter) -> index"
             )
         single = {flat: min(found) for flat, found in kinds.items() if found}
+        return partial(_group_of_kind, single)
 
-        def group_of(name: str, parameter: nn.Parameter) -> int:
-            flat = parameter.ndim <= 1
-            return single[flat if flat in single else not flat]
 
-        return group_of
+def _group_of_kind(groups: Mapping[bool, int], name: str, parameter: nn.Parameter) -> int:
+    flat = parameter.ndim <= 1
+    return groups[flat if flat in groups else not flat]

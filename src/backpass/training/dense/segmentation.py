@@ -114,7 +114,12 @@ class SemanticSegmentation(Task):
         )
 
     def prepare(self, item: Any, training: bool) -> tuple[Tensor, Tensor]:
-        """Return a normalised image, float32, augmented and cropped for training, and its labels, int64."""
+        """Return a normalised image, float32, augmented and cropped for training, and its labels, int64.
+
+        Raises:
+            InputError: the item is no pair of an RGB image, uint8 ``(3, H, W)``, and integer labels ``(H, W)``.
+        """
+        _check_item(item)
         image, labels = (part.as_subclass(Tensor) for part in item)
         labels = labels.long()
         if training:
@@ -182,3 +187,19 @@ class SemanticSegmentation(Task):
     def evaluation_batch_size(self, batch_size: int, processes: int, data: Data) -> int:
         """Return ``evaluation_images`` for each process."""
         return self.evaluation_images * processes
+
+
+def _check_item(item: Any) -> None:
+    pair = isinstance(item, tuple | list) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)
+    if pair:
+        image, labels = item
+        integers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        rgb = image.dtype == torch.uint8 and image.ndim == 3 and image.shape[0] == 3
+        if rgb and integers and labels.shape == image.shape[1:]:
+            return
+    parts = item if isinstance(item, tuple | list) else [item]
+    found = ", ".join(f"{p.dtype} {tuple(p.shape)}" if isinstance(p, Tensor) else type(p).__name__ for p in parts)
+    raise InputError(
+        f"expected a uint8 image (3, H, W) and integer labels (H, W) of the same size, got {found}; convert the items "
+        "of the data set, or name another task"
+    )
