@@ -20,7 +20,7 @@ elsewhere than plain training.
 
 - **works**: with the lines of the README.
 - **works with** something: with this instead of, or besides, these lines; what was found without it follows.
-- **refused**: an error or a warning says so, with this message.
+- **refused**: an error, or a warning while training goes on, with this message.
 """
 
 OPTIMIZERS = (

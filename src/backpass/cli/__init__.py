@@ -58,7 +58,8 @@ def run(arguments: Sequence[str]) -> None:
         "power": Power(missing),
         "list": List(),
     }
-    union: Any = tyro.extras.subcommand_type_from_defaults(commands, prefix_names=False)
+    summaries = {name: (type(command).__doc__ or "").partition("\n\n")[0] for name, command in commands.items()}
+    union: Any = tyro.extras.subcommand_type_from_defaults(commands, summaries, prefix_names=False)
     with _own_errors():
         command = tyro.cli(
             union,

@@ -65,10 +65,11 @@ class Inspect:
         model: name of a model (resnet20, timm/resnet18, package.module:function), or a run folder.
         images: folder of images, searched with its sub-folders; default: generated inputs with a 1/f spectrum.
         weights: trained weights instead of freshly drawn ones: a file, or timm/NAME.
-        shape: channels and spatial axes of an input, such as 3 224 224; default: the model's own.
+        shape: channels and spatial axes of an input, such as 3 224 224; default: those of the model in timm, or of the
+            first image, up to 224 pixels, or 64 pixels a side.
         count: number of images, which are held in memory.
         batch_size: images of a batch.
-        k: strength of the scaling.
+        k: constant k of the scaling; smaller is stronger, a large one approaches plain training.
         measure: measure of dependence between neighbouring pixels.
         output: picture to write, .png, .svg or .pdf.
         json: print the numbers as JSON and nothing else.

@@ -22,8 +22,9 @@ class DataSettings:
         name: ``digits``, ``cifar10``, ``cifar100``, ``imagenet:PATH``, ``folder:PATH``, ``cityscapes:PATH``,
             ``camvid:PATH``, ``mpii:PATH``, ``lsp:PATH``, or a function of your own by its import path,
             ``package.module:function``.
-        args: arguments of ``cityscapes:PATH`` (``ids raw`` or ``ids train``) or of your own function, names and values
-            in turn: ``--data.args ids train``; in Python ``(("ids", "train"),)``. Kept sorted by name.
+        args: arguments of ``cityscapes:PATH`` (``ids raw`` or ``ids train``), ``camvid:PATH`` (``test val``),
+            ``lsp:PATH`` (``held_out 1000``) or of your own function, names and values in turn: ``--data.args ids
+            train``; in Python ``(("ids", "train"),)``. Kept sorted by name.
         root: folder that holds the files, for a name without a path; default: ``data``, for CIFAR.
         download: download ``cifar10`` or ``cifar100`` if it is missing.
         validation: fraction of the training images that is held out and evaluated instead of the test images.

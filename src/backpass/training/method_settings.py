@@ -17,7 +17,7 @@ class SgsSettings:
     """Arguments of :class:`backpass.SpatialGradientScaling`, and a fixed scaling, if any.
 
     Attributes:
-        k: strength of a measured scaling.
+        k: constant k of a measured scaling; smaller is stronger, a large one approaches plain training.
         measure: measure of dependence between neighbouring pixels.
         warmup: epoch of the first measurement.
         every: epochs between later measurements.
