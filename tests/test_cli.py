@@ -302,7 +302,7 @@ def test_what_a_study_cannot_work_with(arguments, text, capsys):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["compare", "--methods", "plain", "foo"], "got 'foo': unknown 'foo'"),
+        (["compare", "--methods", "plain", "foo"], "got 'foo' with the unknown 'foo'"),
         (["train", "--recipe", "nope"], "unknown recipe 'nope'"),
         (["train", "--model", "nope"], "unknown model 'nope'"),
         (["train", "--data.name", "nope"], "package.module:function, got 'nope'; choose one of them"),

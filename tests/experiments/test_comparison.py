@@ -70,5 +70,5 @@ def test_seeds_of_numpy_are_seeds():
 def test_nothing_to_compare():
     with pytest.raises(InputError, match=r"at least one method and one seed, got \[\] and \[0\]"):
         compare_study(RECIPE, [], [0])
-    with pytest.raises(InputError, match="got 'foo': unknown 'foo'"):
+    with pytest.raises(InputError, match="got 'foo' with the unknown 'foo'"):
         compare_study(RECIPE, ["foo"], [0])

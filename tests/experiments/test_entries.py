@@ -30,7 +30,7 @@ def test_an_entry_that_shares_runs_has_none_of_its_own():
         ((SGS,), "expected baseline of entry 'sgs' to be the key of another entry, got 'plain'; expected one of 'sgs'"),
         ((replace(PLAIN, baseline="plain"),), "expected baseline of entry 'plain' to be the key of another entry"),
         ((replace(PLAIN, runs_of="x"),), "expected runs_of of entry 'plain' to be the key of another entry, got 'x'"),
-        ((replace(PLAIN, method="nope"),), "got 'nope': unknown 'nope'"),
+        ((replace(PLAIN, method="nope"),), "got 'nope' with the unknown 'nope'"),
         (
             (PLAIN, replace(PLAIN, key="b")),
             "a label or a method of its own, .* got 'plain' twice; give",

@@ -69,3 +69,10 @@ def test_hardware_of_a_run_that_moved_is_named_once_and_in_one_order():
     back = first.after(second.after(first))
     assert (back.hardware, back.earlier) == ("A, earlier B and G", ("B and G",))
     assert first.after(first) == first
+    newer = replace(first, commit="b" * 12, versions=first.versions | {"torch": "99.0"}, threads=first.threads + 1)
+    resumed = newer.after(first)
+    assert {f"torch {first.versions['torch']}", f"threads {first.threads}"} <= set(resumed.earlier_software)
+    assert len(resumed.earlier_software) == 2 + (first.commit is not None)
+    assert first.after(resumed).earlier_software == tuple(
+        sorted([f"commit {'b' * 12}", "torch 99.0", f"threads {first.threads + 1}"])
+    )

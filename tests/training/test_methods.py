@@ -22,7 +22,7 @@ def test_listed_methods_are_accepted():
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("sgs+foo", "got 'sgs\\+foo': unknown 'foo'"), ("pgt+pgt", "a part is repeated"), ("", "unknown ''")],
+    [("sgs+foo", "got 'sgs\\+foo' with the unknown 'foo'"), ("pgt+pgt", "a repeated part"), ("", "unknown ''")],
 )
 def test_other_names_are_refused(name, text):
     with pytest.raises(InputError, match=text):

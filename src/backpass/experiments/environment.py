@@ -31,6 +31,7 @@ class Environment:
         accelerator: name of the GPU; ``None`` where the computation is on the CPU.
         runtime: settings of the computation.
         earlier: hardware of epochs before these, of a run that was resumed on another machine.
+        earlier_software: commit, versions and number of threads of epochs before these, where they were others.
     """
 
     commit: str | None
@@ -43,6 +44,7 @@ class Environment:
     accelerator: str | None
     runtime: Runtime
     earlier: tuple[str, ...] = ()
+    earlier_software: tuple[str, ...] = ()
 
     @property
     def hardware(self) -> str:
@@ -52,12 +54,18 @@ class Environment:
 
     def after(self, before: "Environment") -> "Environment":
         """Return this environment of a run that was resumed from another."""
-        known = {*before.earlier, before._hardware} - {self._hardware}
-        return replace(self, earlier=tuple(sorted(known)))
+        hardware = {*before.earlier, before._hardware} - {self._hardware}
+        software = {*before.earlier_software, *before._software} - self._software
+        return replace(self, earlier=tuple(sorted(hardware)), earlier_software=tuple(sorted(software)))
 
     @property
     def _hardware(self) -> str:
         return self.cpu if self.accelerator is None else f"{self.cpu} and {self.accelerator}"
+
+    @property
+    def _software(self) -> set[str]:
+        named = {"commit": self.commit, "python": self.python, "threads": self.threads, **self.versions}
+        return {f"{name} {value}" for name, value in named.items() if value is not None}
 
 
 def environment(runtime: Runtime, device: torch.device | None = None) -> Environment:

@@ -114,12 +114,12 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
         layers[id(parameter)] = ConvLayer(name, (module,), kernel_size, owner, key)
     patches = include is None and bool(convs)
     if not layers:
+        selected = "" if include is None else f" that include={include!r} selects"
+        cut = f"{', '.join(convs)} cut their input into patches, include=['*'] selects them"
         raise InputError(
-            f"found no convolution to scale in {type(unwrap(model)).__name__}: expected at least one Conv1d, Conv2d "
-            f"or Conv3d with a kernel axis longer than 1"
-            + (f" that include={include!r} selects" if include is not None else "")
-            + (f"; {', '.join(convs)} cut their input into patches, include=['*'] selects them" if patches else "")
-            + ("" if patches else "; give another model, or other patterns")
+            f"expected at least one Conv1d, Conv2d or Conv3d with a kernel axis longer than 1{selected}, found no "
+            f"convolution to scale in {type(unwrap(model)).__name__}; "
+            f"{cut if patches else 'give another model, or other patterns'}"
         )
     return {layer.name: layer for layer in layers.values()}
 

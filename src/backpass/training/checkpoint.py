@@ -83,7 +83,7 @@ class Checkpoints:
             try:
                 state = load_checkpoint(path)
             except DamagedCheckpointError as error:
-                damaged.append(str(error))
+                damaged.append(str(error).removesuffix("; remove it"))
                 continue
             if damaged:
                 self._damaged = True
@@ -116,7 +116,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     checked, checksum = content[:-_CHECKSUM_LENGTH], content[-_CHECKSUM_LENGTH:]
     if checksum != _CHECKSUM + hashlib.sha256(checked).hexdigest().encode():
-        raise DamagedCheckpointError(f"expected {path} to hold what was written, as by its checksum, got other bytes")
+        raise DamagedCheckpointError(
+            f"expected {path} to hold what was written, as by its checksum, got other bytes; remove it"
+        )
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:

@@ -261,7 +261,8 @@ def check_method(name: str) -> list[str]:
     if unknown or len(set(parts)) != len(parts):
         raise InputError(
             f"expected a method such as {', '.join(list_methods())}, got {name!r}"
-            + (f": unknown {', '.join(map(repr, unknown))}" if unknown else ": a part is repeated")
+            + (f" with the unknown {', '.join(map(repr, unknown))}" if unknown else " with a repeated part")
+            + "; correct the name"
         )
     structural = [part for part in parts if METHODS[part].alters_structure]
     if len(structural) > 1:
