@@ -143,7 +143,7 @@ def test_failures_are_told_after_all_runs_have_ended_and_tried_again(tmp_path):
     result = run_study(study, tmp_path, runtime=CPU, progress=Log())
     assert (result.records, list(result.failures), result.runs) == ([], [run.folder for run in study.runs()], 4)
     with pytest.raises(
-        StateError, match=r"^4 of 4 runs failed \(plain-seed0: unknown model 'nope'.*; and 1 more\); er"
+        StateError, match=r"^4 of 4 runs failed \(plain-seed0: unknown model 'nope'.*; and 1 more\); those"
     ):
         result.check()
     assert run_study(study, tmp_path, runtime=CPU) == result

@@ -94,7 +94,7 @@ def test_include(include: list[str] | str | Callable[[str, nn.Module], bool], ex
 
 def test_nothing_to_scale() -> None:
     with pytest.raises(
-        InputError, match="expected at least one Conv1d, .* found no convolution to scale in Linear; give"
+        InputError, match=r"expected at least one Conv1d, .* found no convolution to scale in Linear; give"
     ):
         scalable_convs(nn.Linear(2, 2))
     with pytest.raises(InputError, match=r"kernel axis longer than 1 that include=<function .* selects"):

@@ -85,11 +85,11 @@ def seeds_needed(difference: float, std: float, level: float = LEVEL, power: flo
         raise InputError("expected a difference above 0 to detect, got 0; pass the smallest difference of interest")
     high = 2
     while power_of(difference, std, high, level) < power:
-        high *= 2
-        if high > _MOST_SEEDS:
+        if high == _MOST_SEEDS:
             raise InputError(
                 f"expected a difference that a million seeds detect, got {difference} at std {std}; pass a larger one"
             )
+        high = min(2 * high, _MOST_SEEDS)
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2

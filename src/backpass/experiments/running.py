@@ -179,8 +179,8 @@ def describe_failures(
     shown = "; ".join(f"{folder}: {error}" for folder, error in list(failures.items())[:_SHOWN])
     more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
     return (
-        f"{len(failures)} of {runs} runs failed ({shown}{more}); error.txt in their folders has the traceback; "
-        f"{next_step}"
+        f"{len(failures)} of {runs} runs failed ({shown}{more}); those that started have a traceback in error.txt in "
+        f"their folders; {next_step}"
     )
 
 

@@ -119,7 +119,7 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
         std=statistics.stdev(values.values()) if len(records) > 1 else None,
         values=values,
         train_accuracy=_mean(record.history[-1].get("train_accuracy") for record in records.values()),
-        calibration=_calibration(records.values()),
+        calibration=_last_means(records.values(), _CALIBRATION),
         difference=difference,
         relative_times={seed: records[seed].seconds / baseline[seed].seconds for seed in alike},
         seconds=_mean(record.seconds for record in records.values()),
@@ -131,7 +131,7 @@ def _summary(entry: Entry, records: Mapping[int, Record], baseline: Mapping[int,
         deployed_macs=_rounded_mean(model.deployed_macs for model in models),
         published=entry.published,
         metric=next((record.metric for record in records.values()), None),
-        further=_further(records.values()),
+        further=_last_means(records.values(), [n for n in LABELS if all(r.metric != n for r in records.values())]),
     )
 
 
@@ -142,20 +142,9 @@ def _conditions(record: Record) -> tuple[str, int, Runtime]:
     return record.hardware, record.environment.threads, runtime
 
 
-def _further(records: Collection[Record]) -> dict[str, float]:
-    means = {
-        name: _mean(record.history[-1].get(f"{record.data.split}_{name}") for record in records)
-        for name in LABELS
-        if all(record.metric != name for record in records)
-    }
-    return {name: mean for name, mean in means.items() if mean is not None}
-
-
-def _calibration(records: Collection[Record]) -> dict[str, float]:
-    means = {
-        name: _mean(record.history[-1].get(f"{record.data.split}_{name}") for record in records)
-        for name in _CALIBRATION
-    }
+def _last_means(records: Collection[Record], names: Iterable[str]) -> dict[str, float]:
+    """Return the means of metrics of the evaluated split after the last epoch; those that every run has."""
+    means = {name: _mean(record.history[-1].get(f"{record.data.split}_{name}") for record in records) for name in names}
     return {name: mean for name, mean in means.items() if mean is not None}
 
 

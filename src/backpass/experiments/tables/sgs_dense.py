@@ -59,7 +59,6 @@ SGS_DENSE_TABLES: tuple[Table, ...] = (
         ),
         seeds=3,
         repetitions=_REPETITIONS,
-        metric="mIoU",
         notes=(
             "published: mIoU / mAcc / allAcc",
             "ours: the 7x7 stem of the pretrained ResNets, and 3x3 convs dilated from the first block on",
@@ -77,7 +76,6 @@ SGS_DENSE_TABLES: tuple[Table, ...] = (
         ),
         seeds=3,
         repetitions=_REPETITIONS,
-        metric="PCKh@0.5",
         notes=(
             "ours: the weights of the last epoch; the source keeps those of the best epoch too",
             "PCKh@0.5 is the mean over joints, errors below the threshold, as in the source; Microsoft's is another",

@@ -35,7 +35,6 @@ class Table:
         entries: its lines.
         seeds: number of runs of each entry, as in the paper.
         repetitions: what the paper states on repetitions.
-        metric: what the headline values are, in %.
         cost_unit: of the published cost of one run; empty: none is printed.
         flops_unit: of the published multiply-adds; empty: none are printed.
         notes: what a reader must know of the settings.
@@ -48,7 +47,6 @@ class Table:
     entries: tuple[Entry, ...]
     seeds: int
     repetitions: str
-    metric: str = "accuracy"
     cost_unit: str = ""
     flops_unit: str = ""
     notes: tuple[str, ...] = ()
