@@ -197,7 +197,8 @@ def test_a_plain_recipe_names_no_run_of_a_study():
 
 
 def test_the_weights_of_a_run_with_blocks_are_a_start_for_training(tmp_path):
-    recipe = replace(TINY, epochs=3, data=DataSettings(limit_train=512, limit_test=30), augmentation=None)
+    none = Augmentation(crop_padding=0, flip=False, cutout=0)
+    recipe = replace(TINY, epochs=3, data=DataSettings(limit_train=512, limit_test=30), augmentation=none)
     data = load_data(recipe.data)
     execute(Run(recipe, "sgs+acb"), data, tmp_path, runtime=CPU)
     model = create_model("digits_net", num_classes=10)
