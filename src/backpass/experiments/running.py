@@ -14,7 +14,7 @@ from backpass.experiments.run import load_data
 from backpass.experiments.scheduling.processes import work_in_processes
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.run_state import RunState
-from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS
+from backpass.experiments.scheduling.storage_errors import STORAGE_ERRORS, naming_lost_storage
 from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
 from backpass.experiments.stages import check_second_stage, count_runs, last_stage, next_runs
 from backpass.experiments.study import Study, StudyRun, write_study
@@ -91,6 +91,7 @@ def run_study(
         InputError: several ranks call this together, there is no process to work, the study has no run, a run folder
             belongs to another run, one of the second stage is taken before anything is chosen, the storage cannot be
             opened, or its study of this name is that of another folder.
+        StorageLostError: the storage cannot be written to, or does not answer.
         StateError: a worker process ended with an error and left runs that wait or run, or without a choice of settings
             although no run of the tuning stage failed; or another study was started in the folder meanwhile.
     """
@@ -109,13 +110,14 @@ def run_study(
     name = "study" if storage is None else folder.resolve().name
     address = storage or str(folder)
     with closing(Queue.create(address, name, folder=folder, runtime=runtime or Runtime())) as queue:
-        check_second_stage(study, folder, {state.run.folder: state.run.run for state in queue.states()})
-        queue.fill(runs)
-        write_study(study, folder)
-        queue.drop_others(next_runs(study, folder))  # After the file, by which workers let missing runs wait.
-        progress.start_study(count_runs(study))
         shown: set[str] = set()
-        _show_ended(queue, study, folder, progress, shown)
+        with naming_lost_storage(queue.file):
+            check_second_stage(study, folder, {state.run.folder: state.run.run for state in queue.states()})
+            queue.fill(runs)
+            write_study(study, folder)
+            queue.drop_others(next_runs(study, folder))  # After the file, by which workers let missing runs wait.
+            progress.start_study(count_runs(study))
+            _show_ended(queue, study, folder, progress, shown)
         if processes == 1:
             work(queue, folder, progress=progress, load=load, heartbeat=heartbeat, grace=grace)
         else:
@@ -125,7 +127,8 @@ def run_study(
                     _show_ended(queue, study, folder, progress, shown)
 
             work_in_processes(address, name, folder, processes=processes, heartbeat=heartbeat, grace=grace, watch=watch)
-        every = queue.states()
+        with naming_lost_storage(queue.file):
+            every = queue.states()
     runs, states = _known_runs(study, folder, every), own_states(study, folder, every)
     if missing := set(runs) - {state.run for state in states}:
         raise StateError(

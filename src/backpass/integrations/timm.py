@@ -47,7 +47,11 @@ class ScalingLossScaler:
         create_graph: bool = False,
         need_update: bool = True,
     ) -> None:
-        """Run backward and, with ``need_update``, the step."""
+        """Run backward and, with ``need_update``, the step.
+
+        Raises:
+            InputError: ``clip_grad`` without ``parameters``.
+        """
         torch.autograd.backward(self._scaler.scale(loss), create_graph=create_graph)
         if not need_update:
             return
@@ -55,6 +59,8 @@ class ScalingLossScaler:
             self.sgs.check_optimizer(optimizer)
             self.sgs.scale_gradients()
         if clip_grad is not None:
+            if parameters is None:
+                raise InputError(f"expected parameters to clip with clip_grad={clip_grad}, got none; pass parameters=")
             self._scaler.unscale_(optimizer)
             dispatch_clip_grad(parameters, clip_grad, mode=clip_mode)
         if self.sgs.apply == "update":

@@ -1,12 +1,18 @@
 import re
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from backpass.errors import InputError
+from backpass.experiments import compare_study, run_study
+from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.storage import open_storage, storage_file
+from backpass.experiments.scheduling.storage_errors import StorageLostError
+from reference.study_workers import TINY
 
 
 @pytest.mark.parametrize("address", ["{}/new/study", "journal:{}/new/runs.log", "sqlite:///{}/runs.db"])
@@ -97,3 +103,20 @@ def test_a_journal_with_a_line_of_something_else_is_named(line, tmp_path):
         InputError, match=r"expected the journal .*, got a line that Optuna did not write .*; remove it"
     ):
         open_storage(f"journal:{path}")
+
+
+@pytest.mark.parametrize("call", ["fill", "states"])
+def test_a_database_that_cannot_be_written_to_is_named_when_a_study_starts(call, tmp_path, monkeypatch):
+    def refuse(queue, *arguments):
+        file = f"file:{tmp_path / 'study.db'}?mode=ro"
+        try:
+            with closing(sqlite3.connect(file, uri=True)) as database:
+                database.execute("CREATE TABLE more (n INT)")
+        except sqlite3.OperationalError as error:
+            raise StorageInternalError("an error occurred during the commit") from error
+
+    monkeypatch.setattr(Queue, call, refuse)
+    with pytest.raises(
+        StorageLostError, match=r"write to the study's storage at .*study\.db, got .*readonly.*; make it"
+    ):
+        run_study(compare_study(TINY, ("plain",), (0,)), tmp_path)

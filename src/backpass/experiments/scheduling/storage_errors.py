@@ -3,6 +3,7 @@
 import errno
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from optuna.exceptions import StorageInternalError
@@ -10,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from backpass.errors import StateError
 
-__all__ = ["STORAGE_ERRORS", "StorageLostError", "lasting_cause", "root_cause"]
+__all__ = ["STORAGE_ERRORS", "StorageLostError", "lasting_cause", "naming_lost_storage", "root_cause"]
 
 # What a storage raises that may answer again: databases the first two, journal files the rest (a lock or a line that is
 # gone). Our own errors and Optuna's UpdateFinishedTrialError are among the last two, and are to be caught before.
@@ -23,6 +24,24 @@ _POSTGRESQL_FULL = "53100"
 
 class StorageLostError(StateError):
     """The storage of a study cannot be used any more; the folders of its runs are unharmed."""
+
+
+@contextmanager
+def naming_lost_storage(file: Path | None) -> Iterator[None]:
+    """Turn what a database raises in the ``with`` block into an error that names what to do.
+
+    Args:
+        file: of the storage; ``None`` for a database server.
+
+    Raises:
+        StorageLostError: the storage did not answer.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = lasting_cause(error, file)
+        cause = cause or f"expected the study's storage to answer, got {root_cause(error)}; mend it"
+        raise StorageLostError(f"{cause}, and start the same command again to resume") from error
 
 
 def lasting_cause(error: BaseException, file: Path | None) -> str | None:

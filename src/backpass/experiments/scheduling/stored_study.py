@@ -8,6 +8,7 @@ from optuna.storages import BaseStorage, RDBStorage
 
 from backpass.errors import InputError
 from backpass.experiments.scheduling.storage import open_storage, storage_file
+from backpass.experiments.scheduling.storage_errors import naming_lost_storage
 from backpass.experiments.serialization import from_json, to_json
 from backpass.training.recipe import Runtime
 
@@ -59,10 +60,12 @@ class StoredStudy:
         Raises:
             InputError: the storage cannot be opened, or its study of this name is that of another folder. A storage
                 whose file lies in the folder moves with it.
+            StorageLostError: the storage cannot be written to, or does not answer.
         """
         storage = open_storage(address, create=True)
-        study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
         own, file = folder.resolve(), storage_file(storage)
+        with naming_lost_storage(file):
+            study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
         stored = study.user_attrs.get("folder", str(own))
         if stored != str(own) and not (file is not None and file.resolve().is_relative_to(own)):
             raise InputError(
@@ -70,8 +73,9 @@ class StoredStudy:
                 "choose a folder that is called otherwise, or another storage; where both are one folder, seen from "
                 f"two machines, start backpass worker with --name {name} --out {own} instead"
             )
-        study.set_user_attr("folder", str(own))
-        study.set_user_attr("runtime", to_json(runtime))
+        with naming_lost_storage(file):
+            study.set_user_attr("folder", str(own))
+            study.set_user_attr("runtime", to_json(runtime))
         return cls(storage, name)
 
     def close(self) -> None:
