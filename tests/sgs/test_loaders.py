@@ -205,6 +205,7 @@ class OwnGenerators(Dataset[Tensor]):
     def __init__(self) -> None:
         self.numbers, self.old = np.random.default_rng(0), np.random.RandomState(0)
         self.coin, self.torch_generator = random.Random(0), torch.Generator().manual_seed(0)
+        self.stateless, self.dataset = random.SystemRandom(), self
 
     def __len__(self) -> int:
         return 8

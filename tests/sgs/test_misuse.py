@@ -238,6 +238,17 @@ def test_a_step_outside_its_scaled_update_is_warned_of_at_the_next_update() -> N
         sgs.update([images()])
 
 
+def test_kernels_that_are_stepped_by_hand_in_a_scaled_update_are_scaled_without_a_warning() -> None:
+    model = net()
+    sgs = SpatialGradientScaling(model, apply="update")
+    sgs.update([images()])
+    model(images()).square().mean().backward()
+    with sgs.scaled_update(), torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 0.01 * parameter.grad
+    sgs.update([images()])
+
+
 def test_an_optimizer_that_holds_none_of_the_kernels_is_warned_of() -> None:
     model = nn.Sequential(net(), nn.Flatten(), nn.Linear(16, 2))
     model(images()).square().mean().backward()

@@ -105,7 +105,7 @@ def _restoring(loader: object) -> Iterator[Callable[[], object]]:
     for generator in {id(value): value for value in values}.values():
         if isinstance(generator, torch.Generator):
             yield partial(generator.set_state, generator.get_state())
-        elif isinstance(generator, random.Random):
+        elif isinstance(generator, random.Random) and not isinstance(generator, random.SystemRandom):  # has no state
             yield partial(generator.setstate, generator.getstate())
         elif numpy and isinstance(generator, numpy.random.RandomState):
             yield partial(generator.set_state, generator.get_state())
@@ -129,17 +129,20 @@ def _holders(loader: object) -> Iterator[object]:
         whole = getattr(batch_sampler, "batch_sampler", None)  # of all processes, in Accelerate's of one
         yield from (inner, getattr(inner, "sampler", None), batch_sampler, whole)
         yield from (getattr(batch_sampler, "sampler", None), getattr(whole, "sampler", None))
-        yield from _datasets(getattr(inner, "dataset", None))
+        yield from _datasets(getattr(inner, "dataset", None), set())
 
 
-def _datasets(dataset: object) -> Iterator[object]:
+def _datasets(dataset: object, seen: set[int]) -> Iterator[object]:
     """Yield a data set, the ones inside it (``Subset``, ``ConcatDataset``), and their transforms."""
+    if id(dataset) in seen:
+        return
+    seen.add(id(dataset))
     attributes = _attributes(dataset)
     yield from (dataset, attributes.get("transform"), attributes.get("transforms"))
     several = attributes.get("datasets")
     for inner in (attributes.get("dataset"), *(several if isinstance(several, list | tuple) else ())):
         if inner is not None:
-            yield from _datasets(inner)
+            yield from _datasets(inner, seen)
 
 
 def _attributes(holder: object) -> dict[str, Any]:

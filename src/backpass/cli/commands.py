@@ -159,7 +159,11 @@ class Report:
         if study is None:
             study, records = study_of(read_records(self.folder))
         else:
-            records = study_records(self.folder) or read_records(self.folder)
+            records = study_records(self.folder)
+            if not records:
+                raise InputError(
+                    f"expected run folders of the study with a result.json in {self.folder}, found none; run the study"
+                )
             study, choices = last_stage(study, self.folder)
         show(study, records, self.folder, choices=choices, as_json=self.json)
 

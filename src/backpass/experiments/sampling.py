@@ -24,8 +24,8 @@ def wanted(space: Space, tuning: Tuning, known: Known) -> list[tuple[Point, int]
     """Return points and seeds to run, those that are known included; more follow once these are known.
 
     Without ``tuning.halving``, every point runs with every seed. With it, all points run with the first seed, the
-    better half of them with the next, and so on. Of points with equal scores, the first go on;
-    those that diverged do not.
+    better half of them with the next, and so on. Of points with equal scores, the first go on; those
+    that diverged do not.
 
     Args:
         space: of the entry. It alone decides what is drawn at random: entries with the same space draw the same.
@@ -111,7 +111,7 @@ def _proposals(space: Space, tuning: Tuning, known: Known) -> list[Point]:
             break
         for trial, point in zip(trials, proposals, strict=True):
             score = _score(point, judging, known)
-            failed = score == -float("inf")
+            failed = score == -math.inf
             search.tell(trial, None if failed else score, TrialState.FAIL if failed else None)
     return found
 

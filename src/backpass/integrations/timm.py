@@ -52,6 +52,8 @@ class ScalingLossScaler:
         Raises:
             InputError: ``clip_grad`` without ``parameters``.
         """
+        if need_update and clip_grad is not None and parameters is None:
+            raise InputError(f"expected parameters to clip with clip_grad={clip_grad}, got none; pass parameters=")
         torch.autograd.backward(self._scaler.scale(loss), create_graph=create_graph)
         if not need_update:
             return
@@ -59,8 +61,6 @@ class ScalingLossScaler:
             self.sgs.check_optimizer(optimizer)
             self.sgs.scale_gradients()
         if clip_grad is not None:
-            if parameters is None:
-                raise InputError(f"expected parameters to clip with clip_grad={clip_grad}, got none; pass parameters=")
             self._scaler.unscale_(optimizer)
             dispatch_clip_grad(parameters, clip_grad, mode=clip_mode)
         if self.sgs.apply == "update":

@@ -106,8 +106,8 @@ class AppliedScalings:
             yield
         for optimizer in stepped:
             self._check(optimizer, stacklevel=4)
-        held = {name: layer for optimizer in stepped for name, layer in self._held_by(optimizer).items()}
-        self._calls.scaled(held, plain=not self._measured)
+        scaled = self._updates.moved.union(*(self._held_by(optimizer) for optimizer in stepped))
+        self._calls.scaled({name: self._layers[name] for name in scaled}, plain=not self._measured)
 
     def attach(self, optimizer: Optimizer) -> Attachment:
         """Scale at every ``optimizer.step()``, without a call in the loop.

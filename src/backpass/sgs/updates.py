@@ -25,10 +25,14 @@ class UpdateScaler:
     """Scales updates: of the steps in a context (:meth:`around`), or of one step (:meth:`begin`, :meth:`end`).
 
     Scaling in a context inside another would count twice, so it is refused.
+
+    Attributes:
+        moved: the kernels that moved in the last context, if no optimizer was seen to step them there.
     """
 
     def __init__(self) -> None:
         self._update: _Update | None = None
+        self.moved: set[str] = set()
 
     @contextmanager
     def around(self, layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> Iterator[list[Optimizer]]:
@@ -59,6 +63,7 @@ class UpdateScaler:
             _in_context.difference_update(kernels)
             for hook in hooks:
                 hook.remove()
+        self.moved = set() if stepped else update.moved()
         update.scale(scalings)
 
     def begin(self, layers: Mapping[str, ConvLayer]) -> None:
@@ -117,6 +122,10 @@ class _Update:
                 self._start[name] = torch.where((_kernel(layer) != start).any(), start * factor, start)
                 for around in self._inside.values():
                     around.add(name)
+
+    def moved(self) -> set[str]:
+        """Return the names of the kernels that have moved; waits for the device."""
+        return {name for name, layer in self._layers.items() if not torch.equal(_kernel(layer), self._start[name])}
 
     @torch.no_grad()
     def scale(self, scalings: Mapping[str, Tensor]) -> None:

@@ -62,19 +62,25 @@ class Classification(Task):
         return cls._with_arguments(recipe, {"num_classes": data.num_classes} if accepted else {})
 
     def prepare(self, item: Any, training: bool) -> Any:
-        """Return the item, a pair of an input and a class index.
+        """Return the item, a pair of an input and a class index, checked where the number of classes is known.
 
         Raises:
-            InputError: the target is no integer from 0 to the number of classes less one.
+            InputError: the item is no pair, or the target no integer from 0 to the number of classes less one.
         """
+        if self.num_classes is None:
+            return item
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise InputError(
+                f"expected items of an input and a class, got {describe(item)}; override prepare() in your task"
+            )
         _, target = item
         number = target.item() if isinstance(target, Tensor) and target.ndim == 0 else target
         whole = isinstance(number, Integral) and not isinstance(number, bool)
-        if not whole or (self.num_classes is not None and not 0 <= number < self.num_classes):
+        if not whole or not 0 <= number < self.num_classes:
             found = describe(target) if isinstance(target, Tensor) and target.ndim else repr(number)
             raise InputError(
-                f"expected the class of each item as an integer from 0 to {(self.num_classes or 0) - 1}, got {found}; "
-                "number the classes from 0, or name another task"
+                f"expected the class of each item as an integer from 0 to {self.num_classes - 1}, got {found}; "
+                "number the classes from 0, or override prepare() in a task of your own"
             )
         return item
 

@@ -200,6 +200,8 @@ def check_checkpoint(state: Any, run: Run, runtime: Runtime, items: dict[str, in
     It has to be of the same precision and numbers of items, since a record states one, and the schedule follows from
     them; the rest of the runtime may change.
     """
+    if isinstance(state, dict):
+        state = {"items": items, **state}  # the first checkpoints had none
     _check_keys(state, _PARTS, "the content")
     for name, kind in _PARTS.items():
         if not isinstance(state[name], kind):

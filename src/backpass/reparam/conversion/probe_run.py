@@ -1,6 +1,7 @@
 """The data flow of a model as running it on a probe shows it."""
 
 import copy
+import gc
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,10 +92,12 @@ class _Watch(TorchFunctionMode):
 
     def let_go(self, holders: set[str]) -> None:
         """Let go of the convolutions' outputs; record that an object uses those that live on without a known holder."""
-        outputs = [(weakref.ref(output), users) for output, _, users in self.outputs]
+        outputs = [(weakref.ref(out), users) for out, _, users in self.outputs if users.isdisjoint(holders)]
         self.outputs.clear()
+        if any(output() is not None for output, _ in outputs):
+            gc.collect()  # one in a cycle of references is not kept
         for output, users in outputs:
-            if output() is not None and users.isdisjoint(holders):
+            if output() is not None:
                 users.add("an object that the model keeps or returns")
 
     def __torch_function__(
