@@ -37,7 +37,7 @@ __all__ = ["NAMES", "RESULTS", "load_claim", "read_kept"]
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 RECORDS = "records.jsonl.gz"
-_TOOLS = ("claim", "page", "run", "settings")
+_TOOLS = ("claim", "page", "picture", "run", "settings")
 NAMES = tuple(path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in _TOOLS)
 
 

@@ -29,13 +29,14 @@ PROSE = {
     "src/backpass/pgt/README.md": ("## Measured here", "## Source"),
 }
 """Where differences are stated in sentences, from a text to a text."""
-NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("claim", "page", "run", "settings"))
+TOOLS = ("claim", "page", "picture", "run", "settings")
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in TOOLS)
 
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("claim", "page", "run", "settings", *NAMES):
+    for name in (*TOOLS, *NAMES):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -95,6 +96,16 @@ def test_points_that_are_tied_in_tuning_are_named_on_the_page(name):
 def test_the_page_is_made_from_the_records():
     page = importlib.import_module("page")
     assert page.page(NAMES) == PAGE
+
+
+def test_the_picture_has_the_differences_of_the_page():
+    drawn = re.findall(r">([^<>]+)</text>", (ROOT / "docs" / "pictures" / "claims.svg").read_text())
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in SHOWN.partition("\n## ")[0].splitlines()]
+    shown = [row for row in rows if len(row) == 6 and row[1] in ("sgs", "pgt", "sgs+pgt")]
+    assert shown
+    assert [text for text in drawn if re.fullmatch(r"[+-]\d\.\d\d", text)] == [row[2] for row in shown]
+    claims = dict.fromkeys(row[0].partition("]")[0].removeprefix("[") for row in shown)
+    assert [text for text in drawn if text.replace(" ", "_") in claims] == [name.replace("_", " ") for name in claims]
 
 
 def test_no_record_has_a_path_of_a_machine():
