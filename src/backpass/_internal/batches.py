@@ -55,25 +55,13 @@ def forward_on(
 
 
 def copied(batch: Any) -> Any:
-    """Return a batch of the same types with copies of its tensors, in tuples, lists and mappings at any depth.
-
-    Parts of other kinds are shared with the batch.
+    """Return the batch with copies of its tensors (:func:`map_tensors`); other parts are shared with it.
 
     >>> batch = {"x": [torch.zeros(2)], "name": "a"}
     >>> copied(batch)["x"][0].add_(1), batch["x"][0]
     (tensor([1., 1.]), tensor([0., 0.]))
     """
-    if isinstance(batch, Tensor):
-        return batch.clone()
-    if isinstance(batch, MutableMapping):
-        return _mapped(copied, batch)
-    if isinstance(batch, list):
-        items = copy.copy(batch)
-        items[:] = map(copied, batch)
-        return items
-    if isinstance(batch, tuple) and (type(batch) is tuple or hasattr(batch, "_make")):
-        return getattr(batch, "_make", tuple)(map(copied, batch))
-    return batch
+    return map_tensors(Tensor.clone, batch)
 
 
 def tensors_in(batch: Any) -> Iterator[Tensor]:
@@ -90,7 +78,7 @@ def tensors_in(batch: Any) -> Iterator[Tensor]:
 
 
 def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
-    """Return the batch with ``call`` applied to each tensor; other values are kept.
+    """Return the batch with ``call`` applied to each tensor in tuples, lists and mappings at any depth.
 
     >>> map_tensors(lambda x: x + 1, {"a": torch.zeros(2), "b": (torch.ones(1), "name")})
     {'a': tensor([1., 1.]), 'b': (tensor([2.]), 'name')}
@@ -99,26 +87,30 @@ def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
 
 
 def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bool]) -> Any:
-    """Return the batch with ``call`` applied to each part that is ``chosen``, the outer before the inner."""
+    """Return the batch with ``call`` applied to each part that is ``chosen``, the outer before the inner.
+
+    Containers keep their types, such as a ``ModelOutput``; a mapping that cannot be written to becomes a dictionary.
+    """
+
+    def mapped(part: Any) -> Any:
+        return map_parts(call, part, chosen)
+
     if chosen(batch):
         return call(batch)
     if isinstance(batch, MutableMapping):
-        return _mapped(lambda value: map_parts(call, value, chosen), batch)
+        mapping = copy.copy(batch)
+        for key, value in batch.items():
+            mapping[key] = mapped(value)
+        return mapping
     if isinstance(batch, Mapping):
-        return {key: map_parts(call, value, chosen) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_parts(call, value, chosen) for value in batch))
-    if isinstance(batch, tuple | list):
-        return type(batch)(map_parts(call, value, chosen) for value in batch)
+        return {key: mapped(value) for key, value in batch.items()}
+    if isinstance(batch, list):
+        items = copy.copy(batch)
+        items[:] = map(mapped, batch)
+        return items
+    if isinstance(batch, tuple):
+        return getattr(batch, "_make", type(batch))(map(mapped, batch))  # of a named tuple
     return batch
-
-
-def _mapped(call: Callable[[Any], Any], batch: MutableMapping[Any, Any]) -> MutableMapping[Any, Any]:
-    """Return a mapping of the same type, such as a ``ModelOutput``, with ``call`` applied to each value."""
-    mapping = copy.copy(batch)
-    for key, value in batch.items():
-        mapping[key] = call(value)
-    return mapping
 
 
 def _dtypes_of_kernels(parameters: Iterable[Tensor]) -> list[torch.dtype]:
