@@ -113,10 +113,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     count = arguments.batches
     if arguments.images:
         from backpass.training.datasets import load_dataset
-        from backpass.training.loaders import build_loaders
+        from backpass.training.images import ImageData, ImageSplit
+        from backpass.training.loader import BatchPlan, DeviceLoader
 
         data = load_dataset(arguments.images, limit_train=BATCH * count, limit_test=10)
-        loader = build_loaders(data, batch_size=BATCH).train
+        if not isinstance(data, ImageData) or not isinstance(data.train, ImageSplit):
+            raise SystemExit(f"expected images that fit into memory, got {arguments.images}; choose another data set")
+        loader = DeviceLoader(data.train, data, BatchPlan(BATCH * count, BATCH, training=True))
         batches = [images for images, _ in loader]
     else:
         batches = [smooth_images(BATCH, seed) for seed in range(count)]

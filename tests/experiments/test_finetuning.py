@@ -15,8 +15,8 @@ from backpass.experiments.scheduling.worker import work
 from backpass.models import create_model
 from backpass.training import DataSettings, OptimizerSettings, Recipe, Run, Runtime, WeightSettings
 from backpass.training.augment import Augmentation
-from backpass.training.loaders import build_loaders
 from backpass.training.weights import load_weights, read_weights
+from training.loading import loaders_of
 
 CPU = Runtime(device="cpu")
 TINY = Recipe(
@@ -203,7 +203,7 @@ def test_the_weights_of_a_run_with_blocks_are_a_start_for_training(tmp_path):
     execute(Run(recipe, "sgs+acb"), data, tmp_path, runtime=CPU)
     model = create_model("digits_net", num_classes=10)
     load_weights(model, WeightSettings(str(tmp_path)))
-    images, _ = next(iter(build_loaders(data, batch_size=512).train))
+    images, _ = next(iter(loaders_of(data, batch_size=512).train))
     with torch.no_grad():
         evaluated, trained = model.eval()(images), model.train()(images)
     assert (trained - evaluated).norm() < 0.3 * (evaluated - evaluated.mean(0)).norm()

@@ -11,13 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from backpass.errors import InputError
+from backpass.training import classification
 from backpass.training.augment import Augmentation, normalize
 from backpass.training.datasets import load_dataset
 from backpass.training.image_folder import decode_image
 from backpass.training.images import ImageData, ImageSplit
 from backpass.training.loader import BatchPlan, DeviceLoader, Loader
-from backpass.training.loaders import build_loaders, measuring_batches
+from backpass.training.loaders import measuring_batches
 from backpass.training.stream import StreamAugmentation, StreamLoader, _stream_transform
+from training.loading import loaders_of
 
 pytest.importorskip("torchvision")
 
@@ -60,14 +62,14 @@ def photos(tmp_path: Path) -> ImageData:
 def device_loader(**changes: object) -> DeviceLoader:
     data = toy_data()
     assert isinstance(data.train, ImageSplit)
-    arguments = {"count": 22, "batch_size": 4, "shuffle": True, "drop_last": True, "seed": 5}
+    arguments = {"count": 22, "batch_size": 4, "training": True, "seed": 5}
     plan = BatchPlan(**{**arguments, **changes})  # type: ignore[arg-type]
     return DeviceLoader(data.train, data, plan, AUGMENTATION)
 
 
 def stream_loader(data: ImageData, workers: int = 0, **changes: object) -> Loader:
-    arguments: dict[str, object] = {"batch_size": 4, "augmentation": StreamAugmentation(), "seed": 5}
-    return build_loaders(data, workers=workers, **{**arguments, **changes}).train  # type: ignore[arg-type]
+    arguments: dict[str, object] = {"batch_size": 4, "seed": 5}
+    return loaders_of(data, workers=workers, **{**arguments, **changes}).train  # type: ignore[arg-type]
 
 
 def joined(batches: Iterable[Batch]) -> Batch:
@@ -84,18 +86,15 @@ def same(left: Iterable[Batch], right: Iterable[Batch]) -> bool:
 
 
 def test_an_epoch_shows_every_image_once() -> None:
-    plan = BatchPlan(count=22, batch_size=4, shuffle=True, seed=1)
+    plan = BatchPlan(count=22, batch_size=4, training=True, seed=1)
     assert sorted(plan.order(0).tolist()) == list(range(22))
-    assert [plan.order(0)[s].tolist() for s in plan.shards()] == [
-        part.tolist() for part in torch.split(plan.order(0), 4)
-    ]
+    full = torch.split(plan.order(0), 4)[:5]
+    assert [plan.order(0)[s].tolist() for s in plan.shards()] == [part.tolist() for part in full]
 
 
 def test_order_follows_from_seed_and_epoch_and_nothing_else() -> None:
     def order(seed: int, epoch: int, **changes: int) -> list[int]:
-        return (
-            BatchPlan(count=50, batch_size=10, shuffle=True, drop_last=True, seed=seed, **changes).order(epoch).tolist()
-        )
+        return BatchPlan(count=50, batch_size=10, training=True, seed=seed, **changes).order(epoch).tolist()
 
     torch.manual_seed(0)
     first = order(3, 4)
@@ -111,9 +110,9 @@ def test_without_shuffling_the_order_is_that_of_the_split() -> None:
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_parts_of_all_processes_make_the_batches_of_one(world_size: int) -> None:
-    single = BatchPlan(count=22, batch_size=4, shuffle=True, drop_last=True).shards()
+    single = BatchPlan(count=22, batch_size=4, training=True).shards()
     ranks = [
-        BatchPlan(count=22, batch_size=4, shuffle=True, drop_last=True, rank=r, world_size=world_size).shards()
+        BatchPlan(count=22, batch_size=4, training=True, rank=r, world_size=world_size).shards()
         for r in range(world_size)
     ]
     assert len(single) == 5
@@ -134,13 +133,7 @@ def test_evaluation_on_many_processes_sees_every_image_once(count: int) -> None:
     ("arguments", "message"),
     [
         ({"batch_size": 0}, "expected batch_size >= 1, got 0"),
-        ({"rank": 2, "world_size": 2}, "expected 0 <= rank < world_size, got rank=2 and world_size=2"),
-        ({"drop_last": True, "world_size": 3}, "to be a multiple of world_size=3, got 4; change it"),
-        (
-            {"drop_last": True, "batch_size": 11},
-            "at least one batch of 11 images, got 10 images; lower batch_size",
-        ),
-        ({"shuffle": True, "world_size": 2}, "expected drop_last=True for training on 2 processes, got False"),
+        ({"training": True, "batch_size": 11}, "at least one batch of 11 images, got 10 images; lower batch_size"),
     ],
 )
 def test_impossible_plans_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -153,7 +146,7 @@ def test_impossible_plans_are_refused(arguments: dict[str, Any], message: str) -
 
 def test_images_keep_their_labels_and_are_normalised() -> None:
     data = toy_data()
-    loader = build_loaders(data, batch_size=4).train
+    loader = loaders_of(data, batch_size=4).train
     images, labels = joined(loader)
     assert isinstance(data.train, ImageSplit)
     assert images.dtype == torch.float32
@@ -164,9 +157,9 @@ def test_images_keep_their_labels_and_are_normalised() -> None:
 
 def test_pixels_are_scaled_by_the_max_value_of_the_data_set() -> None:
     data = load_dataset("digits", limit_train=20)
-    images, labels = joined(build_loaders(data, batch_size=20).train)
+    images, labels = joined(loaders_of(data, batch_size=20).train)
     assert isinstance(data.train, ImageSplit)
-    order = build_loaders(data, batch_size=20).train.plan.order(0)
+    order = loaders_of(data, batch_size=20).train.plan.order(0)
     expected = (data.train.images[order].double() / 16 - data.mean[0]) / data.std[0]
     torch.testing.assert_close(images.double(), expected, rtol=1e-6, atol=1e-6)
     assert torch.equal(labels, data.train.labels[order])
@@ -185,9 +178,10 @@ def test_augmented_images_hold_their_own_colour_black_padding_and_the_cut_square
     assert whole.any()
 
 
-def test_evaluation_is_unaugmented_in_order_and_complete() -> None:
+def test_evaluation_is_unaugmented_in_order_and_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     data = toy_data()
-    loaders = build_loaders(data, batch_size=4, augmentation=AUGMENTATION, eval_batch_size=3)
+    monkeypatch.setattr(classification, "_EVALUATION_BATCH_SIZE", 3)
+    loaders = loaders_of(data, batch_size=3, augmentation=AUGMENTATION)
     assert isinstance(data.test, ImageSplit)
     images, labels = joined(loaders.test)
     assert torch.equal(images, normalize(data.test.images, data.mean, data.std))
@@ -198,7 +192,7 @@ def test_evaluation_is_unaugmented_in_order_and_complete() -> None:
 
 def test_validation_is_evaluated_like_the_test_images() -> None:
     data = load_dataset("digits", split_validation=0.5, limit_train=30, seed=1)
-    validation = build_loaders(data, batch_size=30).validation
+    validation = loaders_of(data, batch_size=30).validation
     assert validation is not None
     assert data.validation is not None
     assert torch.equal(joined(validation)[1], data.validation.labels)
@@ -233,9 +227,7 @@ def test_processes_together_see_the_augmented_batches_of_one(world_size: int) ->
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_memory_format_changes_no_value(channels_last: bool) -> None:
-    loader = build_loaders(
-        toy_data(), batch_size=4, augmentation=AUGMENTATION, channels_last=channels_last, seed=5
-    ).train
+    loader = loaders_of(toy_data(), batch_size=4, augmentation=AUGMENTATION, channels_last=channels_last, seed=5).train
     batches = list(loader)
     for images, _ in batches:
         assert images.is_contiguous(memory_format=torch.channels_last) is channels_last
@@ -257,7 +249,7 @@ def test_measuring_changes_neither_order_nor_augmentation() -> None:
 
 def test_measuring_batches_are_training_images_without_repetition_and_differ_between_epochs() -> None:
     data = toy_data()
-    loader = build_loaders(data, batch_size=4, seed=5).train
+    loader = loaders_of(data, batch_size=4, seed=5).train
     measured = measuring_batches(loader, 3, epoch=0)
     assert [tuple(x.shape) for x in measured] == [(4, 3, 6, 6)] * 3
     assert isinstance(data.train, ImageSplit)
@@ -273,7 +265,7 @@ def test_measuring_batches_are_training_images_without_repetition_and_differ_bet
 
 
 def test_measuring_batches_are_augmented() -> None:
-    plain = torch.cat(measuring_batches(build_loaders(toy_data(), batch_size=4, seed=5).train, 3, epoch=0))
+    plain = torch.cat(measuring_batches(loaders_of(toy_data(), batch_size=4, seed=5).train, 3, epoch=0))
     augmented = torch.cat(measuring_batches(device_loader(), 3, epoch=0))
     assert (plain.flatten(2).std(2) < 1e-6).all()
     assert (augmented.flatten(2).std(2) > 1e-3).any(1).all()
@@ -296,7 +288,7 @@ def test_measuring_returns_at_most_the_full_batches_of_the_split() -> None:
 
 
 def test_streamed_evaluation_is_resize_and_centre_crop(photos: ImageData) -> None:
-    loader = build_loaders(photos, batch_size=4).test
+    loader = loaders_of(photos, batch_size=4).test
     images, labels = joined(loader)
     assert labels.tolist() == [0] * 3 + [1] * 3
     for image, file in zip(images, photos.test.files, strict=True):  # type: ignore[union-attr]
@@ -359,7 +351,7 @@ def test_streamed_batches_keep_the_memory_format(photos: ImageData, channels_las
 def test_stream_augmentation_can_be_switched_off_piece_by_piece(photos: ImageData) -> None:
     def batch(**changes: object) -> Tensor:
         augmentation = StreamAugmentation(**changes)  # type: ignore[arg-type]
-        return joined(stream_loader(photos, augmentation=augmentation))[0]
+        return joined(stream_loader(photos, stream_augmentation=augmentation))[0]
 
     assert not torch.equal(batch(flip=False), batch())
     assert not torch.equal(batch(color_jitter=0.0), batch())
@@ -405,16 +397,8 @@ def test_a_damaged_file_is_named_while_streaming(photos: ImageData) -> None:
         (lambda data: StreamAugmentation(min_scale=0.0), "min_scale to be a finite number > 0 and <= 1, got 0.0"),
         (lambda data: StreamAugmentation(color_jitter=1.0), "color_jitter to be a finite number >= 0 and < 1, got 1.0"),
         (
-            lambda data: build_loaders(data, batch_size=4, augmentation=StreamAugmentation()),
-            r"expected an Augmentation or none for toy, whose images are in memory, got StreamAugmentation\(",
-        ),
-        (
-            lambda data: build_loaders(data, batch_size=4, augmentation=Augmentation()),
+            lambda data: loaders_of(data, batch_size=4, augmentation=Augmentation()),
             "expected cutout < 6 for images of 6x6 pixels, got 16",
-        ),
-        (
-            lambda data: DeviceLoader(data.train, data, BatchPlan(count=21, batch_size=4)),
-            "expected a plan for the 22 images of the split, got one for 21",
         ),
     ],
 )
@@ -423,10 +407,18 @@ def test_what_does_not_fit_is_refused(make: Callable[[ImageData], object], messa
         make(toy_data())
 
 
-def test_streams_refuse_the_augmentation_of_images_in_memory(photos: ImageData) -> None:
-    with pytest.raises(InputError, match=r"expected a StreamAugmentation or none .* are files, got Augment"):
-        build_loaders(photos, batch_size=4, augmentation=Augmentation())
-    assert isinstance(build_loaders(photos, batch_size=4).test, StreamLoader)
+def test_a_process_with_fewer_images_than_micro_batches_is_refused() -> None:
+    settings = {"batch_size": 8, "micro_batches": 8}
+    assert loaders_of(toy_data(), **settings).train.plan.batch_size == 8
+    text = r"multiple of 16, the number of processes \(2\) times micro_batches \(8\), got 8; change it"
+    with pytest.raises(InputError, match=text):
+        loaders_of(toy_data(), world_size=2, **settings)
+    halves = loaders_of(toy_data(), world_size=2, batch_size=8, micro_batches=4)
+    assert len(next(iter(halves.train))[0]) == 4
+
+
+def test_files_are_streamed(photos: ImageData) -> None:
+    assert isinstance(loaders_of(photos, batch_size=4).test, StreamLoader)
 
 
 @pytest.mark.cuda
@@ -434,7 +426,7 @@ def test_the_device_changes_no_batch() -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     for device in ("cpu", "cuda"):
-        loader = build_loaders(toy_data(), batch_size=4, augmentation=AUGMENTATION, device=device, seed=5).train
+        loader = loaders_of(toy_data(), batch_size=4, augmentation=AUGMENTATION, device=device, seed=5).train
         for (images, labels), (expected, expected_labels) in zip(loader, device_loader(), strict=True):
             assert images.device.type == device
             torch.testing.assert_close(images.cpu(), expected)

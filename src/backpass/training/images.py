@@ -65,6 +65,10 @@ class FileSplit:
     def __len__(self) -> int:
         return len(self.files)
 
+    def __getitem__(self, index: int) -> tuple[str, int]:
+        """Return the path and the class index of an image."""
+        return self.files[index], int(self.labels[index])
+
     def select(self, indices: Tensor) -> Self:
         """Return a split with the files at ``indices`` (int64, shape ``(M,)``), in that order."""
         files = tuple(self.files[index] for index in indices.tolist())

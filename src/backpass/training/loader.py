@@ -18,7 +18,7 @@ from backpass.errors import InputError
 from backpass.training.augment import Augmentation, normalize
 from backpass.training.images import ImageData, ImageSplit
 
-__all__ = ["Batch", "BatchPlan", "DeviceLoader", "Loader", "check_count", "epoch_generator"]
+__all__ = ["Batch", "BatchPlan", "DeviceLoader", "Loader", "epoch_generator"]
 
 Batch = tuple[Any, Any]
 """Inputs and targets: tensors, or tuples, lists and dictionaries of them."""
@@ -31,23 +31,21 @@ class BatchPlan:
     Attributes:
         count: number of images in the split.
         batch_size: number of images in a global batch, over all processes.
-        shuffle: draw a new order in each epoch; otherwise use the order of the split.
-        drop_last: drop the last batch of an epoch if it is not full. Otherwise the last batch is smaller and no image
-            is repeated, so processes may get different numbers of images or batches, as needed for evaluation.
+        training: draw a new order in each epoch, and drop its last batch if it is not full. Otherwise use the order of
+            the split; the last batch is smaller and no image is repeated, so processes may get different numbers of
+            images or batches.
         seed: seed of the order and the augmentation.
         rank: index of this process.
         world_size: number of processes. Process r gets the r-th contiguous part of each global batch, so the
             concatenated parts are the batch of a single process.
 
     Raises:
-        InputError: a number is out of range, there are fewer images than one batch holds, or training processes would
-            get batches of different sizes.
+        InputError: the batch size is below 1, or there are fewer images to train on than one batch holds.
     """
 
     count: int
     batch_size: int
-    shuffle: bool = False
-    drop_last: bool = False
+    training: bool = False
     seed: int = 0
     rank: int = 0
     world_size: int = 1
@@ -55,35 +53,21 @@ class BatchPlan:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"expected batch_size >= 1, got {self.batch_size}; raise it")
-        if not 0 <= self.rank < self.world_size:
-            raise InputError(
-                f"expected 0 <= rank < world_size, got rank={self.rank} and world_size={self.world_size}; correct them"
-            )
-        if self.drop_last and self.batch_size % self.world_size:
-            raise InputError(
-                f"expected batch_size, the size of a global batch, to be a multiple of world_size={self.world_size}, "
-                f"got {self.batch_size}; change it so that every process gets the same number of images"
-            )
-        if self.drop_last and self.count < self.batch_size:
+        if self.training and self.count < self.batch_size:
             raise InputError(
                 f"expected at least one batch of {self.batch_size} images, got {self.count} images; lower batch_size "
                 "or use more images"
             )
-        if self.shuffle and not self.drop_last and self.world_size > 1:
-            raise InputError(
-                f"expected drop_last=True for training on {self.world_size} processes, got False; set it, since a "
-                "smaller last batch would weight the gradients of the processes unequally"
-            )
 
     def order(self, epoch: int) -> Tensor:
         """Return the indices of the images in the order of an epoch, int64, shape ``(count,)``."""
-        if not self.shuffle:
+        if not self.training:
             return torch.arange(self.count)
         return torch.randperm(self.count, generator=epoch_generator(self.seed, epoch, "order"))
 
     def shards(self) -> list[slice]:
         """Return this process's non-empty batches as ranges of positions in the order."""
-        end = self.count - self.count % self.batch_size if self.drop_last else self.count
+        end = self.count - self.count % self.batch_size if self.training else self.count
         shards = []
         for start in range(0, end, self.batch_size):
             size = min(self.batch_size, end - start)
@@ -137,7 +121,7 @@ class DeviceLoader(Loader):
         channels_last: return images in the ``torch.channels_last`` memory format.
 
     Raises:
-        InputError: a crop or cutout is as large as the images, or the plan is for another number of images.
+        InputError: a crop or cutout is as large as the images.
     """
 
     def __init__(
@@ -150,7 +134,6 @@ class DeviceLoader(Loader):
         channels_last: bool = False,
     ) -> None:
         super().__init__(plan)
-        check_count(plan, len(split))
         if augmentation is not None:
             augmentation.check(*data.image_size)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -186,11 +169,3 @@ def epoch_generator(seed: int, epoch: int, purpose: str) -> torch.Generator:
     """Return a CPU generator seeded with a hash of ``seed``, ``epoch`` and ``purpose``."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
-
-
-def check_count(plan: BatchPlan, count: int) -> None:
-    """Raise ``InputError`` if the plan is for another number of images."""
-    if plan.count != count:
-        raise InputError(
-            f"expected a plan for the {count} images of the split, got one for {plan.count}; set its count"
-        )

@@ -7,10 +7,10 @@ from backpass._internal.paths import AnyPath
 from backpass.errors import StateError
 from backpass.training.checkpoint import Checkpoints
 from backpass.training.items import Data
+from backpass.training.loaders import build_loaders
 from backpass.training.outcome import EpochRecord
 from backpass.training.processes import build_accelerator, on_main
 from backpass.training.recipe import Run, Runtime
-from backpass.training.run_loaders import build_run_loaders
 from backpass.training.state import TrainingState, build_state, check_checkpoint
 from backpass.training.tasks import build_task
 from backpass.training.traces import TraceRecorder
@@ -31,7 +31,7 @@ class ResumableRun:
         self.on_save = on_save
         self.accelerator = build_accelerator(runtime)
         self.task = build_task(run.recipe, data)
-        self.loaders = build_run_loaders(run, data, self.task, runtime, self.accelerator)
+        self.loaders = build_loaders(run, data, self.task, runtime, self.accelerator)
         self.history: list[EpochRecord] = []
         self.traces = self._new_traces()
         self._in_epoch = False

@@ -1,6 +1,7 @@
 """Loader of image files, which worker processes decode on the fly, as for ImageNet."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -11,8 +12,8 @@ from backpass._internal.settings import Range, check_settings
 from backpass.training.augment import normalize
 from backpass.training.image_folder import decode_image
 from backpass.training.images import FileSplit, ImageData
-from backpass.training.loader import Batch, BatchPlan, check_count
-from backpass.training.worker_loader import SeededDataset, WorkerLoader
+from backpass.training.item_loader import ItemLoader
+from backpass.training.loader import Batch, BatchPlan
 
 __all__ = ["StreamAugmentation", "StreamLoader"]
 
@@ -40,7 +41,7 @@ class StreamAugmentation:
         check_settings(self, "stream_augmentation")
 
 
-class StreamLoader(WorkerLoader):
+class StreamLoader(ItemLoader):
     """Loader of image files, which are decoded and transformed by worker processes and normalised on the device.
 
     With an augmentation, the transforms are a random resized crop (bilinear), a flip and colour jitter. Without, the
@@ -57,7 +58,7 @@ class StreamLoader(WorkerLoader):
         workers: number of worker processes, which persist between epochs; 0: decode in this process.
 
     Raises:
-        InputError: the plan is for another number of images; during iteration: a file cannot be decoded.
+        InputError: during iteration: a file cannot be decoded.
         MissingExtraError: torchvision is not installed.
     """
 
@@ -71,27 +72,19 @@ class StreamLoader(WorkerLoader):
         channels_last: bool = False,
         workers: int = 0,
     ) -> None:
-        check_count(plan, len(split))
-        dataset = _DecodedImages(split, _stream_transform(data.image_size, augmentation))
-        super().__init__(dataset, plan, device, channels_last, workers)
+        prepare = partial(_decoded, _stream_transform(data.image_size, augmentation))
+        super().__init__(split, prepare, plan, device, channels_last, workers)
         self.mean = torch.tensor(data.mean, device=self.device)
         self.std = torch.tensor(data.std, device=self.device)
 
-    def _finish(self, batch: Any) -> Batch:
-        images = batch[0].to(self.device, non_blocking=True, memory_format=self.memory_format)
-        return normalize(images, self.mean, self.std), batch[1].to(self.device, non_blocking=True)
+    def _on_device(self, batch: Any) -> Batch:
+        pixels, labels = super()._on_device(batch)
+        return normalize(pixels.contiguous(memory_format=self.memory_format), self.mean, self.std), labels
 
 
-class _DecodedImages(SeededDataset):
-    """Images and labels of a split of files."""
-
-    def __init__(self, split: FileSplit, transform: Any) -> None:
-        self.split = split
-        self.transform = transform
-
-    def example(self, index: int) -> tuple[Tensor, int]:
-        image = decode_image(self.split.files[index])
-        return self.transform(image), int(self.split.labels[index])
+def _decoded(transform: Any, item: tuple[str, int], training: bool) -> tuple[Tensor, int]:
+    file, label = item
+    return transform(decode_image(file)), label
 
 
 def _stream_transform(image_size: tuple[int, int], augmentation: StreamAugmentation | None) -> Any:

@@ -147,7 +147,7 @@ def test_perfect_heat_maps_score_one_and_moved_ones_less(scenes):
     data = load_dataset(scenes["keypoints"].data.name)
     task = KeypointHeatmaps(16, data.pairs, data.not_scored, size=64, sigma=1.0, rounding="nearest")
     loader = trainer_of(scenes["keypoints"]).loaders.test
-    loader._dataset.prepare = task.prepare
+    loader._examples.prepare = task.prepare
     ((_, target),) = loader
     maps = draw_heatmaps(target.joints / 4, target.visible, (16, 16), 1.0, "nearest")
     for shift, expected in ((0, {"pckh": 1.0, "pckh_weighted": 1.0}), (2, {"pckh": 0.0, "pckh_weighted": 0.0})):

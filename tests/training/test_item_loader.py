@@ -8,7 +8,9 @@ import torch
 
 from backpass.errors import InputError
 from backpass.training.datasets import load_dataset
-from backpass.training.loaders import build_loaders, measuring_batches
+from backpass.training.items import ItemData
+from backpass.training.loaders import measuring_batches
+from training.loading import loaders_of
 from training.own import noisy
 
 SOURCES = ("numpy", "random")
@@ -19,7 +21,7 @@ def first_of(loader, epoch):
 
 
 def loader_of(source, workers=0):
-    return build_loaders(noisy(source), batch_size=8, workers=workers).train
+    return loaders_of(noisy(source), batch_size=8, workers=workers).train
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -60,7 +62,7 @@ def test_an_error_of_an_example_is_the_same_from_a_worker_process(workers, pets)
     file = pets / "train" / "eagle" / "002.png"
     data = load_dataset(f"folder:{pets}", image_size=4)
     file.write_bytes(b"damaged")
-    loader = build_loaders(data, batch_size=12, workers=workers).train
+    loader = loaders_of(data, batch_size=12, workers=workers).train
     for _ in range(2):  # the workers live on
         with pytest.raises(InputError) as caught:
             list(loader.iter_epoch(0))
@@ -68,3 +70,12 @@ def test_an_error_of_an_example_is_the_same_from_a_worker_process(workers, pets)
         assert text.startswith(f"expected {file} to be a readable image, got ")
         assert "\n" not in text
         assert text.endswith("replace or remove the file")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_examples_of_different_sizes_are_refused(workers):
+    split = [(torch.zeros(1, side, 3), torch.tensor(0)) for side in (3, 3, 4)]
+    data = ItemData("uneven", split, split, num_classes=2, input_size=(1, 3, 3))
+    text = r"one form and size in a batch, got tuple of tensor of shape \(1, 3, 3\), .* and tuple of .* \(1, 4, 3\), "
+    with pytest.raises(InputError, match=text):
+        list(loaders_of(data, batch_size=3, workers=workers).test)
