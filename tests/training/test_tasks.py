@@ -168,12 +168,6 @@ def test_items_are_held_out_and_limited():
         stripes(train=40).reduced(0.25, 31, None, 0)
 
 
-def test_items_have_no_mean_and_std():
-    text = r"mean and std with images of one class each, got mean=\(0.1,\) and std=\(0.2,\) with 'training.own:stripes'"
-    with pytest.raises(InputError, match=text):
-        load_dataset("training.own:stripes", mean=(0.1,), std=(0.2,))
-
-
 def test_the_task_of_a_recipe_without_one_is_classification(images):
     assert build_task(Recipe(label_smoothing=0.1), images).label_smoothing == 0.1
 

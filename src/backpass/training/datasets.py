@@ -7,7 +7,7 @@ the user's own, are lists of items.
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
@@ -16,16 +16,15 @@ from urllib.error import URLError
 
 import torch
 from filelock import FileLock
-from torch import Tensor
 
 from backpass._internal.imports import import_lab, is_import_path
 from backpass.errors import InputError
 from backpass.training.data_settings import Argument
 from backpass.training.dense.datasets import DENSE_KINDS, DENSE_NAMES, load_dense
 from backpass.training.image_folder import hold_folder, list_folder
-from backpass.training.images import ImageData, ImageSplit, Split, channel_statistics, stratified_subset
-from backpass.training.items import Data, ItemData, call_data_function
-from backpass.training.subsets import check_limit, held_out_count
+from backpass.training.images import ImageData, ImageSplit, channel_statistics, stratified_subset
+from backpass.training.items import Data, call_data_function
+from backpass.training.subsets import complement
 
 __all__ = ["CIFAR_MEAN", "CIFAR_STD", "list_datasets", "load_dataset"]
 
@@ -57,8 +56,6 @@ def load_dataset(
     seed: int = 0,
     download: bool = False,
     label: str | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     image_size: int | None = None,
     memory_limit: float = 4.0,
     arguments: Mapping[str, Argument] | None = None,
@@ -80,6 +77,11 @@ def load_dataset(
     Every subset of images with one class each is stratified (:func:`~backpass.training.images.stratified_subset`).
     Validation images are taken from the training images before ``limit_train`` is applied.
 
+    Images with one class each are normalised by the statistics of CIFAR-10 for both CIFAR sets (configurations of SGS
+    and DyRep), the usual ones of ImageNet where they are decoded on the fly, those of the whole training split for
+    ``digits``, and those of the selected training images for folders in memory. For others, replace ``mean`` and
+    ``std`` of the result with ``dataclasses.replace``.
+
     Args:
         name: one of :func:`list_datasets`, with a path instead of ``PATH``.
         root: folder that holds the files, for a name without a path; default: ``data`` for the CIFAR sets.
@@ -89,11 +91,6 @@ def load_dataset(
         seed: seed of the subsets.
         download: download a missing CIFAR set with torchvision; one process does, others with the same ``root`` wait.
         label: name of the data set in reports; default: its own name, or that of the folder.
-        mean: mean of each channel on the scale from 0 to 1, for images with one class each. The default is that of
-            CIFAR-10 for both CIFAR sets (configurations of SGS and DyRep), the usual one of ImageNet for images decoded
-            on the fly, that of the whole training split for ``digits``, and that of the selected training images for
-            folders in memory.
-        std: standard deviation of each channel; same scale and defaults.
         image_size: side in pixels to which images decoded on the fly are cropped; default: 224 for ImageNet.
         memory_limit: maximum size of the decoded images of a folder, in GiB.
         arguments: of the function that the name imports, or of a data set of segmentation or key points.
@@ -111,8 +108,6 @@ def load_dataset(
             f"expected one of the data sets {', '.join(_NAMES)} or an import path package.module:function, got "
             f"{name!r}; choose one of them"
         )
-    if (mean is None) != (std is None):
-        raise InputError(f"expected mean and std together, got mean={mean} and std={std}; set both or neither")
     if image_size is not None and (kind not in {"folder", "imagenet"} or image_size < 1):
         raise InputError(
             f"expected image_size >= 1 with folder:PATH or imagenet:PATH, got {image_size} with {name!r}; leave it out"
@@ -138,22 +133,9 @@ def load_dataset(
         default_size = 224 if kind == "imagenet" else None
         data = list_folder(place, kind, image_size or default_size)
 
-    if isinstance(data, ItemData):
-        if mean is not None:
-            raise InputError(
-                f"expected mean and std with images of one class each, got mean={mean} and std={std} with {name!r}, "
-                "whose items the task or the data set itself normalises; leave them out"
-            )
-        data = data.reduced(split_validation, limit_train, limit_test, seed)
-        return replace(data, label=label or data.label)
-    train, validation = _split_validation(data.train, split_validation, seed)
-    train = _limit(train, limit_train, "limit_train", seed, held_out=0 if validation is None else len(validation))
-    test = _limit(data.test, limit_test, "limit_test", seed)
-    data = replace(data, train=train, validation=validation or data.validation, test=test)
-    if kind == "folder":
+    data = data.reduced(split_validation, limit_train, limit_test, seed)
+    if kind == "folder" and isinstance(data, ImageData):
         data = hold_folder(data, image_size, memory_limit)
-    if mean is not None and std is not None:
-        data = replace(data, mean=tuple(mean), std=tuple(std))
     return replace(data, label=label or data.label)
 
 
@@ -162,8 +144,9 @@ def _load_digits() -> ImageData:
     bunch = sklearn_datasets.load_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
     split = ImageSplit(images, torch.from_numpy(bunch.target).long())
-    for_training, for_test = _divide(split.labels, round(_DIGITS_TEST_FRACTION * len(split)), seed=0)
-    train, test = split.select(for_training), split.select(for_test)
+    count = round(_DIGITS_TEST_FRACTION * len(split))
+    for_test = stratified_subset(split.labels, count, torch.Generator().manual_seed(0))
+    train, test = split.select(complement(for_test, len(split))), split.select(for_test)
     mean, std = channel_statistics(train.images, max_value=16.0)
     return ImageData(
         label="digits (scikit-learn)",
@@ -226,27 +209,3 @@ def _download_cifar(kind: str, reader: Any, root: Path) -> list[Any]:
             f"expected to download {kind} from {reader.url}, got {error}; check the network, or put the published "
             f"files into {root / reader.base_folder}"
         ) from error
-
-
-def _split_validation(train: Split, fraction: float, seed: int) -> tuple[Split, Split | None]:
-    count = held_out_count(len(train), fraction)
-    if count == 0:
-        return train, None
-    rest, chosen = _divide(train.labels, count, seed)
-    return train.select(rest), train.select(chosen)
-
-
-def _limit(split: Split, limit: int | None, argument: str, seed: int, held_out: int = 0) -> Split:
-    check_limit(limit, len(split), argument, held_out)
-    if limit is None:
-        return split
-    generator = torch.Generator().manual_seed(seed)
-    return split.select(stratified_subset(split.labels, limit, generator))
-
-
-def _divide(labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Draw a stratified subset of ``count`` images; return the indices of the others and of the subset."""
-    chosen = stratified_subset(labels, count, torch.Generator().manual_seed(seed))
-    outside = torch.ones(len(labels), dtype=torch.bool)
-    outside[chosen] = False
-    return outside.nonzero().squeeze(1), chosen

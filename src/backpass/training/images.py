@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backpass.errors import InputError
+from backpass.training.subsets import reduce_data
 
 __all__ = ["FileSplit", "ImageData", "ImageSplit", "Split", "channel_statistics", "stratified_subset"]
 
@@ -160,6 +161,21 @@ class ImageData:
     def streamed(self) -> bool:
         """Whether the images are files that are decoded on the fly."""
         return isinstance(self.train, FileSplit)
+
+    def reduced(self, validation: float, limit_train: int | None, limit_test: int | None, seed: int) -> Self:
+        """Return the data set with training images held out for validation, and then with fewer images.
+
+        Every subset is stratified (:func:`stratified_subset`); arguments and errors are those of
+        :func:`~backpass.training.subsets.reduce_data`, and ``seed`` is that of the subsets.
+        """
+
+        def draw(split: Split, count: int) -> Tensor:
+            return stratified_subset(split.labels, count, torch.Generator().manual_seed(seed))
+
+        def select(split: Split, indices: Tensor) -> Split:
+            return split.select(indices)
+
+        return reduce_data(self, validation, limit_train, limit_test, draw, select)
 
 
 def stratified_subset(labels: Tensor, count: int, generator: torch.Generator) -> Tensor:

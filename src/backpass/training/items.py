@@ -1,16 +1,17 @@
 """Data sets of any kind of item: what is no image with one class, and the user's own."""
 
 from collections.abc import Mapping, Sized
-from dataclasses import dataclass, replace
-from typing import Any, Self, cast
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from backpass._internal.imports import call_object
 from backpass.errors import InputError
 from backpass.training.images import ImageData
-from backpass.training.subsets import check_limit, held_out_count
+from backpass.training.subsets import reduce_data
 
 __all__ = ["Data", "ItemData", "call_data_function"]
 
@@ -74,17 +75,15 @@ class ItemData:
         Raises:
             InputError: nothing would be left of a split, or a limit is above the number of items.
         """
-        train, held_out = self.train, self.validation
-        count = held_out_count(_count(train), validation)
-        if count:
-            order = torch.randperm(_count(train), generator=torch.Generator().manual_seed(seed)).tolist()
-            held_out, train = Subset(train, sorted(order[:count])), Subset(train, sorted(order[count:]))
-        return replace(
-            self,
-            train=_limited(train, limit_train, "limit_train", seed, count),
-            test=_limited(self.test, limit_test, "limit_test", seed),
-            validation=held_out,
-        )
+
+        def draw(split: Any, count: int) -> Tensor:
+            order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))
+            return order[:count].sort().values
+
+        def select(split: Any, indices: Tensor) -> Subset[Any]:
+            return Subset(split, indices.tolist())
+
+        return reduce_data(self, validation, limit_train, limit_test, draw, select)
 
 
 Data = ImageData | ItemData
@@ -108,15 +107,3 @@ def call_data_function(path: str, arguments: Mapping[str, Any]) -> Data:
             "training and test items in one"
         )
     return data
-
-
-def _limited(split: Dataset[Any], limit: int | None, argument: str, seed: int, held_out: int = 0) -> Dataset[Any]:
-    check_limit(limit, _count(split), argument, held_out)
-    if limit is None:
-        return split
-    order = torch.randperm(_count(split), generator=torch.Generator().manual_seed(seed))
-    return Subset(split, order[:limit].sort().values.tolist())
-
-
-def _count(split: Dataset[Any]) -> int:
-    return len(cast(Sized, split))
