@@ -90,8 +90,7 @@ def slow_decode(heatmap):
 def test_decoding_equals_a_slow_one():
     maps = torch.randint(-3, 6, (8, 25, 6, 5)).float()  # ties, and peaks at every border
     maps[0, 0] = -1
-    quarter, values = decode_heatmaps(maps, quarter_pixel=True)
-    whole, _ = decode_heatmaps(maps)
+    quarter, whole = decode_heatmaps(maps, quarter_pixel=True), decode_heatmaps(maps)
     fractions = 0
     for n in range(8):
         for joint in range(25):
@@ -100,10 +99,9 @@ def test_decoding_equals_a_slow_one():
             assert (whole[n, joint] - quarter[n, joint]).abs().max() <= 0.25
             fractions += expected != tuple(whole[n, joint].tolist())
     assert fractions > 5
-    assert torch.equal(values, maps.flatten(2).amax(-1))
 
 
 def test_what_is_drawn_is_decoded():
     joints = torch.randint(0, 32, (4, 6, 2)).float()
     maps = draw_heatmaps(joints, torch.ones(4, 6, dtype=torch.bool), (32, 32))
-    assert torch.equal(decode_heatmaps(maps)[0], joints)
+    assert torch.equal(decode_heatmaps(maps), joints)

@@ -9,7 +9,7 @@ from backpass.training.dense.crop_geometry import crop_matrix, transform_points,
 from backpass.training.dense.heatmaps import decode_heatmaps, draw_heatmaps
 from backpass.training.dense.mpii import MPII_PAIRS, mpii
 from backpass.training.dense.person_augmentation import PersonDraws
-from backpass.training.dense.person_crops import PersonInput, Persons, crop_person
+from backpass.training.dense.person_crops import crop_person
 from backpass.training.dense.pose_metrics import PckEvaluation
 from training.dense.people import write_mpii
 
@@ -26,18 +26,19 @@ def root(tmp_path):
 class Crops:
     """The crops of all persons of a split."""
 
-    def __init__(self, files, settings):
-        self.files, self.persons, self.settings = files, Persons(files), settings
+    def __init__(self, persons, **settings):
+        self.persons = persons
+        self.settings = {"max_value": 255.0, "bgr": False, "cap_side": True, "pairs": MPII_PAIRS, **settings}
 
     def __getitem__(self, index):
         return self.crop(index, PersonDraws())
 
     def crop(self, index, draws):
-        return crop_person(self.persons[index], self.settings, draws)
+        return crop_person(self.persons[index], draws, **self.settings)
 
 
 def crops(root, split="valid", **settings):
-    return Crops(mpii(root, split), PersonInput(size=SIZE, **settings))
+    return Crops(mpii(root, split), size=SIZE, **settings)
 
 
 def decoded(file):
@@ -47,7 +48,7 @@ def decoded(file):
 def test_the_crop_and_its_joints(root):
     data = crops(root)
     image, target = data[1]
-    person = data.files.persons[1]
+    person = data.persons.persons[1]
     matrix = crop_matrix(person.center, person.side, SIZE)
     pixels = warp(decoded(person.image), matrix, SIZE)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -59,7 +60,7 @@ def test_the_crop_and_its_joints(root):
 def test_the_input_of_the_published_source(root):
     """BGR over 256, with the means of red, green and blue."""
     data = crops(root, bgr=True, max_value=256.0)
-    person = data.files.persons[0]
+    person = data.persons.persons[0]
     pixels = warp(decoded(person.image), crop_matrix(person.center, person.side, SIZE), SIZE)
     blue = (pixels[2] / 256 - 0.485) / 0.229
     torch.testing.assert_close(data[0][0][0], blue)
@@ -77,7 +78,7 @@ def test_the_side_is_capped_at_the_longer_side_of_the_image(tmp_path):
 @pytest.mark.parametrize("draws", [PersonDraws(), TURNED])
 def test_the_way_back_to_the_image(root, draws):
     data = crops(root)
-    for index, person in enumerate(data.files.persons):
+    for index, person in enumerate(data.persons.persons):
         _, target = data.crop(index, draws)
         back = transform_points(target.joints, target.to_image)
         if draws.mirrored:
@@ -101,10 +102,10 @@ def test_a_mirrored_crop_swaps_left_and_right(root):
 
 
 def test_perfect_heat_maps_have_a_pckh_of_one(root):
-    data = Crops(mpii(root, "valid"), PersonInput(size=(256, 256)))
+    data = Crops(mpii(root, "valid"), size=(256, 256))
     _, target = default_collate([data[index] for index in range(3)])
     maps = draw_heatmaps(target.joints / 4, target.visible, (64, 64), rounding="nearest")
-    found = transform_points(4 * decode_heatmaps(maps)[0].double(), target.to_image)
+    found = transform_points(4 * decode_heatmaps(maps).double(), target.to_image)
     evaluation = PckEvaluation(16, torch.device("cpu"))
     evaluation.update(found, target.truth, target.scored, target.size)
     assert evaluation.compute(lambda counts: counts) == {"pckh": 1.0, "pckh_weighted": 1.0}
@@ -121,7 +122,7 @@ def test_without_ground_truth_nothing_is_scored(root):
 
 def test_a_broken_image(root):
     data = crops(root)
-    file = data.files.persons[2].image
+    file = data.persons.persons[2].image
     with open(file, "wb") as broken:
         broken.write(b"no image")
     with pytest.raises(InputError, match=f"expected {file} to be a readable image"):

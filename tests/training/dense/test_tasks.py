@@ -232,7 +232,7 @@ def test_settings_that_do_not_fit_are_named(task, arguments, text, scenes):
 
 
 def test_label_smoothing_needs_labels(scenes):
-    with pytest.raises(InputError, match=r"label_smoothing 0 with keypoints, .* got 0.1; leave it out"):
+    with pytest.raises(InputError, match=r"label_smoothing 0 with KeypointHeatmaps, .* got 0.1; leave it out"):
         trainer_of(replace(scenes["keypoints"], label_smoothing=0.1))
 
 

@@ -19,7 +19,7 @@ from backpass._internal.imports import check_call
 from backpass.errors import InputError
 from backpass.training.dense.lsp import LSP_JOINTS, LSP_PAIRS, lsp
 from backpass.training.dense.mpii import MPII_JOINTS, mpii
-from backpass.training.dense.person_crops import PersonData, Persons
+from backpass.training.dense.person_crops import PersonData
 from backpass.training.dense.segmentation_files import SegmentationFiles, camvid, cityscapes
 from backpass.training.items import ItemData
 
@@ -47,11 +47,11 @@ def _mpii(root: Path) -> PersonData:
             f"expected {root / 'annot' / 'gt_valid.mat'}, the ground truth of PCKh, got none; add the file of "
             "Microsoft's release"
         )
-    return PersonData("MPII", Persons(train), Persons(valid), num_classes=len(MPII_JOINTS), input_size=(3, 256, 256))
+    return PersonData("MPII", train, valid, num_classes=len(MPII_JOINTS), input_size=(3, 256, 256))
 
 
 def _lsp(root: Path, held_out: int = 1000) -> PersonData:
-    train, test = (Persons(lsp(root, split, held_out)) for split in ("train", "test"))
+    train, test = lsp(root, "train", held_out), lsp(root, "test", held_out)
     size, joints = (3, 256, 256), len(LSP_JOINTS)
     return PersonData("LSP extended", train, test, joints, size, pairs=LSP_PAIRS, not_scored=(), metric="pck")
 

@@ -107,8 +107,8 @@ def average_with_flipped(
     return (heatmaps + mirrored) / 2
 
 
-def decode_heatmaps(heatmaps: Tensor, *, quarter_pixel: bool = False) -> tuple[Tensor, Tensor]:
-    """Return the coordinates of the largest value of each heat map, and that value.
+def decode_heatmaps(heatmaps: Tensor, *, quarter_pixel: bool = False) -> Tensor:
+    """Return the coordinates of the largest value of each heat map.
 
     The first of equal values counts. A map without a positive value gives ``(0, 0)``.
 
@@ -119,9 +119,9 @@ def decode_heatmaps(heatmaps: Tensor, *, quarter_pixel: bool = False) -> tuple[T
             in microsoft/human-pose-estimation.pytorch.
 
     Returns:
-        x and y in pixels of the heat map, float32, shape ``(N, J, 2)``, and the values, shape ``(N, J)``.
+        x and y in pixels of the heat map, float32, shape ``(N, J, 2)``.
 
-    >>> decode_heatmaps(torch.tensor([[[[0.0, 0.1, 0.9]]]]))[0]
+    >>> decode_heatmaps(torch.tensor([[[[0.0, 0.1, 0.9]]]]))
     tensor([[[2., 0.]]])
     """
     height, width = heatmaps.shape[-2:]
@@ -137,4 +137,4 @@ def decode_heatmaps(heatmaps: Tensor, *, quarter_pixel: bool = False) -> tuple[T
             for step in (1, width)
         ]
         coordinates += 0.25 * torch.stack(slopes, -1).sign() * inside.unsqueeze(-1)
-    return coordinates, values
+    return coordinates

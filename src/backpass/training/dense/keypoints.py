@@ -12,8 +12,8 @@ from backpass._internal.settings import COUNT, POSITIVE, Range, check_settings
 from backpass.errors import InputError
 from backpass.training.dense.crop_geometry import transform_points
 from backpass.training.dense.heatmaps import average_with_flipped, decode_heatmaps, draw_heatmaps, heatmap_loss
-from backpass.training.dense.person_augmentation import PersonAugmentation, PersonDraws
-from backpass.training.dense.person_crops import PersonData, PersonInput, PoseTarget, crop_person
+from backpass.training.dense.person_augmentation import PersonDraws, draw_person
+from backpass.training.dense.person_crops import PersonData, PoseTarget, crop_person
 from backpass.training.dense.pose_metrics import PckEvaluation, PoseMetric
 from backpass.training.items import Data
 from backpass.training.recipe import Recipe
@@ -28,7 +28,7 @@ _CHANCE = Range(at_least=0, at_most=1)
 class KeypointHeatmaps(Task):
     """A heat map for each joint of a person; squared error; PCKh or PCK. Defaults: xingyizhou/pytorch-pose-hg-3d, MPII.
 
-    An item is a :class:`~backpass.training.dense.person_crops.PersonItem`. The model returns a heat map for each joint,
+    An item is a :class:`~backpass.training.dense.persons.PersonItem`. The model returns a heat map for each joint,
     at any size that divides its input. Evaluation averages with the mirrored copy, takes the largest value of each map
     and maps it back to the image. The loss is no cross-entropy, so that ``pgt`` does not apply.
 
@@ -98,11 +98,6 @@ class KeypointHeatmaps(Task):
                 f"expected a data set of persons with joints, such as mpii:PATH or lsp:PATH, got {data.label}; choose "
                 "another data set or task"
             )
-        if recipe.label_smoothing:
-            raise InputError(
-                "expected label_smoothing 0 with keypoints, whose targets are no labels, got "
-                f"{recipe.label_smoothing}; leave it out"
-            )
         metric = dict(recipe.task_args).get("metric", data.metric)
         if metric != data.metric:
             raise InputError(
@@ -114,16 +109,18 @@ class KeypointHeatmaps(Task):
 
     def prepare(self, item: Any, training: bool) -> tuple[Tensor, PoseTarget]:
         """Return the crop of a person, augmented for training, and its joints."""
-        settings = PersonInput(
-            (self.size, self.size), max_value=self.max_value, bgr=self.bgr, cap_side=self.cap_side, pairs=self.pairs
-        )
         draws = PersonDraws()
         if training:
-            augmentation = PersonAugmentation(
-                self.scale, self.rotation, self.rotation_probability, self.flip_probability
-            )
-            draws = augmentation.draw(torch.default_generator)
-        return crop_person(item, settings, draws)
+            draws = draw_person(self.scale, self.rotation, self.rotation_probability, self.flip_probability)
+        return crop_person(
+            item,
+            draws,
+            size=(self.size, self.size),
+            max_value=self.max_value,
+            bgr=self.bgr,
+            cap_side=self.cap_side,
+            pairs=self.pairs,
+        )
 
     def loss(self, output: Any, target: Any, criterion: Criterion | None = None) -> Tensor:
         """Return the mean squared error of the heat maps; half of it, of maps with a joint, with ``visible_only``."""
@@ -177,7 +174,7 @@ class KeypointEvaluation:
 
     def update(self, output: Any, target: Any) -> None:
         """Add a batch of heat maps ``(N, J, H, W)`` and a :class:`PoseTarget`, without waiting for the device."""
-        places, _ = decode_heatmaps(output, quarter_pixel=self._task.quarter_pixel)
+        places = decode_heatmaps(output, quarter_pixel=self._task.quarter_pixel)
         in_crop = places.double() * (self._task.size / output.shape[-1])
         prediction = transform_points(in_crop, target.to_image)
         self._pck.update(prediction, target.truth, target.scored, target.size)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backpass.errors import InputError
-from backpass.training.dense.persons import REGION_MARGIN, Person, PersonFiles, PoseTruth, check_images, read_matlab
+from backpass.training.dense.persons import REGION_MARGIN, Person, Persons, PoseTruth, check_images, read_matlab
 from backpass.training.dense.pose_metrics import torso_sizes
 
 __all__ = ["LSP_JOINTS", "LSP_PAIRS", "LSP_TORSO", "lsp"]
@@ -28,7 +28,7 @@ LSP_TORSO = (2, 9)
 """Right hip and left shoulder, whose distance is the unit of PCK, as bearpaw/eval_pose has it for this data set."""
 
 
-def lsp(root: str | os.PathLike[str], split: Literal["train", "test"], held_out: int = 1000) -> PersonFiles:
+def lsp(root: str | os.PathLike[str], split: Literal["train", "test"], held_out: int = 1000) -> Persons:
     """Read Leeds Sports Pose Extended (Johnson and Everingham, CVPR 2011), 10,000 persons with 14 joints.
 
     ``joints.mat`` holds ``joints`` (14 x 3 x N): x, y, and 1 where the joint is annotated. Person ``n``, counted from
@@ -69,7 +69,7 @@ def lsp(root: str | os.PathLike[str], split: Literal["train", "test"], held_out:
     check_images(persons, file)
     sizes = torso_sizes(joints, visible, LSP_TORSO)
     truth = PoseTruth(joints, visible & (sizes > 0).unsqueeze(1), torch.where(sizes > 0, sizes, 1.0))
-    return PersonFiles(f"LSP extended ({split})", persons, truth)
+    return Persons(persons, truth)
 
 
 def _joints(file: Path) -> Tensor:

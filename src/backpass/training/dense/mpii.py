@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from backpass.errors import InputError
-from backpass.training.dense.persons import REGION_MARGIN, Person, PersonFiles, PoseTruth, check_images, read_matlab
+from backpass.training.dense.persons import REGION_MARGIN, Person, Persons, PoseTruth, check_images, read_matlab
 from backpass.training.dense.pose_metrics import head_sizes
 
 __all__ = ["MPII_JOINTS", "MPII_PAIRS", "mpii"]
@@ -32,7 +32,7 @@ _PIXELS_PER_SCALE = 200
 _DOWNWARDS = 15
 
 
-def mpii(root: str | os.PathLike[str], split: Literal["train", "valid"] | str) -> PersonFiles:
+def mpii(root: str | os.PathLike[str], split: Literal["train", "valid"] | str) -> Persons:
     """Read the annotation of MPII in the form of microsoft/human-pose-estimation.pytorch.
 
     ``annot/SPLIT.json`` is a list of persons, each with ``image``, ``center``, ``scale``, ``joints`` (16 x 2) and
@@ -65,7 +65,7 @@ def mpii(root: str | os.PathLike[str], split: Literal["train", "valid"] | str) -
         raise InputError(f"expected {annotation} to be a list of persons, got {_short(records)}; replace the file")
     persons = tuple(_person(record, f"person {n} of {annotation}", folder) for n, record in enumerate(records))
     check_images(persons, annotation)
-    return PersonFiles(f"MPII ({split})", persons, _truth(truth, len(persons)) if truth.is_file() else None)
+    return Persons(persons, _truth(truth, len(persons)) if truth.is_file() else None)
 
 
 def _person(record: Any, name: str, folder: Path) -> Person:

@@ -1,40 +1,24 @@
 """The data set of persons, and their crops with what the evaluation needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from backpass.errors import InputError
 from backpass.training.augment import normalize
 from backpass.training.dense.crop_geometry import crop_matrix, invert_matrix, swap_joints, transform_points, warp
 from backpass.training.dense.mpii import MPII_PAIRS
 from backpass.training.dense.person_augmentation import PersonDraws
-from backpass.training.dense.persons import Person, PersonFiles
+from backpass.training.dense.persons import PersonItem, PoseTruth
 from backpass.training.dense.pose_metrics import MPII_NOT_SCORED, PoseMetric
 from backpass.training.image_folder import IMAGENET_MEAN, IMAGENET_STD, decode_image
 from backpass.training.items import ItemData
 
-__all__ = ["PersonData", "PersonInput", "PersonItem", "Persons", "PoseTarget", "crop_person"]
-
-
-class PersonItem(NamedTuple):
-    """A person and, where there is a ground truth, what PCKh or PCK needs.
-
-    Attributes:
-        person: the person and the path of the image.
-        truth: x and y of each joint in pixels of the image, float64, shape ``(J, 2)``; ``None``: no ground truth.
-        scored: joints that are scored, bool, shape ``(J,)``.
-        size: unit of PCKh or PCK in pixels, float64, a scalar.
-    """
-
-    person: Person
-    truth: Tensor | None = None
-    scored: Tensor | None = None
-    size: Tensor | None = None
+__all__ = ["PersonData", "PoseTarget", "crop_person"]
 
 
 class PoseTarget(NamedTuple):
@@ -57,54 +41,9 @@ class PoseTarget(NamedTuple):
     size: Tensor
 
 
-@dataclass(frozen=True)
-class PersonInput:
-    """How a person's crop becomes the input of a model.
-
-    Attributes:
-        size: height and width of the crop in pixels.
-        mean: mean of each channel on the scale from 0 to 1, in the order of the channels that the model sees.
-        std: standard deviation of each channel on the same scale.
-        max_value: pixel value that corresponds to 1; 256 in the source of SGS Table 8, 255 by default.
-        bgr: blue, green, red, which both published sources feed to weights trained on RGB; default False.
-        cap_side: cap the region's side, after random scaling, at the longer side of the image, as in the source of SGS
-            Table 8.
-        pairs: right and left joints that change places when a crop is mirrored; default: those of MPII.
-    """
-
-    size: tuple[int, int] = (256, 256)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    max_value: float = 255.0
-    bgr: bool = False
-    cap_side: bool = True
-    pairs: tuple[tuple[int, int], ...] = MPII_PAIRS
-
-
-class Persons(Dataset[PersonItem]):
-    """The persons of a split, each a :class:`PersonItem`; their images are not yet read.
-
-    Args:
-        files: persons and ground truth, such as those of :func:`~backpass.training.dense.mpii.mpii`.
-    """
-
-    def __init__(self, files: PersonFiles) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files.persons)
-
-    def __getitem__(self, index: int) -> PersonItem:
-        """Return a person."""
-        person, truth = self.files.persons[index], self.files.truth
-        if truth is None:
-            return PersonItem(person)
-        return PersonItem(person, truth.joints[index], truth.visible[index], truth.sizes[index])
-
-
 @dataclass(frozen=True, eq=False)
 class PersonData(ItemData):
-    """A data set of persons; items are :class:`PersonItem`.
+    """A data set of persons; items are those of :class:`~backpass.training.dense.persons.Persons`.
 
     Attributes:
         pairs: right and left joints that change places when an image is mirrored.
@@ -130,33 +69,44 @@ class PersonData(ItemData):
         return super().reduced(validation, limit_train, limit_test, seed)
 
 
-def crop_person(item: PersonItem, settings: PersonInput, draws: PersonDraws) -> tuple[Tensor, PoseTarget]:
+def crop_person(
+    item: PersonItem,
+    draws: PersonDraws,
+    *,
+    size: tuple[int, int],
+    max_value: float,
+    bgr: bool,
+    cap_side: bool,
+    pairs: Sequence[tuple[int, int]],
+) -> tuple[Tensor, PoseTarget]:
     """Return the crop of a person, float32, ``(3, *size)``, and its target.
 
     Args:
-        item: of :class:`Persons`.
-        settings: how the crop becomes the input.
-        draws: random draws of :class:`~backpass.training.dense.person_augmentation.PersonAugmentation`;
-            ``PersonDraws()``: no augmentation.
+        item: of :class:`~backpass.training.dense.persons.Persons`.
+        draws: random draws (:func:`~backpass.training.dense.person_augmentation.draw_person`); ``PersonDraws()``: no
+            augmentation.
+        size: height and width of the crop in pixels.
+        max_value: pixel value that corresponds to 1; 256 in the source of SGS Table 8.
+        bgr: blue, green, red, which both published sources feed to weights trained on RGB. Mean and standard deviation
+            are ImageNet's, in the order of the channels that the model sees.
+        cap_side: cap the region's side, after random scaling, at the longer side of the image, as in the source of SGS
+            Table 8.
+        pairs: right and left joints that change places when a crop is mirrored.
 
     Raises:
         InputError: the image cannot be decoded. The message names the file.
     """
     person = item.person
     pixels = torch.from_numpy(numpy.array(decode_image(person.image))).permute(2, 0, 1)
-    height, width = pixels.shape[1:]
     side = draws.scale * person.side
-    side = min(side, max(height, width)) if settings.cap_side else side
-    matrix = crop_matrix(person.center, side, settings.size, draws.angle, draws.mirrored)
-    crop = warp(pixels, matrix, settings.size)
-    image = normalize(
-        (crop.flip(0) if settings.bgr else crop)[None], settings.mean, settings.std, max_value=settings.max_value
-    )[0]
+    side = min(side, max(pixels.shape[1:])) if cap_side else side
+    matrix = crop_matrix(person.center, side, size, draws.angle, draws.mirrored)
+    crop = warp(pixels, matrix, size)
+    image = normalize((crop.flip(0) if bgr else crop)[None], IMAGENET_MEAN, IMAGENET_STD, max_value=max_value)[0]
     joints, visible = transform_points(person.joints, matrix), person.visible
     if draws.mirrored:
-        joints, visible = swap_joints(joints, settings.pairs), swap_joints(visible, settings.pairs)
-    if item.truth is None or item.scored is None or item.size is None:
-        measured = person.joints.double(), torch.zeros_like(visible), torch.ones((), dtype=torch.float64)
-    else:
-        measured = item.truth, item.scored, item.size
-    return image, PoseTarget(joints, visible, invert_matrix(matrix), *measured)
+        joints, visible = swap_joints(joints, pairs), swap_joints(visible, pairs)
+    truth = item.truth
+    if truth is None:
+        truth = PoseTruth(person.joints.double(), torch.zeros_like(visible), torch.ones((), dtype=torch.float64))
+    return image, PoseTarget(joints, visible, invert_matrix(matrix), *truth)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from backpass._internal.imports import import_lab
 from backpass.errors import InputError
 
-__all__ = ["REGION_MARGIN", "Person", "PersonFiles", "PoseTruth", "check_images", "read_matlab"]
+__all__ = ["REGION_MARGIN", "Person", "PersonItem", "Persons", "PoseTruth", "check_images", "read_matlab"]
 
 REGION_MARGIN = 1.25
 """Side of the region that shows a person over the person's own size, as in both published sources of SGS Table 8."""
@@ -35,7 +36,7 @@ class Person(NamedTuple):
 
 
 class PoseTruth(NamedTuple):
-    """Ground truth of an evaluation, for N persons in the order of the annotation.
+    """Ground truth of an evaluation, for N persons in the order of the annotation, or for one without the first axis.
 
     Attributes:
         joints: x and y of each joint, counted from 0, float64, shape ``(N, J, 2)``.
@@ -49,12 +50,31 @@ class PoseTruth(NamedTuple):
     sizes: Tensor
 
 
-class PersonFiles(NamedTuple):
-    """The persons of a split, and the ground truth that the evaluation needs, if there is one."""
+class PersonItem(NamedTuple):
+    """A person and, where there is one, the ground truth that PCKh or PCK needs."""
 
-    label: str
-    persons: tuple[Person, ...]
-    truth: PoseTruth | None
+    person: Person
+    truth: PoseTruth | None = None
+
+
+class Persons(Dataset[PersonItem]):
+    """The persons of a split, each a :class:`PersonItem`; their images are not yet read.
+
+    Args:
+        persons: the persons.
+        truth: their ground truth, if there is one.
+    """
+
+    def __init__(self, persons: Sequence[Person], truth: PoseTruth | None = None) -> None:
+        self.persons, self.truth = tuple(persons), truth
+
+    def __len__(self) -> int:
+        return len(self.persons)
+
+    def __getitem__(self, index: int) -> PersonItem:
+        """Return a person."""
+        truth = None if self.truth is None else PoseTruth(*(part[index] for part in self.truth))
+        return PersonItem(self.persons[index], truth)
 
 
 def read_matlab(file: Path, names: Sequence[str]) -> Mapping[str, Any]:
