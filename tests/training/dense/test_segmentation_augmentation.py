@@ -1,16 +1,20 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from backpass.errors import InputError
-from backpass.training.dense.segmentation_augmentation import SceneDraws, SegmentationAugmentation
+from backpass.training.dense.segmentation import SemanticSegmentation
+from backpass.training.dense.segmentation_augmentation import SceneDraws, augment_scene, draw_scene
 
-MEAN, STD = (0.25, 0.5, 0.75), (0.5, 0.25, 0.125)
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SEMSEG = ((0.5, 2.0), 10.0, 0.5, 0.5, 0.5)
 NOTHING = SceneDraws()
 
 
 def augmentation(*crop):
-    return SegmentationAugmentation(crop=crop, mean=MEAN, std=STD)
+    return partial(augment_scene, crop=crop)
 
 
 def scene(height=20, width=28):
@@ -129,8 +133,8 @@ def test_the_order_of_the_steps():
 
 
 def test_draws():
-    generator = torch.Generator().manual_seed(1)
-    drawn = [SegmentationAugmentation().draw(generator) for _ in range(2000)]
+    torch.manual_seed(1)
+    drawn = [draw_scene(*SEMSEG) for _ in range(2000)]
     scales, angles = torch.tensor([d.scale for d in drawn]), torch.tensor([d.angle for d in drawn])
     assert 0.5 <= scales.min() < 0.51 < 1.99 < scales.max() <= 2
     assert scales.mean().item() == pytest.approx(1.25, abs=0.03)
@@ -139,13 +143,19 @@ def test_draws():
     assert -10 <= turned.min() < -9.9 < 9.9 < turned.max() <= 10
     for name in ("blurred", "flipped"):
         assert sum(getattr(d, name) for d in drawn) / 2000 == pytest.approx(0.5, abs=0.04)
-    again = torch.Generator().manual_seed(1)
-    assert SegmentationAugmentation().draw(again) == drawn[0] != drawn[1]
+    torch.manual_seed(1)
+    assert draw_scene(*SEMSEG) == drawn[0] != drawn[1]
 
 
 @pytest.mark.parametrize(
-    "change", [{"crop": (0, 9)}, {"scale": (0.0, 1.0)}, {"scale": (2.0, 1.0)}, {"blur_probability": 1.5}]
+    ("change", "text"),
+    [
+        ({"crop_width": 0}, "crop_width to be an integer >= 1"),
+        ({"min_scale": 0.0}, "min_scale to be a finite number > 0"),
+        ({"min_scale": 3.0}, "min_scale <= task_args.max_scale, got 3.0 and 2.0; change one"),
+        ({"blur_probability": 1.5}, "blur_probability to be a finite number >= 0 and <= 1"),
+    ],
 )
-def test_bad_settings(change):
-    with pytest.raises(InputError, match="expected a crop of at least 1x1 pixels, 0 < smallest <= largest scale"):
-        SegmentationAugmentation(**change)
+def test_bad_settings(change, text):
+    with pytest.raises(InputError, match=f"expected task_args.{text}"):
+        SemanticSegmentation(num_classes=3, **change)

@@ -220,7 +220,7 @@ def test_pixel_accuracy_of_training_ignores_unlabelled_pixels():
     ("task", "arguments", "text"),
     [
         ("segmentation", {"crop_height": 0}, "task_args.crop_height to be an integer >= 1"),
-        ("segmentation", {"min_scale": 3.0}, "0 < smallest <= largest scale"),
+        ("segmentation", {"min_scale": 3.0}, "min_scale <= task_args.max_scale, got 3.0 and 2.0"),
         ("segmentation", {"colour": 1}, "arguments of 'SemanticSegmentation', .*'colour'"),
         ("keypoints", {"rounding": "up"}, "task_args.rounding to be one of down, nearest, got 'up'"),
         ("keypoints", {"size": 36}, "where S divides 36, such as pose_resnet18, got .*small_heatmaps', which returned"),

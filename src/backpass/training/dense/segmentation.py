@@ -14,7 +14,7 @@ from backpass._internal.batches import describe
 from backpass._internal.settings import COUNT, POSITIVE, Range, check_settings
 from backpass.errors import InputError
 from backpass.training.augment import normalize
-from backpass.training.dense.segmentation_augmentation import SegmentationAugmentation
+from backpass.training.dense.segmentation_augmentation import augment_scene, draw_scene
 from backpass.training.dense.segmentation_files import IGNORED
 from backpass.training.dense.segmentation_loss import segmentation_loss
 from backpass.training.dense.segmentation_metrics import SegmentationEvaluation
@@ -35,7 +35,7 @@ class SemanticSegmentation(Task):
 
     An item is a pair of an image, uint8 ``(3, H, W)``, and its labels ``(H, W)``, uint8 as masks are decoded or of any
     other integer dtype: class indices, and 255 for pixels that do not count. For training it is augmented
-    (:class:`SegmentationAugmentation`) and cropped; for evaluation it is normalised, and the model runs over windows of
+    (:func:`augment_scene`) and cropped; for evaluation it is normalised, and the model runs over windows of
     the crop's size and mirrored copies (:func:`window_logits`). Prepared labels are int64. The model returns logits of
     the size of its input, in training also a tuple of them and those of auxiliary heads.
 
@@ -85,7 +85,11 @@ class SemanticSegmentation(Task):
     def __post_init__(self) -> None:
         """Check the range of every setting."""
         check_settings(self, "task_args")
-        self.augmentation  # noqa: B018  refuses what does not go together
+        if self.min_scale > self.max_scale:
+            raise InputError(
+                f"expected task_args.min_scale <= task_args.max_scale, got {self.min_scale} and {self.max_scale}; "
+                "change one of them"
+            )
 
     @classmethod
     def build(cls, recipe: Recipe, data: Data) -> Self:
@@ -101,18 +105,6 @@ class SemanticSegmentation(Task):
             )
         return cls._with_arguments(recipe, {"num_classes": data.num_classes})
 
-    @property
-    def augmentation(self) -> SegmentationAugmentation:
-        """The augmentation of training images."""
-        return SegmentationAugmentation(
-            crop=(self.crop_height, self.crop_width),
-            scale=(self.min_scale, self.max_scale),
-            max_rotation=self.rotation,
-            rotation_probability=self.rotation_probability,
-            blur_probability=self.blur_probability,
-            flip_probability=self.flip_probability,
-        )
-
     def prepare(self, item: Any, training: bool) -> tuple[Tensor, Tensor]:
         """Return a normalised image, float32, augmented and cropped for training, and its labels, int64.
 
@@ -123,7 +115,14 @@ class SemanticSegmentation(Task):
         image, labels = (part.as_subclass(Tensor) for part in item)
         labels = labels.long()
         if training:
-            return self.augmentation(image, labels, self.augmentation.draw(torch.default_generator))
+            draws = draw_scene(
+                (self.min_scale, self.max_scale),
+                self.rotation,
+                self.rotation_probability,
+                self.blur_probability,
+                self.flip_probability,
+            )
+            return augment_scene(image, labels, draws, (self.crop_height, self.crop_width))
         return normalize(image[None], IMAGENET_MEAN, IMAGENET_STD)[0], labels
 
     def loss(self, output: Any, target: Any, criterion: Criterion | None = None) -> Tensor:
