@@ -75,27 +75,30 @@ def keeping_global_states(devices: Sequence[torch.device] = ()) -> Iterator[Call
     ...     before, unchanged()
     (True, False)
     """
-    numpy = sys.modules.get("numpy")
-    python_state = random.getstate()
-    numpy_state = numpy.random.get_state() if numpy else None
-    before = _comparable_states(devices)
+    python_states, torch_states = _python_states(), _torch_states(devices)
+
+    def unchanged() -> bool:
+        # NumPy's state has an array within, which compares element by element.
+        same = pickle.dumps(_python_states()) == pickle.dumps(python_states)
+        return same and all(map(torch.equal, _torch_states(devices), torch_states))
+
     with torch.random.fork_rng(devices=devices):
         try:
-            yield lambda: all(map(_equal, _comparable_states(devices), before))
+            yield unchanged
         finally:
+            python_state, numpy_state = python_states
             random.setstate(python_state)
-            if numpy:
-                numpy.random.set_state(numpy_state)
+            if numpy_state is not None:
+                sys.modules["numpy"].random.set_state(numpy_state)
 
 
-def _comparable_states(devices: Sequence[torch.device]) -> list[bytes | Tensor]:
+def _python_states() -> tuple[Any, Any]:
     numpy = sys.modules.get("numpy")
-    others = pickle.dumps((random.getstate(), numpy and numpy.random.get_state()))  # NumPy's has an array within
-    return [others, torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+    return random.getstate(), None if numpy is None else numpy.random.get_state()
 
 
-def _equal(one: bytes | Tensor, other: bytes | Tensor) -> bool:
-    return torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one == other
+def _torch_states(devices: Sequence[torch.device]) -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
 def _restoring(loader: object) -> Iterator[Callable[[], object]]:
