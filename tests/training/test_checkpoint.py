@@ -25,6 +25,11 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["c.pt"]
 
 
+def test_a_path_may_be_text(tmp_path):
+    save_checkpoint(f"{tmp_path}/c.pt", {"a": 1})
+    assert load_checkpoint(f"{tmp_path}/c.pt") == {"a": 1}
+
+
 class Malicious:
     def __reduce__(self):
         return os.mkdir, ("must-not-exist",)

@@ -200,6 +200,19 @@ def test_the_checkpoint_of_another_run_is_not_overwritten(recipe, images, tmp_pa
     assert Trainer(Run(recipe, "plain", 0), images, runtime=runtime, folder=tmp_path).resume()
 
 
+def test_a_state_from_elsewhere_does_not_overwrite_the_checkpoint_of_another_run(recipe, images, tmp_path):
+    runtime = Runtime(device="cpu")
+    Trainer(Run(recipe, "plain", 0), images, runtime=runtime, folder=tmp_path).fit()
+    started = Trainer(Run(recipe, "pgt", 0), images, runtime=runtime, on_epoch=kill_after(0))
+    with pytest.raises(KilledError):
+        started.fit()
+    trainer = Trainer(Run(recipe, "pgt", 0), images, runtime=runtime, folder=tmp_path)
+    trainer.load_state_dict(started.state_dict())
+    with pytest.raises(InputError, match="belongs to another run: method: expected 'pgt', received 'plain'"):
+        trainer.fit()
+    assert Trainer(Run(recipe, "plain", 0), images, runtime=runtime, folder=tmp_path).resume()
+
+
 def test_training_does_not_go_on_from_the_middle_of_an_epoch(recipe, images, tmp_path):
     def interrupt(epoch, step, steps):
         if (epoch, step) == (1, 2):

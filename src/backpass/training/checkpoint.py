@@ -94,23 +94,25 @@ class Checkpoints:
         return None
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def save_checkpoint(path: AnyPath, state: dict[str, Any]) -> None:
     """Save ``state`` (tensors and plain values in containers) with its checksum, atomically.
 
     ``torch.load(path, weights_only=True)`` reads the file as well: the checksum, a SHA-256 of all bytes before it, is
     the comment of the zip archive that PyTorch writes.
     """
+    path = Path(path)
     with _written(path, lambda file: _write_checkpoint(file, state)) as temporary:
         temporary.replace(path)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: AnyPath) -> dict[str, Any]:
     """Return the state saved at ``path`` on the CPU; only tensors and plain values are accepted.
 
     Raises:
         InputError: the file is missing, differs from what was written by a single bit, or holds anything that would
             run code.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"expected a checkpoint at {path}, found none; correct the path")
     content = path.read_bytes()

@@ -35,6 +35,7 @@ class ResumableRun:
         self.history: list[EpochRecord] = []
         self.traces = self._new_traces()
         self._in_epoch = False
+        self._may_write = self.checkpoints is None  # until the checkpoint in the folder is known to be of this run
         # The weights of a run that resumes are in its checkpoint, and their source may be gone.
         self._has_weights = self.checkpoints is None or not on_main(self.checkpoints.exist)
         self._use(self._new_state(self._has_weights))
@@ -69,10 +70,10 @@ class ResumableRun:
                 "expected a state between two epochs, got one that an interrupted epoch left; load a checkpoint with "
                 "resume(), or make a new Trainer"
             )
-        if self.history or self.checkpoints is None:
-            return
-        if (state := on_main(self.checkpoints.load)) is not None:
-            check_checkpoint(state, self.run, self.runtime, self._items())
+        if self.checkpoints is not None and not self._may_write:
+            if (state := on_main(self.checkpoints.load)) is not None:
+                check_checkpoint(state, self.run, self.runtime, self._items())
+            self._may_write = True
         if not self._has_weights:
             self.accelerator.free_memory()
             self._use(self._new_state(weights=True))
@@ -129,6 +130,7 @@ class ResumableRun:
         if state is None:
             return False
         self.load_state_dict(state)
+        self._may_write = True
         return True
 
     def save(self) -> None:
