@@ -100,6 +100,17 @@ def test_the_main_branch_takes_over_the_weight_and_the_normalisation(kind: str) 
     torch.testing.assert_close(nn.functional.conv2d(x, kernel, bias, padding=1), expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_block_without_a_normalisation_to_take_over_keeps_the_bias_of_the_convolution(kind: str) -> None:
+    conv = randomise(nn.Conv2d(8, 8, 3, padding=1)).eval()
+    x = images(2, 8, 5, 5)
+    expected = conv(x)
+    block = make(kind, conv)
+    kernel, bias = block.fused_kernel_bias(without=[name for name, _ in block.items() if name != "kxk"])
+    actual = nn.functional.conv2d(x, kernel, bias, padding=1)
+    torch.testing.assert_close(actual * (1 + block.main.norm.eps) ** 0.5, expected)
+
+
 def test_blocks_have_the_attributes_of_their_convolution() -> None:
     conv = nn.Conv2d(4, 8, 3, stride=2, padding="valid", groups=2)
     block = BLOCKS["acb"](conv)

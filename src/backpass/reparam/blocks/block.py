@@ -145,7 +145,7 @@ class ReparamBlock(nn.Module):
         return conv.train(self.training)
 
     def _adopt(self, conv: nn.Conv2d, norm: BatchNorm | None) -> None:
-        """Give the main branch the weight of ``conv`` and take over ``norm``, keeping their function.
+        """Give the main branch the weight and the bias of ``conv`` and take over ``norm``, keeping their function.
 
         Every branch's last gamma is multiplied by that of ``norm``, so that a residual initialised to zero
         stays zero, and an untrained ``norm`` (gamma 1) changes nothing.
@@ -156,17 +156,16 @@ class ReparamBlock(nn.Module):
             layer.bias = conv.bias
         elif layer.bias is not None:
             nn.init.zeros_(layer.bias)
-        if norm is None:
-            return
         with torch.no_grad():
-            gamma = norm.weight.clone()
-            for _, branch in self.items():
-                branch.norm.weight.mul_(gamma)
-            norm.weight.copy_(self.main.norm.weight)
-            norm.bias.add_(self.main.norm.bias)
+            if norm is not None:
+                gamma = norm.weight.clone()
+                for _, branch in self.items():
+                    branch.norm.weight.mul_(gamma)
+                norm.weight.copy_(self.main.norm.weight)
+                norm.bias.add_(self.main.norm.bias)
+                self.main.norm = norm
             if conv.bias is not None and layer.bias is None:
-                cast(Tensor, norm.running_mean).sub_(conv.bias)
-        self.main.norm = norm
+                cast(Tensor, self.main.norm.running_mean).sub_(conv.bias)
 
     def _largest_kernel(self) -> Tensor:
         return max((p for p in self.parameters() if p.ndim == 4), key=Tensor.numel)
