@@ -1,4 +1,4 @@
-"""The linear algebra that turns a branched block into one convolution (rules T1 to T6).
+"""The linear algebra that turns a branched block into one convolution: rules T2 to T6, and T1 in ``batch_norm.fold``.
 
 Every function maps kernels of shape ``(C_out, C_in/groups, k_h, k_w)`` and biases of shape ``(C_out,)`` to
 kernels and biases, keeps dtype and device, and is differentiable. Rules T1 to T6 are the transforms of
@@ -17,7 +17,6 @@ __all__ = [
     "average_kernel",
     "chain_pointwise",
     "embed_kernel",
-    "fold_batch_norm",
     "identity_kernel",
     "sum_parallel",
 ]
@@ -25,46 +24,10 @@ __all__ = [
 KernelBias = tuple[Tensor, Tensor]
 
 
-def fold_batch_norm(
-    kernel: Tensor, bias: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: float
-) -> KernelBias:
-    """Return the convolution that equals a convolution followed by batch normalisation in eval mode (T1).
-
-    With ``s = gamma / sqrt(var + eps)``: kernel ``W * s`` (per output channel), bias
-    ``beta + (bias - mean) * s``.
-
-    Args:
-        kernel: shape ``(C_out, C_in/groups, k_h, k_w)``.
-        bias: the convolution's bias, shape ``(C_out,)``; zeros where it has none.
-        mean: running mean, shape ``(C_out,)``.
-        var: running variance, shape ``(C_out,)``.
-        gamma: weight of the normalisation, shape ``(C_out,)``.
-        beta: bias of the normalisation, shape ``(C_out,)``.
-        eps: the normalisation's epsilon.
-
-    >>> one = torch.ones(1)
-    >>> kernel, bias = fold_batch_norm(torch.full((1, 1, 1, 1), 4.0), one, 3 * one, 4 * one, one, 5 * one, 0.0)
-    >>> kernel.item(), bias.item()
-    (2.0, 4.0)
-    """
-    scale = gamma / torch.sqrt(var + eps)
-    return kernel * scale[:, None, None, None], beta + (bias - mean) * scale
-
-
 def sum_parallel(branches: Iterable[KernelBias]) -> KernelBias:
-    """Return the convolution that equals the sum of parallel convolutions of one kernel shape (T2).
-
-    Raises:
-        InputError: there is no branch, or the kernels' shapes differ (bring them to one shape with
-            :func:`embed_kernel`).
-    """
-    pairs = list(branches)
-    shapes = sorted({tuple(kernel.shape) for kernel, _ in pairs})
-    if len(shapes) != 1:
-        raise InputError(
-            f"expected parallel branches with kernels of one shape, got {shapes}; embed the smaller with embed_kernel"
-        )
-    return torch.stack([kernel for kernel, _ in pairs]).sum(0), torch.stack([bias for _, bias in pairs]).sum(0)
+    """Return the convolution that equals the sum of parallel convolutions of one kernel shape (T2)."""
+    kernels, biases = zip(*branches, strict=True)
+    return torch.stack(kernels).sum(0), torch.stack(biases).sum(0)
 
 
 def chain_pointwise(kernel1: Tensor, bias1: Tensor, kernel2: Tensor, bias2: Tensor, groups: int = 1) -> KernelBias:
@@ -83,49 +46,31 @@ def chain_pointwise(kernel1: Tensor, bias1: Tensor, kernel2: Tensor, bias2: Tens
 
     Returns:
         Kernel ``(C_out, C_in/groups, k_h, k_w)`` and bias ``(C_out,)``.
-
-    Raises:
-        InputError: the first kernel is not 1x1, or the channels do not chain.
     """
-    mid, in_per_group, *size1 = kernel1.shape
-    out, mid_per_group, *size2 = kernel2.shape
-    if size1 != [1, 1]:
-        raise InputError(f"expected the first kernel of a chain to be 1x1, got {size1[0]}x{size1[1]}; exchange the two")
-    if mid != mid_per_group * groups or out % groups:
-        raise InputError(
-            f"expected a second kernel that takes the {mid} channels of the first, got shapes {tuple(kernel1.shape)} "
-            f"and {tuple(kernel2.shape)} with groups={groups}; check the channels and the groups"
-        )
+    in_per_group = kernel1.shape[1]
+    out, mid_per_group, *taps = kernel2.shape
     k1 = kernel1.reshape(groups, mid_per_group, in_per_group)
-    k2 = kernel2.reshape(groups, out // groups, mid_per_group, *size2)
-    kernel = torch.einsum("gomhw,gmi->goihw", k2, k1).reshape(out, in_per_group, *size2)
+    k2 = kernel2.reshape(groups, out // groups, mid_per_group, *taps)
+    kernel = torch.einsum("gomhw,gmi->goihw", k2, k1).reshape(out, in_per_group, *taps)
     bias = torch.einsum("gomhw,gm->go", k2, bias1.reshape(groups, mid_per_group)).reshape(out)
     return kernel, bias2 + bias
 
 
 def average_kernel(
-    channels: int,
-    kernel_size: tuple[int, int],
-    groups: int = 1,
-    *,
-    dtype: torch.dtype | None = None,
-    device: torch.device | None = None,
+    channels: int, kernel_size: tuple[int, int], groups: int, *, dtype: torch.dtype, device: torch.device | None = None
 ) -> Tensor:
     """Return the kernel of average pooling written as a convolution (T5); its bias is zero.
 
     ``K[c, c mod (channels/groups)] = 1 / (k_h * k_w)`` at every tap, zero elsewhere; shape
     ``(channels, channels/groups, k_h, k_w)``. It is exact where the pooling counts padded zeros.
     """
-    pick = _channel_identity(channels, groups, dtype, device)
-    taps = torch.full(kernel_size, 1.0 / (kernel_size[0] * kernel_size[1]), dtype=dtype, device=device)
-    return pick[:, :, None, None] * taps
+    identity = identity_kernel(channels, groups, dtype=dtype, device=device)
+    return identity.expand(-1, -1, *kernel_size) / (kernel_size[0] * kernel_size[1])
 
 
-def identity_kernel(
-    channels: int, groups: int = 1, *, dtype: torch.dtype | None = None, device: torch.device | None = None
-) -> Tensor:
+def identity_kernel(channels: int, groups: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
     """Return the 1x1 kernel of the identity: one at ``K[c, c mod (channels/groups)]``, else zero."""
-    return _channel_identity(channels, groups, dtype, device)[:, :, None, None]
+    return torch.eye(channels // groups, dtype=dtype, device=device).repeat(groups, 1)[:, :, None, None]
 
 
 def embed_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
@@ -145,12 +90,3 @@ def embed_kernel(kernel: Tensor, kernel_size: tuple[int, int]) -> Tensor:
             "position; choose another size"
         )
     return torch.nn.functional.pad(kernel, (columns // 2, columns // 2, rows // 2, rows // 2))
-
-
-def _channel_identity(channels: int, groups: int, dtype: torch.dtype | None, device: torch.device | None) -> Tensor:
-    if groups < 1 or channels % groups:
-        raise InputError(
-            f"expected channels to be a multiple of groups, got channels={channels} and groups={groups}; "
-            "choose other groups"
-        )
-    return torch.eye(channels // groups, dtype=dtype, device=device).repeat(groups, 1)

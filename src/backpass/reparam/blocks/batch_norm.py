@@ -1,14 +1,13 @@
 """The batch normalisations that a block can take over, their scale, and folding one into a convolution."""
 
-from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from backpass.reparam.blocks.algebra import KernelBias, fold_batch_norm
+from backpass.reparam.blocks.algebra import KernelBias
 
-__all__ = ["BatchNorm", "fold", "norms_like", "scale_of", "unsuitable_norm", "wide"]
+__all__ = ["BatchNorm", "fold", "scale_of", "unsuitable_norm", "wide"]
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 
@@ -24,32 +23,29 @@ def unsuitable_norm(norm: nn.Module) -> str | None:
     return None
 
 
-def norms_like(norm: BatchNorm | None, device: torch.device, dtype: torch.dtype) -> Callable[[int], BatchNorm]:
-    """Return a function that makes a normalisation for a number of channels, gamma 1 and beta 0.
+def fold(norm: BatchNorm, kernel: Tensor, bias: Tensor | None = None) -> KernelBias:
+    """Return the convolution that equals one followed by ``norm`` in eval mode (T1), in float64.
+
+    With ``s = gamma / sqrt(var + eps)``: kernel ``W * s`` (per output channel), bias ``beta + (bias - mean) * s``.
 
     Args:
-        norm: the normalisation to imitate: type, epsilon, momentum, device, dtype and, of a synchronised one, process
-            group. ``None``: ``nn.BatchNorm2d`` with PyTorch's defaults.
-        device: device of the parameters if ``norm`` is ``None``.
-        dtype: likewise.
+        norm: the normalisation, with its running statistics.
+        kernel: float64, shape ``(C_out, C_in/groups, k_h, k_w)``.
+        bias: float64, the convolution's bias, shape ``(C_out,)``; default: it has none.
+
+    >>> norm = nn.BatchNorm2d(1, eps=0.0)
+    >>> norm.running_mean.fill_(3.0), norm.running_var.fill_(4.0), norm.bias.data.fill_(5.0)
+    (tensor([3.]), tensor([4.]), tensor([5.]))
+    >>> kernel, bias = fold(norm, torch.full((1, 1, 1, 1), 4.0).double(), torch.ones(1).double())
+    >>> kernel.item(), bias.item()
+    (2.0, 4.0)
     """
-    if norm is None:
-        return lambda channels: nn.BatchNorm2d(channels, device=device, dtype=dtype)
-    arguments: dict[str, Any] = {"eps": norm.eps, "momentum": norm.momentum}
-    arguments |= {"device": norm.weight.device, "dtype": norm.weight.dtype}
-    if isinstance(norm, nn.SyncBatchNorm):
-        arguments["process_group"] = norm.process_group
-    kind = type(norm)
-    return lambda channels: kind(channels, **arguments)
-
-
-def fold(norm: BatchNorm, kernel: Tensor, bias: Tensor | None = None) -> KernelBias:
-    """Return ``kernel`` and ``bias`` with ``norm`` and its running statistics folded in (T1), in float64."""
     mean, var, gamma, beta = (
         wide(cast(Tensor, tensor)) for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
     )
-    bias = torch.zeros_like(mean) if bias is None else bias
-    return fold_batch_norm(kernel, bias, mean, var, gamma, beta, norm.eps)
+    scale = gamma / torch.sqrt(var + norm.eps)
+    centred = -mean if bias is None else bias - mean
+    return kernel * scale[:, None, None, None], beta + centred * scale
 
 
 def scale_of(norm: BatchNorm) -> Tensor:
