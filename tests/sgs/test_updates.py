@@ -160,6 +160,35 @@ def test_an_optimizer_around_adamw_decays_once(step: Step) -> None:
     torch.testing.assert_close(model.weight, twin.weight, rtol=0, atol=0)
 
 
+class AlsoSteps(Optimizer):
+    """An optimizer in whose step another one steps parameters of its own."""
+
+    def __init__(self, parameters: Any, other: Optimizer) -> None:
+        super().__init__(parameters, {})
+        self.other = other
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter -= LR * parameter.grad
+        self.other.step()
+
+
+def test_attached_optimizers_that_step_inside_one_another_scale_their_own_kernels() -> None:
+    model = nn.ModuleList([conv(0), conv(1)])
+    sgs = SpatialGradientScaling(model, apply="update", scaling=G)
+    inner = torch.optim.SGD(model[1].parameters(), lr=LR)
+    outer = AlsoSteps(model[0].parameters(), inner)
+    sgs.attach(outer)
+    sgs.attach(inner)
+    for layer in model:
+        backward(layer)
+    expected = [layer.weight.detach() - LR * G.double() * layer.weight.grad for layer in model]
+    outer.step()
+    for layer, weight in zip(model, expected, strict=True):
+        torch.testing.assert_close(layer.weight.detach(), weight)
+
+
 @pytest.mark.parametrize("overflow", [0.0, 1.0])
 def test_a_fused_step_that_a_grad_scaler_skips_does_not_decay(overflow: float) -> None:
     model = conv().float()

@@ -15,7 +15,7 @@ from backpass.sgs.gradients import scale_gradients
 from backpass.sgs.layers import ConvLayer
 from backpass.sgs.misuse import Calls
 from backpass.sgs.optimizers import warn_if_undone
-from backpass.sgs.updates import UpdateScaler
+from backpass.sgs.updates import Update, scaled_updates
 
 __all__ = ["AppliedScalings"]
 
@@ -38,7 +38,6 @@ class AppliedScalings:
     def __init__(self, apply: str) -> None:
         self.apply = apply
         self._calls = Calls()
-        self._updates = UpdateScaler()
         clipping = ("AdaptiveGradientClipping",) if apply == "gradient" else ()
         self._attachments = Attachments("SpatialGradientScaling", ahead_of=clipping)
         self._warned_of_optimizer = False
@@ -102,11 +101,10 @@ class AppliedScalings:
         """
         if self.apply == "gradient":
             raise StateError("expected apply='update', got apply='gradient'; use scale_gradients()")
-        with self._updates.around(self._layers, self._placed_scalings()) as stepped:
+        with scaled_updates(self._layers, self._placed_scalings()) as (stepped, scaled):
             yield
         for optimizer in stepped:
             self._check(optimizer, stacklevel=4)
-        scaled = self._updates.moved.union(*(self._held_by(optimizer) for optimizer in stepped))
         self._calls.scaled({name: self._layers[name] for name in scaled}, plain=not self._measured)
 
     def attach(self, optimizer: Optimizer) -> Attachment:
@@ -131,18 +129,24 @@ class AppliedScalings:
                 norm, so that they were clipped before.
         """
         clipped_before = ClippedBefore()
+        update: Update | None = None  # between the hooks before and after a step
 
         def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal update
             if self.apply == "update":
-                self._updates.begin(self._held_by(stepping))
+                update = Update(self._held_by(stepping))
                 return
             refuse_closure(args, kwargs, "scale_gradients()")
             clipped_before.look(stepping)
             self._scale(self._held_by(stepping))
 
         def after_step(stepped: Optimizer) -> None:
-            self._updates.end(stepped, self._placed_scalings())
-            self._calls.scaled(self._held_by(stepped), plain=not self._measured)
+            nonlocal update
+            if update is not None:
+                update.decay(stepped)
+                update.scale(self._placed_scalings())
+                self._calls.scaled(self._held_by(stepped), plain=not self._measured)
+            update = None
 
         after = after_step if self.apply == "update" else None
         attachment = self._attachments.add(optimizer, self._kernels_in, before_step, after)

@@ -16,85 +16,28 @@ from backpass.sgs.layers import ConvLayer
 from backpass.sgs.scaling import laid_out
 from backpass.sgs.weight_decay import decay_factor
 
-__all__ = ["UpdateScaler"]
+__all__ = ["Update", "scaled_updates"]
 
-_in_context: set[int] = set()  # kernels, by id, whose update some scaled_update() scales now
-
-
-class UpdateScaler:
-    """Scales updates: of the steps in a context (:meth:`around`), or of one step (:meth:`begin`, :meth:`end`).
-
-    Scaling in a context inside another would count twice, so it is refused.
-
-    Attributes:
-        moved: the kernels that moved in the last context, if no optimizer was seen to step them there.
-    """
-
-    def __init__(self) -> None:
-        self._update: _Update | None = None
-        self.moved: set[str] = set()
-
-    @contextmanager
-    def around(self, layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> Iterator[list[Optimizer]]:
-        """Scale what optimizers add to the kernels of ``layers`` in the code inside; after an exception, nothing.
-
-        Yields the optimizers that have made a step on some of the kernels so far.
-
-        Raises:
-            StateError: inside another such context.
-        """
-        update = self._new(layers)
-        kernels = {id(layer.parameter) for layer in layers.values()}
-        _in_context.update(kernels)
-        stepped: list[Optimizer] = []
-
-        def before_step(optimizer: Optimizer, *_: object) -> None:
-            update.begin_step(optimizer)
-
-        def after_step(optimizer: Optimizer, *_: object) -> None:
-            update.decay(optimizer)
-            if not kernels.isdisjoint(held_by(optimizer)):
-                stepped.append(optimizer)
-
-        hooks = [register_optimizer_step_pre_hook(before_step), register_optimizer_step_post_hook(after_step)]
-        try:
-            yield stepped
-        finally:
-            _in_context.difference_update(kernels)
-            for hook in hooks:
-                hook.remove()
-        self.moved = set() if stepped else update.moved()
-        update.scale(scalings)
-
-    def begin(self, layers: Mapping[str, ConvLayer]) -> None:
-        """Start the update of the step that an optimizer is about to make on the kernels of ``layers``."""
-        self._update = self._new(layers)
-
-    def end(self, optimizer: Optimizer, scalings: Mapping[str, Tensor]) -> None:
-        """Scale the update of the step that ``optimizer`` has made."""
-        update, self._update = self._update, None
-        if update is not None:
-            update.decay(optimizer)
-            update.scale(scalings)
-
-    def _new(self, layers: Mapping[str, ConvLayer]) -> "_Update":
-        if any(id(layer.parameter) in _in_context for layer in layers.values()):
-            raise StateError(
-                "scaled_update() is running already, and scaling inside it would count twice; step inside one "
-                "scaled_update(), or in an attached optimizer without it"
-            )
-        return _Update(layers)
+_in_context: set[int] = set()  # kernels, by id, whose updates a context scales now
 
 
-class _Update:
+class Update:
     """One update of some kernels, from before the optimizer's step until it is scaled.
 
     With ``w`` a kernel before the step, ``d`` what decoupled weight decay multiplies it with
     (:func:`backpass.sgs.weight_decay.decay_factor`, 1 without) and ``v`` the kernel after the step, the kernel becomes
     ``d * w + G * (v - d * w)``. Holds one copy of the kernels.
+
+    Raises:
+        StateError: inside a context that scales the updates of some of these kernels, which would count twice.
     """
 
     def __init__(self, layers: Mapping[str, ConvLayer]) -> None:
+        if any(id(layer.parameter) in _in_context for layer in layers.values()):
+            raise StateError(
+                "scaled_update() is running already, and scaling inside it would count twice; step inside one "
+                "scaled_update(), or in an attached optimizer without it"
+            )
         self._layers = {name: layer for name, layer in layers.items() if layer.parameter.requires_grad}
         self._start = {name: _kernel(layer).clone() for name, layer in self._layers.items()}
         self._inside: dict[Optimizer, set[str]] = {}  # kernels decayed inside a step, by the optimizer that makes it
@@ -134,6 +77,46 @@ class _Update:
             kernel, start = _kernel(layer), self._start[name]
             dtype = torch.promote_types(kernel.dtype, torch.float32)
             kernel.copy_(torch.lerp(start.to(dtype), kernel.to(dtype), laid_out(scalings[name], kernel).to(dtype)))
+
+
+@contextmanager
+def scaled_updates(
+    layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]
+) -> Iterator[tuple[list[Optimizer], set[str]]]:
+    """Scale what optimizers add to the kernels of ``layers`` in the code inside; after an exception, nothing.
+
+    Yields two collections that it fills: the optimizers that have made a step on some of the kernels, and the names of
+    the kernels that these hold; or, at the end, of those that moved, if no optimizer was seen to step them.
+
+    Raises:
+        StateError: inside another such context.
+    """
+    update = Update(layers)
+    stepped: list[Optimizer] = []
+    scaled: set[str] = set()
+
+    def before_step(optimizer: Optimizer, *_: object) -> None:
+        update.begin_step(optimizer)
+
+    def after_step(optimizer: Optimizer, *_: object) -> None:
+        update.decay(optimizer)
+        held = held_by(optimizer)
+        if names := {name for name, layer in layers.items() if id(layer.parameter) in held}:
+            stepped.append(optimizer)
+            scaled.update(names)
+
+    kernels = {id(layer.parameter) for layer in layers.values()}
+    _in_context.update(kernels)
+    hooks = [register_optimizer_step_pre_hook(before_step), register_optimizer_step_post_hook(after_step)]
+    try:
+        yield stepped, scaled
+    finally:
+        _in_context.difference_update(kernels)
+        for hook in hooks:
+            hook.remove()
+    if not stepped:
+        scaled.update(update.moved())
+    update.scale(scalings)
 
 
 def _kernel(layer: ConvLayer) -> Tensor:
