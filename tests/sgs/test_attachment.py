@@ -204,41 +204,6 @@ def test_an_object_without_an_optimizer_is_refused() -> None:
 # Order with clipping
 
 
-def attached_after_clipping(max_norm: float) -> None:
-    model = net()
-    optimizer = SGD(model.parameters(), lr=0.1)
-    controller(model).attach(optimizer)
-    for seed in range(4):
-        optimizer.zero_grad()
-        model(torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(seed))).square().mean().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-        optimizer.step()
-
-
-def test_gradients_that_were_clipped_before_the_hook_are_warned_of_once() -> None:
-    with pytest.warns(BackpassWarning, match=r"norm 0\.01 at each of 3 steps, .* before clipping") as warned:
-        attached_after_clipping(0.01)
-    assert len(warned) == 1
-    attached_after_clipping(1e6)
-
-
-def test_norms_are_not_read_while_a_cuda_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("is_available", "is_current_stream_capturing"):
-        monkeypatch.setattr(torch.cuda, name, lambda: True)
-    monkeypatch.setattr(Tensor, "cpu", lambda self: pytest.fail("a copy to the CPU ends the capture"))
-    attached_after_clipping(0.01)
-
-
-def test_gradients_that_stay_the_same_are_not_taken_for_clipped() -> None:
-    model = net()
-    optimizer = SGD(model.parameters(), lr=0.0)
-    controller(model).attach(optimizer)
-    for _ in range(4):
-        optimizer.zero_grad()
-        backward(model)
-        optimizer.step()
-
-
 def test_agc_attached_before_is_warned_of() -> None:
     model = net()
     optimizer = SGD(model.parameters(), lr=0.1)

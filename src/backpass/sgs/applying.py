@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from backpass._internal.attachment import Attachment, Attachments, held_by, refuse_closure, warn_holds_nothing
 from backpass._internal.inner_optimizer import inner_optimizer
 from backpass.errors import StateError
-from backpass.sgs.clipped_before import ClippedBefore
 from backpass.sgs.gradients import scale_gradients
 from backpass.sgs.layers import ConvLayer
 from backpass.sgs.misuse import Calls
@@ -125,10 +124,8 @@ class AppliedScalings:
 
         Warns:
             NoEffectWarning: the optimizer holds none of the kernels, or cancels the scaling (:meth:`check_optimizer`).
-            BackpassWarning: AGC is attached before it. Or at the third step, if the first three gradients have the same
-                norm, so that they were clipped before.
+            BackpassWarning: AGC is attached before it.
         """
-        clipped_before = ClippedBefore()
         update: Update | None = None  # between the hooks before and after a step
 
         def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -137,7 +134,6 @@ class AppliedScalings:
                 update = Update(self._held_by(stepping))
                 return
             refuse_closure(args, kwargs, "scale_gradients()")
-            clipped_before.look(stepping)
             self._scale(self._held_by(stepping))
 
         def after_step(stepped: Optimizer) -> None:
