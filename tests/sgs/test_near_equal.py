@@ -106,8 +106,8 @@ def test_bins_and_ranges_belong_to_channel_and_displacement() -> None:
         alone = mutual_information(x[:, [c]], (3, 3), drop_near_equal=True)
         torch.testing.assert_close(s[[c]], alone, rtol=1e-12, atol=1e-12)
     dependence = counted(x, (3, 3))
-    assert len({tuple(bins) for bins in dependence.bins.tolist()}) > 1
-    assert len(set(dependence.bins[0].tolist())) > 1
+    assert len({tuple(bins) for bins in dependence.pair_bins.tolist()}) > 1
+    assert len(set(dependence.pair_bins[0].tolist())) > 1
 
 
 def test_slices_change_no_count(monkeypatch: pytest.MonkeyPatch) -> None:

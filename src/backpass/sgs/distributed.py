@@ -6,6 +6,7 @@ After the reduction every process holds bitwise the same statistics, those of on
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,12 +20,12 @@ __all__ = [
     "ProcessGroup",
     "computing_device",
     "failing_together",
-    "is_sharded",
     "largest_of_processes",
     "local_part",
     "reduce_ranges",
     "reduce_totals",
     "resharded",
+    "sharded_modules",
 ]
 
 _INT32_MAX = 2**31 - 1
@@ -102,10 +103,10 @@ def largest_of_processes(number: int, device: torch.device, group: ProcessGroup 
     return int(value)
 
 
-def is_sharded(model: nn.Module) -> bool:
-    """Return whether running the model is a collective operation, as under FSDP2 (``fully_shard``)."""
+def sharded_modules(model: nn.Module) -> list[Any]:
+    """Return the modules under FSDP2 (``fully_shard``); with some, running the model is a collective operation."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # without it no module can be of its classes
-    return fsdp is not None and any(isinstance(module, fsdp.FSDPModule) for module in model.modules())
+    return [] if fsdp is None else [module for module in model.modules() if isinstance(module, fsdp.FSDPModule)]
 
 
 @contextmanager
@@ -114,11 +115,8 @@ def resharded(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        if is_sharded(model):
-            fsdp = sys.modules["torch.distributed.fsdp"]
-            for module in model.modules():
-                if isinstance(module, fsdp.FSDPModule):
-                    module.reshard()
+        for module in sharded_modules(model):
+            module.reshard()
 
 
 def computing_device(parameter: Tensor) -> torch.device:

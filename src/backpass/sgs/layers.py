@@ -81,37 +81,37 @@ def scalable_convs(model: nn.Module, include: Include | None = None) -> dict[str
             channels, or a kernel made from a parameter without its taps.
     """
     _refuse_unreadable(model)
-    convs: dict[str, _ConvNd] = {}
+    found: dict[str, ConvLayer] = {}
     for path, module in unwrap(model).named_modules():
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1 and _is_real(module):
-            convs[unwrapped_name(path)] = module
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and max(module.kernel_size) > 1:
+            layer = _layer_of(unwrapped_name(path), module)
+            kernel = layer.owner._parameters.get(layer.key)
+            if kernel is not None and not kernel.is_complex():  # none: made by other code, such as another network
+                found[unwrapped_name(path)] = layer
+    convs = {prefix: layer.modules[0] for prefix, layer in found.items()}
     wanted = select(include, convs) if include is not None else {n for n, c in convs.items() if not _is_patchify(c)}
     layers: dict[int, ConvLayer] = {}
-    for prefix, module in convs.items():
+    for prefix, layer in found.items():
         if prefix not in wanted:
             continue
-        owner, key, suffix = _kernel_parameter(module)
-        parameter = owner._parameters.get(key)
-        if parameter is None:  # made by other code, such as a network that generates kernels
-            continue
-        if id(parameter) in layers:
-            first = layers[id(parameter)]
-            channels = first.modules[0].in_channels
-            if module.in_channels != channels:
+        kernel = layer.parameter
+        first = layers.get(id(kernel))
+        if first is not None:
+            channels, others = first.modules[0].in_channels, layer.modules[0].in_channels
+            if others != channels:
                 raise InputError(
-                    f"{prefix} shares {first.name} but sees {module.in_channels} channels, not {channels}; "
+                    f"{prefix} shares {first.name} but sees {others} channels, not {channels}; "
                     "leave one of them out with include=..."
                 )
-            layers[id(parameter)] = replace(first, modules=(*first.modules, module))
+            layers[id(kernel)] = replace(first, modules=(*first.modules, *layer.modules))
             continue
-        name = f"{prefix}.{suffix}" if prefix else suffix
-        kernel_size = tuple(module.kernel_size)
-        if not nn.parameter.is_lazy(parameter) and tuple(parameter.shape[2:]) != kernel_size:
+        if not nn.parameter.is_lazy(kernel) and tuple(kernel.shape[2:]) != layer.kernel_size:
             raise InputError(
-                f"{name} has shape {tuple(parameter.shape)}, but the kernel made from it has the taps {kernel_size}, "
-                f"so nothing can be scaled tap by tap; leave {prefix or 'this layer'} out with include=..."
+                f"{layer.name} has shape {tuple(kernel.shape)}, but the kernel made from it has the taps "
+                f"{layer.kernel_size}, so nothing can be scaled tap by tap; leave {prefix or 'this layer'} out with "
+                "include=..."
             )
-        layers[id(parameter)] = ConvLayer(name, (module,), kernel_size, owner, key)
+        layers[id(kernel)] = layer
     patches = include is None and bool(convs)
     if not layers:
         selected = "" if include is None else f" that include={include!r} selects"
@@ -135,23 +135,18 @@ def _refuse_unreadable(model: nn.Module) -> None:
     refuse_fsdp1(model, "kernels, so their taps cannot be told apart")
 
 
-def _is_real(conv: _ConvNd) -> bool:
-    owner, key, _ = _kernel_parameter(conv)
-    parameter = owner._parameters.get(key)
-    return parameter is None or not parameter.is_complex()
-
-
 def _is_patchify(conv: _ConvNd) -> bool:
     return tuple(conv.stride) == tuple(conv.kernel_size) and all(k == 1 or k % 2 == 0 for k in conv.kernel_size)
 
 
-def _kernel_parameter(conv: nn.Module) -> tuple[nn.Module, str, str]:
-    """Return owner, key and qualified suffix of the parameter that has the kernel's shape."""
+def _layer_of(prefix: str, conv: _ConvNd) -> ConvLayer:
+    """Return the layer of one convolution, with the parameter that has the kernel's shape."""
+    owner: nn.Module = conv
+    # torch.nn.utils: weight_norm; spectral_norm and prune
+    key = path = next((key for key in ("weight_v", "weight_orig") if key in conv._parameters), "weight")
     parametrizations = getattr(conv, "parametrizations", None)
     if parametrizations is not None and "weight" in parametrizations:
-        originals = parametrizations["weight"]
-        key = "original" if hasattr(originals, "original") else "original1"
-        return originals, key, f"parametrizations.weight.{key}"
-    older_forms = ("weight_v", "weight_orig")  # torch.nn.utils: weight_norm; spectral_norm and prune
-    key = next((key for key in older_forms if key in conv._parameters), "weight")
-    return conv, key, key
+        owner = parametrizations["weight"]
+        key = "original" if hasattr(owner, "original") else "original1"
+        path = f"parametrizations.weight.{key}"
+    return ConvLayer(f"{prefix}.{path}" if prefix else path, (conv,), tuple(conv.kernel_size), owner, key)

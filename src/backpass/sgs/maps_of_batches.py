@@ -13,9 +13,9 @@ from backpass.sgs.distributed import (
     ProcessGroup,
     computing_device,
     failing_together,
-    is_sharded,
     largest_of_processes,
     resharded,
+    sharded_modules,
 )
 from backpass.sgs.feature_maps import FeatureMapVisitor, capture_feature_maps, evaluating
 from backpass.sgs.kept_maps import KeptMaps
@@ -64,7 +64,7 @@ class MapsOfBatches:
         kernels = [layer.parameter for layer in self._layers]  # a head, or a teacher, may have another dtype
         device = computing_device(next(model.parameters()))  # of the input; a model may be spread over several
         self._forward = forward if callable(forward) else forward_on(model, device, forward, kernels=kernels)
-        self._sharded = is_sharded(model)
+        self._sharded = bool(sharded_modules(model))
         self._kept = KeptMaps()
         if self._sharded:
             self._kept.clear()

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backpass.sgs.dependence import Dependence, normalized_mutual_information
+from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.fast_counting import count_cells, slices
 from backpass.sgs.histogram import Zeros, bin_indices, number_of_bins, pixel_pairs
 
 __all__ = ["MutualInformationWithoutNearEqual"]
 
 
-class MutualInformationWithoutNearEqual(Dependence):
+class MutualInformationWithoutNearEqual(MutualInformation):
     """Normalised mutual information of the pairs that hold no zero and share no bin.
 
     For each channel and displacement, pairs with a zero on either side are removed first. The pairs that are left give
@@ -24,6 +24,7 @@ class MutualInformationWithoutNearEqual(Dependence):
         pair_low: float32 ``(D, 2, C)``, smallest pixel and smallest neighbour of the pairs without zeros.
         pair_high: float32 ``(D, 2, C)``, largest.
         kept: int64 ``(D, C)``, number of pairs without zeros.
+        pair_bins: int64 ``(D, C)``, number of bins.
         totals: one int64 histogram ``(C, B, B)`` for each displacement, B the largest of its channels.
     """
 
@@ -58,8 +59,8 @@ class MutualInformationWithoutNearEqual(Dependence):
     def start_counting(self) -> None:
         """Set the numbers of bins and create an empty histogram for each displacement."""
         device = self.kept.device
-        self.bins = torch.tensor([[number_of_bins(n) for n in kept] for kept in self.kept.tolist()], device=device)
-        largest = self.bins.amax(1).tolist() if self.offsets else []
+        self.pair_bins = torch.tensor([[number_of_bins(n) for n in kept] for kept in self.kept.tolist()], device=device)
+        largest = self.pair_bins.amax(1).tolist() if self.offsets else []
         self.totals = [torch.zeros(self.kept.shape[1], b, b, dtype=torch.int64, device=device) for b in largest]
 
     def count(self, feature_map: Tensor, dilation: Sequence[int], zeros: Zeros | None = None) -> None:
@@ -69,7 +70,7 @@ class MutualInformationWithoutNearEqual(Dependence):
         for part, values in slices(feature_map, max(levels, default=1) ** 2):
             for d, displacement in enumerate(self.displacements(dilation)):
                 rows, columns = (
-                    bin_indices(x, low[part], high[part], self.bins[d, part]).masked_fill_(x == 0, levels[d] - 1)
+                    bin_indices(x, low[part], high[part], self.pair_bins[d, part]).masked_fill_(x == 0, levels[d] - 1)
                     for x, low, high in zip(
                         pixel_pairs(values, displacement), self.pair_low[d], self.pair_high[d], strict=True
                     )
@@ -77,6 +78,3 @@ class MutualInformationWithoutNearEqual(Dependence):
                 joint = count_cells(rows, columns, levels[d])[:, :-1, :-1]
                 joint.diagonal(dim1=1, dim2=2).zero_()
                 self.totals[d][part] += joint
-
-    def _per_displacement(self) -> list[Tensor]:
-        return [normalized_mutual_information(joint) for joint in self.totals]
