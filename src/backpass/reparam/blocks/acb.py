@@ -7,7 +7,6 @@ from torch import nn
 from backpass.reparam.blocks.batch_norm import BatchNorm
 from backpass.reparam.blocks.block import MAIN, Branch, ReparamBlock
 from backpass.reparam.blocks.branches import ConvBranch, scale_gammas
-from backpass.reparam.blocks.geometry import ConvGeometry
 
 __all__ = ["ACBlock"]
 
@@ -46,10 +45,3 @@ class ACBlock(ReparamBlock):
         branches: dict[str, Branch] = {name: ConvBranch(layers, size) for name, size in sizes.items()}
         scale_gammas(branches, gamma, init)
         super().__init__(conv, norm, layers, branches)
-
-    @classmethod
-    def unsuitable(cls, geometry: ConvGeometry) -> str | None:
-        """Return why the kernel has no centre row and column; ``None`` if it has."""
-        if not geometry.square_odd or geometry.kernel_size == (1, 1):
-            return f"its kernel must be square, odd and above 1, got {geometry.kernel_size}"
-        return None

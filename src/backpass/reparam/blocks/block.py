@@ -67,8 +67,14 @@ class ReparamBlock(nn.Module):
 
     @classmethod
     def unsuitable(cls, geometry: ConvGeometry) -> str | None:
-        """Return why this kind of block cannot replace a convolution of ``geometry``; ``None`` if it can."""
-        raise NotImplementedError
+        """Return why this kind of block cannot replace a convolution of ``geometry``; ``None`` if it can.
+
+        Every kind needs a square kernel with a centre; subclasses add what else they need.
+        """
+        rows, columns = geometry.kernel_size
+        if rows != columns or rows % 2 == 0 or rows == 1:
+            return f"its kernel must be square, odd and above 1, got {geometry.kernel_size}"
+        return None
 
     @classmethod
     def layers(cls, conv: nn.Conv2d, norm: BatchNorm | None) -> LayerFactory:

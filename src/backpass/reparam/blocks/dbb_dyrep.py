@@ -59,8 +59,8 @@ class DyRepBlock(ReparamBlock):
     @classmethod
     def unsuitable(cls, geometry: ConvGeometry) -> str | None:
         """Return why not even the smallest set of branches fits; ``None`` if it does."""
-        if not geometry.square_odd or geometry.kernel_size == (1, 1):
-            return f"its kernel must be square, odd and above 1, got {geometry.kernel_size}"
+        if reason := super().unsuitable(geometry):
+            return reason
         if geometry.padding_mode != "zeros":
             return f"its padding mode must be zeros, got {geometry.padding_mode}"
         return None

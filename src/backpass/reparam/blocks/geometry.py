@@ -69,11 +69,6 @@ class ConvGeometry:
         return rows, columns
 
     @property
-    def square_odd(self) -> bool:
-        """Whether the kernel is square and has a centre."""
-        return self.kernel_size[0] == self.kernel_size[1] and self.kernel_size[0] % 2 == 1
-
-    @property
     def depthwise(self) -> bool:
         """Whether each channel is convolved with itself alone."""
         return self.groups == self.in_channels == self.out_channels

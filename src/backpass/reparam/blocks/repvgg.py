@@ -52,8 +52,8 @@ class RepVGGBlock(ReparamBlock):
     @classmethod
     def unsuitable(cls, geometry: ConvGeometry) -> str | None:
         """Return why a parallel 1x1 convolution without padding does not fit; ``None`` if it does."""
-        if not geometry.square_odd or geometry.kernel_size == (1, 1):
-            return f"its kernel must be square, odd and above 1, got {geometry.kernel_size}"
+        if reason := super().unsuitable(geometry):
+            return reason
         if not geometry.centred:
             return f"its padding must be dilation * (k // 2), got {geometry.padding}"
         return None
