@@ -3,9 +3,9 @@
 Data flows one way, a module a stage: batches (``maps_of_batches``) -> feature maps (``layers``, ``feature_maps``) ->
 joint histograms (``histogram``) -> dependence S (``dependence``, ``near_equal``) -> scaling G (``scaling``) ->
 gradients (``gradients``) or updates (``updates``, ``optimizers``). ``measuring`` is the way from batches to scalings,
-``controller`` decides when, ``applying`` how, ``misuse`` notices loops that leave kernels plain, ``state`` reads saved
-states, ``distributed`` serves several processes, ``functional`` has the stages as functions, and ``fast_counting`` and
-``kept_maps`` are there for speed.
+``controller`` decides when, ``applying`` how, ``misuse`` notices loops that leave kernels plain, ``given_scalings``
+checks fixed and saved ones, ``distributed`` serves several processes, ``functional`` has the stages as functions, and
+``fast_counting`` and ``kept_maps`` are there for speed.
 """
 
 from backpass.sgs.controller import SpatialGradientScaling

@@ -15,10 +15,10 @@ from backpass._internal.wrappers import unwrap
 from backpass.errors import InputError, NoEffectWarning, StateError
 from backpass.sgs.applying import AppliedScalings
 from backpass.sgs.distributed import ProcessGroup
+from backpass.sgs.given_scalings import fixed_scalings, scalings_in
 from backpass.sgs.layers import scalable_convs
 from backpass.sgs.measuring import check_dilation, check_measure, measure_scalings
-from backpass.sgs.scaling import check_k, fixed_scalings
-from backpass.sgs.state import scalings_in
+from backpass.sgs.scaling import check_k
 
 __all__ = ["SpatialGradientScaling"]
 

@@ -1,6 +1,6 @@
 """From dependence S to the scaling G of a kernel's gradient: functions of tensors of the kernel's spatial shape."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +11,6 @@ from backpass.errors import InputError
 __all__ = [
     "alpha_beta_scaling",
     "check_k",
-    "check_scalings",
-    "fixed_scalings",
     "k_transform",
     "laid_out",
     "normalize",
@@ -159,45 +157,6 @@ def alpha_beta_scaling(alpha: float, beta: float) -> Tensor:
     edge, corner = 1 / alpha, 1 / beta
     factor = 9 / (1 + 4 * edge + 4 * corner)
     return factor * torch.tensor([[corner, edge, corner], [edge, 1.0, edge], [corner, edge, corner]])
-
-
-def check_scalings(scalings: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    """Raise :class:`InputError` unless each scaling is finite, above 0 and of the shape of the one it replaces."""
-    for name, values in scalings.items():
-        shape = own[name].shape
-        if not isinstance(values, Tensor) or values.shape != shape:
-            received = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise InputError(
-                f"expected the scaling of {name} to have shape {tuple(shape)}, got {received}; pass one number for "
-                "each tap of the kernel"
-            )
-        if not bool((values.isfinite() & (values > 0)).all()):
-            raise InputError(
-                f"expected the scaling of {name} to be finite and above 0, got {values.tolist()}; measure it again, or "
-                "normalize() one without negative numbers"
-            )
-
-
-def fixed_scalings(scaling: object, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a fixed scaling by parameter name: a tensor for all kernels of its shape, or a mapping as it is.
-
-    Raises:
-        InputError: it is neither, fits no kernel, names an unknown one, or fails :func:`check_scalings`.
-    """
-    if isinstance(scaling, Tensor):
-        given = {name: scaling for name, ones in own.items() if ones.shape == scaling.shape}
-        received = f"shape {tuple(scaling.shape)}"
-    elif isinstance(scaling, Mapping):
-        given, received = dict(scaling), str(sorted(scaling))
-    else:
-        given, received = {}, type(scaling).__name__
-    if not given or not given.keys() <= own.keys():
-        raise InputError(
-            f"expected a scaling of the shape of some kernel, or one for some of {sorted(own)}, got {received}; "
-            "correct the shape or the names"
-        )
-    check_scalings(given, own)
-    return given
 
 
 def laid_out(scaling: Tensor, like: Tensor) -> Tensor:
