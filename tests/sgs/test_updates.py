@@ -150,6 +150,23 @@ class Around(Optimizer):
         return self.optimizer.step(closure)
 
 
+class CallsSuper(torch.optim.AdamW):
+    """A subclass whose step calls that of AdamW, which calls the hooks too once an AdamW has been made."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_subclass_of_adamw_that_calls_its_step_decays_once(step: Step) -> None:
+    model, twin = conv(), conv()
+    for net, kind in ((twin, torch.optim.AdamW), (model, CallsSuper)):
+        optimizer = kind(net.parameters(), lr=LR, weight_decay=DECAY)
+        backward(net)
+        step(SpatialGradientScaling(net, apply="update", scaling=G), optimizer)
+    torch.testing.assert_close(model.weight, twin.weight, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_an_optimizer_around_adamw_decays_once(step: Step) -> None:
     model, twin = conv(), conv()

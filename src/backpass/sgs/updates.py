@@ -40,14 +40,15 @@ class Update:
             )
         self._layers = {name: layer for name, layer in layers.items() if layer.parameter.requires_grad}
         self._start = {name: _kernel(layer).clone() for name, layer in self._layers.items()}
-        self._inside: dict[Optimizer, set[str]] = {}  # kernels decayed inside a step, by the optimizer that makes it
+        self._inside: list[set[str]] = []  # kernels decayed inside each of the steps that are running, the last within
 
-    def begin_step(self, optimizer: Optimizer) -> None:
-        """Note that a step begins, inside which the optimizer may step others on the same kernels, as ZeRO's does."""
-        self._inside[optimizer] = set()
+    def begin_step(self) -> None:
+        """Note that a step begins, inside which others may step the same kernels: ZeRO's own, or ``super().step()``."""
+        self._inside.append(set())
 
     def decay(self, optimizer: Optimizer) -> None:
         """Decay the kernels before the step as the optimizer, which has just made it, has decayed them in it."""
+        counted = self._inside.pop() if self._inside else set()
         if inner_optimizer(optimizer) is not optimizer:
             return  # the optimizer inside calls this itself
         factors = {
@@ -56,14 +57,13 @@ class Update:
             for parameter in group["params"]
             if parameter.grad is not None  # the others are not decayed either
         }
-        counted = self._inside.pop(optimizer, set())
         for name, layer in self._layers.items():
             factor = factors.get(id(layer.parameter), 1.0)
             if name not in counted and (isinstance(factor, Tensor) or factor != 1):
                 start = self._start[name]
                 # Unmoved: ADOPT and SOAP leave out their first step, a fused optimizer one whose gradients overflow.
                 self._start[name] = torch.where((_kernel(layer) != start).any(), start * factor, start)
-                for around in self._inside.values():
+                for around in self._inside:
                     around.add(name)
 
     def moved(self) -> set[str]:
@@ -95,8 +95,8 @@ def scaled_updates(
     stepped: list[Optimizer] = []
     scaled: set[str] = set()
 
-    def before_step(optimizer: Optimizer, *_: object) -> None:
-        update.begin_step(optimizer)
+    def before_step(*_: object) -> None:
+        update.begin_step()
 
     def after_step(optimizer: Optimizer, *_: object) -> None:
         update.decay(optimizer)
