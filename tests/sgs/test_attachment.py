@@ -196,6 +196,28 @@ def test_wrapped_optimizers(wrap: Any) -> None:
         assert torch.equal(stepped[0], plain * CENTRE)
 
 
+class CallsSuper(SGD):
+    """A subclass whose step calls that of SGD, which calls the hooks too once an SGD has been made."""
+
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+def test_a_subclass_that_calls_the_step_of_its_base_class_scales_once() -> None:
+    model = net()
+    SGD(model.parameters())
+    optimizer = CallsSuper(model.parameters(), lr=0.1)
+    controller(model).attach(optimizer)
+    for _ in range(2):
+        optimizer.zero_grad()
+        backward(model)
+        plain = model[0].weight.grad.clone()
+        optimizer.step()
+        assert torch.equal(model[0].weight.grad, plain * CENTRE)
+    with pytest.raises(StateError, match="scaled already"):
+        optimizer.step()
+
+
 def test_an_object_without_an_optimizer_is_refused() -> None:
     with pytest.raises(InputError, match=r"a wrapper that holds one as optimizer, .*got Conv2d"):
         controller(net()).attach(nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]

@@ -206,6 +206,26 @@ def test_attached_optimizers_that_step_inside_one_another_scale_their_own_kernel
         torch.testing.assert_close(layer.weight.detach(), weight)
 
 
+class Passes(AlsoSteps):
+    """An optimizer that leaves its parameters to another one."""
+
+    def step(self, closure: Any = None) -> None:
+        self.other.step()
+
+
+def test_a_kernel_of_two_attached_optimizers_that_step_inside_one_another_is_scaled_once() -> None:
+    model = conv()
+    sgs = SpatialGradientScaling(model, apply="update", scaling=G)
+    inner = torch.optim.SGD(model.parameters(), lr=LR)
+    outer = Passes(model.parameters(), inner)
+    sgs.attach(outer)
+    sgs.attach(inner)
+    backward(model)
+    expected = model.weight.detach() - LR * G.double() * model.weight.grad
+    outer.step()
+    torch.testing.assert_close(model.weight.detach(), expected)
+
+
 @pytest.mark.parametrize("overflow", [0.0, 1.0])
 def test_a_fused_step_that_a_grad_scaler_skips_does_not_decay(overflow: float) -> None:
     model = conv().float()

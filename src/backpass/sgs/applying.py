@@ -37,6 +37,7 @@ class AppliedScalings:
     def __init__(self, apply: str) -> None:
         self.apply = apply
         self._calls = Calls()
+        self._running: dict[int, Update] = {}  # by the id of the attached optimizer that steps
         clipping = ("AdaptiveGradientClipping",) if apply == "gradient" else ()
         self._attachments = Attachments("SpatialGradientScaling", ahead_of=clipping)
         self._warned_of_optimizer = False
@@ -76,8 +77,8 @@ class AppliedScalings:
                 warn_holds_nothing(optimizer, "pass the optimizer that steps them", stacklevel=2)
             self._scale(held)
 
-    def _scale(self, layers: Mapping[str, ConvLayer]) -> None:
-        found = scale_gradients(layers, self._placed_scalings())
+    def _scale(self, layers: Mapping[str, ConvLayer], stepping: Optimizer | None = None) -> None:
+        found = scale_gradients(layers, self._placed_scalings(), stepping)
         self._calls.scaled(layers, plain=not self._measured, found=found)
 
     @contextmanager
@@ -126,23 +127,22 @@ class AppliedScalings:
             NoEffectWarning: the optimizer holds none of the kernels, or cancels the scaling (:meth:`check_optimizer`).
             BackpassWarning: AGC is attached before it.
         """
-        update: Update | None = None  # between the hooks before and after a step
 
         def before_step(stepping: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal update
             if self.apply == "update":
-                update = Update(self._held_by(stepping))
+                kernels = self._held_by(stepping)
+                for around in self._running.values():
+                    around.leave_out(kernels)
+                self._running[id(stepping)] = Update(kernels)
                 return
             refuse_closure(args, kwargs, "scale_gradients()")
-            self._scale(self._held_by(stepping))
+            self._scale(self._held_by(stepping), stepping)
 
         def after_step(stepped: Optimizer) -> None:
-            nonlocal update
-            if update is not None:
+            if (update := self._running.pop(id(stepped), None)) is not None:
                 update.decay(stepped)
                 update.scale(self._placed_scalings())
                 self._calls.scaled(self._held_by(stepped), plain=not self._measured)
-            update = None
 
         after = after_step if self.apply == "update" else None
         attachment = self._attachments.add(optimizer, self._kernels_in, before_step, after)

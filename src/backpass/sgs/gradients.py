@@ -22,10 +22,13 @@ _MARK = "_backpass_scaled"  # an attribute of the gradient itself, so that every
 
 
 @torch.no_grad()
-def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor]) -> int:
+def scale_gradients(
+    layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tensor], stepping: Optimizer | None = None
+) -> int:
     """Multiply the gradient of each layer that has one by its scaling, in place; return the number of gradients.
 
-    A gradient keeps a mark when it is scaled: its own version and its kernel's, which torch counts up with every write.
+    A gradient keeps a mark when it is scaled: its own version and its kernel's, which torch counts up with every write,
+    and the optimizer that was about to step.
 
     - The version is the same: it is scaled already, and left alone.
     - One write, and no step of the optimizer on the kernel: another backward pass added to it, or it was clipped.
@@ -40,6 +43,12 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
     clears gradients through ``.data`` and steps through ``.data`` or with a fused optimizer shows neither, and is
     refused although it is right: use ``optimizer.zero_grad()`` there.
 
+    Args:
+        layers: whose gradients are scaled.
+        scalings: by the layers' names.
+        stepping: the optimizer whose hook calls this. Hooks run again where its ``step`` calls that of a base class:
+            gradients and kernels that it has left unchanged since are then right.
+
     Raises:
         StateError: there are gradients, and none of them is new.
 
@@ -52,6 +61,9 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
         if (grad := layer.parameter.grad) is not None and layer.parameter.requires_grad  # a frozen kernel's is old
     }
     kernels = {name: local_part(layers[name].parameter, name)._version for name in gradients}
+    step = None if stepping is None else id(stepping)
+    if step and all(_mark(grad) == (grad._version, kernels[name], step) for name, grad in gradients.items()):
+        return len(gradients)
     states = {name: _state(grad, kernels[name]) for name, grad in gradients.items()}
     added_to = ", ".join(sorted(name for name, state in states.items() if state == _ADDED_TO))
     if states and _NEW not in states.values():
@@ -79,12 +91,16 @@ def scale_gradients(layers: Mapping[str, ConvLayer], scalings: Mapping[str, Tens
     if any(grad.device.type != "cpu" for grad in gradients.values()):
         _note_steps()
     for name, grad in fresh.items():  # only now: gradients that are views of one buffer count their writes together
-        setattr(grad, _MARK, (grad._version, kernels[name]))
+        setattr(grad, _MARK, (grad._version, kernels[name], step))
     return len(gradients)
 
 
+def _mark(grad: Tensor) -> tuple[int | None, int | None, int | None]:
+    return getattr(grad, _MARK, (None, None, None))
+
+
 def _state(grad: Tensor, kernel_version: int) -> str:
-    version, kernel = getattr(grad, _MARK, (None, None))
+    version, kernel, _ = _mark(grad)
     if version == grad._version:
         return _SCALED
     return _ADDED_TO if version == grad._version - 1 and kernel == kernel_version else _NEW
@@ -101,4 +117,4 @@ def _note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for parameter in group["params"]:
             grad = getattr(parameter.grad, "_local_tensor", parameter.grad)  # of a DTensor
             if (mark := getattr(grad, _MARK, None)) is not None:
-                setattr(grad, _MARK, (mark[0], None))  # no version of a kernel
+                setattr(grad, _MARK, (mark[0], None, None))  # no version of a kernel

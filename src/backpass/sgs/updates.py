@@ -1,6 +1,6 @@
 """Scaling updates: what an optimizer adds to the kernels, apart from decoupled weight decay."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -65,6 +65,12 @@ class Update:
                 self._start[name] = torch.where((_kernel(layer) != start).any(), start * factor, start)
                 for around in self._inside:
                     around.add(name)
+
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Leave the kernels of these names to another update, inside the step of this one."""
+        for name in names:
+            self._layers.pop(name, None)
+            self._start.pop(name, None)
 
     def moved(self) -> set[str]:
         """Return the names of the kernels that have moved; waits for the device."""
