@@ -124,11 +124,8 @@ def _can_grow(conv: nn.Conv2d) -> bool:
 
 
 def _draw(branch: nn.Module, generator: torch.Generator) -> None:
-    for layer in _convs(branch):
-        taps = layer.kernel_size[0] * layer.kernel_size[1]
-        std = math.sqrt(2.0 / (taps * layer.out_channels))
-        layer.weight.copy_(std * torch.randn(layer.weight.shape, generator=generator, device="cpu"))
-
-
-def _convs(module: nn.Module) -> Iterator[nn.Conv2d]:
-    return (layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    for layer in branch.modules():
+        if isinstance(layer, nn.Conv2d):
+            taps = layer.kernel_size[0] * layer.kernel_size[1]
+            std = math.sqrt(2.0 / (taps * layer.out_channels))
+            layer.weight.copy_(std * torch.randn(layer.weight.shape, generator=generator, device="cpu"))
