@@ -22,9 +22,8 @@ __all__ = [
     "make_key",
     "own_records",
     "read_study",
-    "recipe_without_places",
-    "recipe_without_seed",
     "run_folder",
+    "shared_recipe",
     "study_records",
     "write_study",
 ]
@@ -144,8 +143,8 @@ def own_records(study: Study, records: Iterable[Record]) -> list[Record]:
 
     A folder may hold others: of a tuning stage, or of an earlier study with other settings or seeds.
     """
-    runs = {(run.entry, _with_seed_apart(run.run)) for run in study.runs()}
-    return [record for record in records if (record.entry, _with_seed_apart(record.run)) in runs]
+    runs = {(run.entry, replace(run.run, recipe=shared_recipe(run.run))) for run in study.runs()}
+    return [r for r in records if (r.entry, replace(r.run, recipe=shared_recipe(r.run))) in runs]
 
 
 def study_records(folder: Path) -> list[Record]:
@@ -160,21 +159,17 @@ def study_records(folder: Path) -> list[Record]:
     return [record for path, record in found.items() if path.parent.name == run_folder(record.entry, record.seed)]
 
 
-def recipe_without_seed(run: Run) -> Recipe:
-    """Return the run's recipe in the form that the runs of all its seeds share.
+def shared_recipe(run: Run) -> Recipe:
+    """Return the run's recipe in the form that the runs of all its seeds share, wherever the files of its data lie.
 
     A run that starts from another run of its own seed names that run's entry instead of its folder.
     """
-    first = run.recipe.weights.study_run
+    recipe, first = run.recipe, run.recipe.weights.study_run
+    recipe = replace(recipe, data=replace(recipe.data, root=None, download=False))
     if first is None:
-        return run.recipe
+        return recipe
     source = STUDY + first.removesuffix(run_folder("", run.seed))
-    return replace(run.recipe, weights=replace(run.recipe.weights, source=source))
-
-
-def recipe_without_places(recipe: Recipe) -> Recipe:
-    """Return the recipe without where the files of its data lie."""
-    return replace(recipe, data=replace(recipe.data, root=None, download=False))
+    return replace(recipe, weights=replace(recipe.weights, source=source))
 
 
 def check_starts(records: Iterable[Record]) -> None:
@@ -188,18 +183,13 @@ def check_starts(records: Iterable[Record]) -> None:
     """
     trainings: dict[str, set[tuple[Recipe, str]]] = {}
     for record in records:
-        training = recipe_without_places(recipe_without_seed(record.run)), record.method
-        trainings.setdefault(STUDY + record.entry, set()).add(training)
+        trainings.setdefault(STUDY + record.entry, set()).add((shared_recipe(record.run), record.method))
     sources = {recipe.weights.source for found in trainings.values() for recipe, _ in found}
     if several := [name for name, found in trainings.items() if name in sources and len(found) > 1]:
         raise InputError(
             f"expected one recipe and method of {several[0].removeprefix(STUDY)!r}, from whose weights other runs "
             f"start, got {len(trainings[several[0]])}; give the runs of each study by themselves"
         )
-
-
-def _with_seed_apart(run: Run) -> Run:
-    return replace(run, recipe=recipe_without_seed(run))
 
 
 def run_folder(entry: str, seed: int) -> str:

@@ -384,6 +384,16 @@ def test_runs_that_start_from_one_training_on_files_in_two_places_are_merged(mak
     assert [len(group.records) for group in group_records(records)] == [2] * 6
 
 
+def test_runs_on_files_in_two_places_are_compared_and_keep_their_commands(make_record, tmp_path):
+    there = replace(RECIPE, data=replace(RECIPE.data, root="there", download=True))
+    runs = [(recipe, method, seed) for seed, recipe in enumerate((RECIPE, there)) for method in ("plain", "sgs")]
+    study, keyed = study_of([make_record(recipe, method, seed, [0.5]) for recipe, method, seed in runs])
+    assert [(entry.label, entry.baseline) for entry in study.entries] == [("plain", None), ("sgs", "plain")]
+    assert [summary.n for summary in write_report(study, keyed, tmp_path).summaries] == [2, 2]
+    commands = [text for text in page_of(tmp_path).texts if text.startswith("backpass train ")]
+    assert ["--data.root there --data.download" in command for command in commands] == [False, True] * 2
+
+
 def test_the_page_states_every_size_and_length_of_its_runs(make_record, tmp_path):
     recipes = [replace(RECIPE, epochs=epochs) for epochs in (2, 5, 1)]
     records = [make_record(recipe, "plain", 0, [0.5] * recipe.epochs) for recipe in recipes]

@@ -25,7 +25,7 @@ from backpass.experiments.reporting.tables import (
 )
 from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section, unfinished_section
 from backpass.experiments.reporting.vega import vega_bundle
-from backpass.experiments.study import Study, check_starts, make_key, own_records, recipe_without_seed, run_folder
+from backpass.experiments.study import Study, check_starts, make_key, own_records, run_folder, shared_recipe
 from backpass.experiments.tuning import Choice
 from backpass.experiments.used_settings import used_recipe
 from backpass.training.checkpoint import atomic_write
@@ -165,19 +165,19 @@ def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
     """Return a study that any records make, and the records with the keys of its entries.
 
     There is an entry for each recipe and method, compared with plain training by the same recipe, where settings that a
-    method does not use make no difference. Of two records of one
-    recipe, method and seed the first counts, and a note states how many others there are. A run that starts from
-    another of the records, known by its entry, names it by its new key.
+    method does not use make no difference, nor where the files of the data lie. Of two records of one recipe, method
+    and seed the first counts, and a note states how many others there are. A run that starts from another of the
+    records, known by its entry, names it by its new key.
 
     Raises:
         InputError: which training a run starts from is not known (:func:`~backpass.experiments.study.check_starts`).
     """
     check_starts(records)
-    own = [used_recipe(record.method, recipe_without_seed(record.run)) for record in records]
+    own = [used_recipe(record.method, shared_recipe(record.run)) for record in records]
     methods = [record.method for record in records]
-    shared = [used_recipe("plain", recipe) for recipe in own]
-    several = len(set(zip(methods, own, strict=True))) > len(set(zip(methods, shared, strict=True)))
-    numbered = own if several else shared
+    bases = [used_recipe("plain", recipe) for recipe in own]
+    several = len(set(zip(methods, own, strict=True))) > len(set(zip(methods, bases, strict=True)))
+    numbered = own if several else bases
     recipes = list(dict.fromkeys(numbered))
     labels = [
         method if len(recipes) == 1 else f"recipe {recipes.index(recipe) + 1}, {recipe.model}"
@@ -190,12 +190,12 @@ def study_of(records: Sequence[Record]) -> tuple[Study, list[Record]]:
     for record, label, key in zip(records, labels, keys, strict=True):
         run = _with_new_start(record.run, renamed)
         run = replace(run, recipe=used_recipe(record.method, run.recipe))
-        entries.setdefault(key, Entry(key, label, record.method, recipe_without_seed(run)))
+        entries.setdefault(key, Entry(key, label, record.method, shared_recipe(run)))
         keyed.setdefault((key, record.seed), replace(record, entry=key, run=run))
     for key, entry in entries.items():
         if entry.recipe is not None and entry.method != "plain":
-            shared_recipe = used_recipe("plain", entry.recipe)
-            plain = (e.key for e in entries.values() if e.recipe == shared_recipe and e.method == "plain")
+            base = used_recipe("plain", entry.recipe)
+            plain = (e.key for e in entries.values() if e.recipe == base and e.method == "plain")
             entries[key] = replace(entry, baseline=next(plain, None))
     title = ", ".join(dict.fromkeys(record.subject for record in records))
     seeds = tuple(sorted({record.seed for record in records}))

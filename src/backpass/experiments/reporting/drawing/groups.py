@@ -11,7 +11,7 @@ from backpass.errors import InputError
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.metrics import label_of
 from backpass.experiments.settings import settings_by_name
-from backpass.experiments.study import check_starts, recipe_without_places, recipe_without_seed
+from backpass.experiments.study import check_starts, shared_recipe
 from backpass.experiments.used_settings import uses
 
 __all__ = ["Group", "group_records", "layers_shown", "mean_of", "settings_apart", "shared_names"]
@@ -69,7 +69,7 @@ def group_records(records: Sequence[Record]) -> list[Group]:
 
 def settings_of(record: Record) -> dict[str, Any]:
     """Return the settings that the run's method uses, by dotted name."""
-    settings = settings_by_name(recipe_without_places(recipe_without_seed(record.run)))
+    settings = settings_by_name(shared_recipe(record.run))
     return {name: value for name, value in settings.items() if uses(record.method, name)}
 
 
