@@ -273,6 +273,15 @@ def test_a_family_is_of_one_training(make):
         draw_family(group_records([make("sgs", 0, 0.6, fixed), make("sgs", 0, 0.6, update)]))
 
 
+@pytest.mark.parametrize("method", ["sgs+pgt+agc", "agc+sgs+pgt"])
+def test_the_baseline_is_the_same_training_without_sgs_whatever_the_order_of_its_methods(make, method):
+    fixed = replace(RECIPE, sgs=replace(RECIPE.sgs, alpha=5.0, beta=10.0))
+    recipes = [fixed, replace(RECIPE, sgs=replace(RECIPE.sgs, k=2.0))]
+    runs = [make("agc+pgt", 0, 0.5), *(make(method, 0, 0.6, recipe) for recipe in (*recipes, RECIPE))]
+    assert "50.0\nn = 1" in written(draw_family(group_records(runs)))
+    assert draw_k_curve(group_records(runs)).axes[0].containers
+
+
 def test_reliability_pools_the_images_of_all_seeds(make):
     figure = draw_reliability(group_records([make("pgt", 0), make("pgt", 1)]))
     texts = written(figure)

@@ -25,19 +25,18 @@ def draw_family(groups: Sequence[Group] = ()) -> Any:
         InputError: runs that differ in more than alpha and beta.
     """
     found: dict[tuple[float, float], Group] = {}
-    trainings: dict[tuple[Any, ...], str] = {}
+    trainings: dict[tuple[tuple[Any, ...], str], str] = {}
     for group in groups:
         if "sgs" in group.parts and group.settings["sgs.alpha"] is not None:
             found[group.settings["sgs.alpha"], group.settings["sgs.beta"]] = group
-            trainings[*_training(group, group.method), group.settings["sgs.apply"]] = group.label
+            trainings[group.without_sgs, group.settings["sgs.apply"]] = group.label
     if len(trainings) > 1:
         raise InputError(
             f"expected runs of one training that differ in alpha and beta alone, got {'; '.join(trainings.values())}; "
             "give those of one model, data set, method and recipe"
         )
     for group in groups:
-        rest, other = "+".join(["sgs", *group.parts]), "+".join([*group.parts, "sgs"])
-        if any(training[:-1] in (_training(group, rest), _training(group, other)) for training in trainings):
+        if "sgs" not in group.parts and any(group.without_sgs == training for training, _ in trainings):
             found.setdefault((1.0, 1.0), group)
     figure = new_figure(9.0, 5.4)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.1))
@@ -47,12 +46,6 @@ def draw_family(groups: Sequence[Group] = ()) -> Any:
     else:
         _draw_scalings(right)
     return figure
-
-
-def _training(group: Group, method: str) -> tuple[Any, ...]:
-    """Return what the runs of a family share, under the name that the method has with SGS."""
-    settings = ((name, value) for name, value in group.settings.items() if not name.startswith("sgs."))
-    return group.subject, method, *settings
 
 
 def _draw_form(figure: Any) -> None:

@@ -45,6 +45,12 @@ class Group:
         """The methods that the method is made of."""
         return [] if self.method == "plain" else self.method.split("+")
 
+    @property
+    def without_sgs(self) -> tuple[Any, ...]:
+        """What it shares with the same training without SGS: model, data set, other methods, and settings."""
+        settings = ((name, value) for name, value in self.settings.items() if not name.startswith("sgs."))
+        return self.subject, frozenset(self.parts) - {"sgs"}, *settings
+
 
 def group_records(records: Sequence[Record]) -> list[Group]:
     """Return the records in groups: plain training first, then in the order of their first records.

@@ -71,16 +71,16 @@ def draw_k_curve(groups: Sequence[Group]) -> Any:
 
 
 def _curves(groups: Sequence[Group]) -> list[_Curve]:
-    baselines = {(g.subject, g.method, _without(g, "sgs.")): g for g in groups if "sgs" not in g.parts}
+    baselines = {group.without_sgs: group for group in groups if "sgs" not in group.parts}
     curves: dict[tuple[str, str, tuple[tuple[str, Any], ...]], dict[float, Difference]] = {}
     for group in groups:
         if "sgs" not in group.parts or group.settings["sgs.alpha"] is not None or group.settings["sgs.branches"]:
             continue
-        rest = "+".join(part for part in group.parts if part != "sgs") or "plain"
-        baseline = baselines.get((group.subject, rest, _without(group, "sgs.")))
+        baseline = baselines.get(group.without_sgs)
         difference = None if baseline is None else _difference(group, baseline)
         if difference is not None:
-            key = (group.subject, group.method, _without(group, "sgs.k"))
+            settings = tuple((name, value) for name, value in group.settings.items() if name != "sgs.k")
+            key = (group.subject, group.method, settings)
             curves.setdefault(key, {})[group.settings["sgs.k"]] = difference
     shown = {key: points for key, points in curves.items() if len(points) > 1}
     named: list[_Curve] = []
@@ -89,10 +89,6 @@ def _curves(groups: Sequence[Group]) -> list[_Curve]:
         words = [subject, *([] if method == "sgs" else [method]), *settings_apart(dict(settings), alike)]
         named.append(_Curve(", ".join(words), points))
     return named
-
-
-def _without(group: Group, prefix: str) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, value) for name, value in group.settings.items() if not name.startswith(prefix))
 
 
 def _difference(group: Group, baseline: Group) -> Difference | None:
