@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from backpass.experiments.record import Record
 from backpass.experiments.reporting.charts import Chart, cost_chart, difference_chart, learning_curves
 from backpass.experiments.reporting.commands import train_commands
 from backpass.experiments.reporting.metrics import label_of
-from backpass.experiments.reporting.run_settings import environments, recipes, shared_and_other
-from backpass.experiments.reporting.scalings import scalings_by_epoch, scalings_view
+from backpass.experiments.reporting.run_settings import shared_and_other
+from backpass.experiments.reporting.scalings import scalings_view
 from backpass.experiments.reporting.statistics import records_of
 from backpass.experiments.reporting.tables import (
     ResultTable,
@@ -23,7 +24,7 @@ from backpass.experiments.reporting.tables import (
     result_table,
     write_tables,
 )
-from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section, unfinished_section
+from backpass.experiments.reporting.tuning import TuningSection, trials_so_far, tuning_section
 from backpass.experiments.reporting.vega import vega_bundle
 from backpass.experiments.study import Study, check_starts, make_key, own_records, run_folder, shared_recipe
 from backpass.experiments.tuning import Choice
@@ -79,8 +80,8 @@ def write_report(
             scalings=_scalings(runs),
             names=list(groups),
             metric=label_of(records[0].metric) if records else "",
-            recipes=shared_and_other(recipes(groups)),
-            environments=shared_and_other(environments(groups)),
+            recipes=shared_and_other({name: [r.run.recipe for r in found] for name, found in groups.items()}),
+            environments=shared_and_other({name: [r.environment for r in found] for name, found in groups.items()}),
             runs=[(name, record, command) for (name, record), command in zip(named, commands, strict=True)],
             linked=any(record.run.recipe.weights.study_run for _, record in named),
             vega=vega_bundle(),
@@ -106,18 +107,14 @@ def _tuning_sections(
     names = {entry.key: entry.name for entry in study.entries}
     metric = label_of(records[0].metric) if records else "score"
     if study.tuning is None:
-        return [tuning_section(choice, names[choice.entry], metric) for choice in choices]
+        return [tuning_section(names[choice.entry], metric, choice.trials, choice) for choice in choices]
     tried = trials_so_far(study, records, folder)
-    return [unfinished_section(tried[entry.key], entry.name, metric) for entry in study.entries if entry.tuned]
+    return [tuning_section(entry.name, metric, tried[entry.key]) for entry in study.entries if entry.tuned]
 
 
 def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:
-    views: list[dict[str, Any]] = []
-    for entry, found in runs.items():
-        by_epoch = scalings_by_epoch(found[0])
-        if by_epoch and len(views) < _WITH_SCALINGS:
-            views.append(scalings_view(f"{entry.name}, seed {found[0].seed}", by_epoch))
-    return views
+    views = (scalings_view(f"{entry.name}, seed {found[0].seed}", found[0]) for entry, found in runs.items())
+    return list(islice(filter(None, views), _WITH_SCALINGS))
 
 
 def _by_subject(runs: Mapping[Entry, Sequence[Record]]) -> dict[str, dict[str, Sequence[Record]]]:

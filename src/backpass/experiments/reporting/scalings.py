@@ -1,50 +1,38 @@
 """The scalings of a run over time, as the report shows them."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.drawing.canvas import plane
 
-__all__ = ["scalings_by_epoch", "scalings_view"]
+__all__ = ["scalings_view"]
 
 _DIGITS = 3
 
 
-def scalings_by_epoch(record: Record) -> dict[int, dict[str, Tensor]]:
-    """Return the scalings by epoch, counted from 0, from which they apply, and by parameter name.
+def scalings_view(name: str, record: Record) -> dict[str, Any] | None:
+    """Return the scalings of a run as plain values for the page; ``None``: it has none.
 
-    A record without traces has the last alone, which its last epoch used.
-    """
-    last = {len(record.history) - 1: record.scalings} if record.scalings else {}
-    by_epoch = record.traces.scalings or last
-    return {epoch: {name: torch.tensor(v) for name, v in layers.items()} for epoch, layers in by_epoch.items()}
-
-
-def scalings_view(name: str, by_epoch: Mapping[int, Mapping[str, Tensor]]) -> dict[str, Any]:
-    """Return the scalings of one run as plain values for the page.
-
-    Args:
-        name: of the run.
-        by_epoch: as :func:`scalings_by_epoch` returns them; layers that an epoch lacks are left out.
+    A record without traces has the last alone, which its last epoch used. Layers that an epoch lacks are left out.
 
     Returns:
-        ``name``, ``epochs`` (counted from 1) and ``layers``: for each its name and its planes, one for each epoch.
+        ``name``, ``epochs`` (counted from 1) from which the scalings apply, and ``layers``: for each its name and its
+        planes, one for each epoch.
     """
+    by_epoch = record.traces.scalings or {len(record.history) - 1: record.scalings}
     epochs = sorted(by_epoch)
     layers = [
         {
             "name": layer.removesuffix(".weight"),
-            "planes": [_rounded(plane(by_epoch[epoch][layer])) for epoch in epochs],
+            "planes": [_rounded(by_epoch[epoch][layer]) for epoch in epochs],
         }
         for layer in by_epoch[epochs[-1]]
         if all(layer in by_epoch[epoch] for epoch in epochs)
     ]
-    return {"name": name, "epochs": [epoch + 1 for epoch in epochs], "layers": layers}
+    return {"name": name, "epochs": [epoch + 1 for epoch in epochs], "layers": layers} if layers else None
 
 
-def _rounded(values: Tensor) -> list[list[float]]:
-    return [[round(value, _DIGITS) for value in row] for row in values.tolist()]
+def _rounded(scaling: list[Any]) -> list[list[float]]:
+    return [[round(value, _DIGITS) for value in row] for row in plane(torch.tensor(scaling)).tolist()]

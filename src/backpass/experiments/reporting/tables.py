@@ -17,10 +17,9 @@ from tabulate import tabulate
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference
 from backpass.experiments.reporting.metrics import LABELS, label_of
-from backpass.experiments.reporting.missing import missing_note
+from backpass.experiments.reporting.notes import notes_on_runs
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.reporting.terminal import TEXTS, terminal_table
-from backpass.experiments.reporting.unlike_runs import common_seeds_note, notes_on_unlike_runs
 from backpass.experiments.study import Study
 from backpass.training.checkpoint import atomic_write
 
@@ -110,17 +109,12 @@ def result_table(study: Study, records: Sequence[Record], folder: Path | None = 
         columns += [(name, [text(summary) for summary in summaries]) for name, text in _SIZES.items()]
     by_method = all(summary.label == summary.method for summary in summaries)
     kept = [(name, texts) for name, texts in columns if any(texts) and not (by_method and name == "entry")]
-    missing = missing_note(study, summaries, folder) or common_seeds_note(study.entries, summaries)
     return ResultTable(
         title=study.title,
         header=tuple(name for name, _ in kept),
         rows=tuple(zip(*(texts for _, texts in kept), strict=True)),
         summaries=tuple(summaries),
-        notes=(
-            *study.notes,
-            *([] if missing is None else [missing]),
-            *notes_on_unlike_runs(study.entries, records),
-        ),
+        notes=(*study.notes, *notes_on_runs(study, records, summaries, folder)),
     )
 
 

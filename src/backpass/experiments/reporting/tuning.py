@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backpass.experiments.choices import trials_of
+from backpass.experiments.point_runs import describe_point
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.charts import Chart
-from backpass.experiments.reporting.missing import end_of
+from backpass.experiments.reporting.notes import end_of
 from backpass.experiments.reporting.tuning_charts import tuning_chart
 from backpass.experiments.stages import known_results
 from backpass.experiments.study import Study, StudyRun
 from backpass.experiments.tuning import Choice, Trial
 
-__all__ = ["TuningSection", "trials_so_far", "tuning_section", "unfinished_section"]
+__all__ = ["TuningSection", "trials_so_far", "tuning_section"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,35 @@ class TuningSection:
         return len(self.rows)
 
 
-def tuning_section(choice: Choice, label: str, metric: str) -> TuningSection:
-    """Return table and chart of what was tried for an entry called ``label``, judged by what ``metric`` is called."""
-    chosen = ", ".join(f"{name} = {value}" for name, value in choice.settings)
-    return _section(label, metric, choice.trials, choice.best, chosen, ", ".join(choice.at_edge))
+def tuning_section(label: str, metric: str, trials: Sequence[Trial], choice: Choice | None = None) -> TuningSection:
+    """Return table and chart of what was tried for an entry.
 
-
-def unfinished_section(trials: Sequence[Trial], label: str, metric: str) -> TuningSection:
-    """Return the same of a stage that has not ended: nothing is chosen yet."""
-    return _section(label, metric, trials, None, "", "")
+    Args:
+        label: name of the entry.
+        metric: what the metric that judges is called.
+        trials: the points.
+        choice: what was chosen of them; ``None``: nothing yet.
+    """
+    best = None if choice is None else choice.best
+    rows = tuple(
+        (
+            *(value for _, value in trial.point),
+            "diverged" if trial.score is None else f"{100 * trial.score:.2f}",
+            " ".join(f"{100 * score:.2f}" for _, score in trial.scores),
+            "chosen" if number == best else "",
+        )
+        for number, trial in enumerate(trials)
+    )
+    names = tuple(name for name, _ in trials[0].point) if trials else ()
+    return TuningSection(
+        label=label,
+        header=(*names, f"held-out {metric}, %", "each seed, %", ""),
+        rows=rows,
+        best=best,
+        chosen="" if choice is None else describe_point(choice.settings),
+        at_edge="" if choice is None else ", ".join(choice.at_edge),
+        chart=tuning_chart(trials, best, metric),
+    )
 
 
 def trials_so_far(study: Study, records: Sequence[Record], folder: Path) -> dict[str, tuple[Trial, ...]]:
@@ -69,20 +90,3 @@ def trials_so_far(study: Study, records: Sequence[Record], folder: Path) -> dict
         return run not in scores and end_of(folder / run.folder) == "diverged"
 
     return {key: trials_of(known) for key, known in known_results(study, scores.get, has_diverged).items()}
-
-
-def _section(
-    label: str, metric: str, trials: Sequence[Trial], best: int | None, chosen: str, at_edge: str
-) -> TuningSection:
-    rows = tuple(
-        (
-            *(value for _, value in trial.point),
-            "diverged" if trial.score is None else f"{100 * trial.score:.2f}",
-            " ".join(f"{100 * score:.2f}" for _, score in trial.scores),
-            "chosen" if number == best else "",
-        )
-        for number, trial in enumerate(trials)
-    )
-    names = tuple(name for name, _ in trials[0].point) if trials else ()
-    header = (*names, f"held-out {metric}, %", "each seed, %", "")
-    return TuningSection(label, header, rows, best, chosen, at_edge, tuning_chart(trials, best, metric))

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from backpass.errors import InputError
 from backpass.experiments.record import Record
-from backpass.experiments.reporting.drawing.canvas import heat_map, new_figure, plain_text
+from backpass.experiments.reporting.drawing.canvas import new_figure, plain_text
 from backpass.experiments.reporting.drawing.groups import Group, layers_shown, mean_of, shared_names
+from backpass.experiments.reporting.drawing.layers import fill_rows
 from backpass.experiments.reporting.drawing.scalings import measured_epochs
 
 __all__ = ["draw_kernel_magnitude"]
@@ -37,39 +37,24 @@ def draw_kernel_magnitude(groups: Sequence[Group], layers: Sequence[str] = ()) -
             "expected runs with traces of their kernels, the same in all seeds, got none; train them with "
             "runtime.traces, or name one run"
         )
-    rows: list[tuple[str, str, list[tuple[str, Tensor | None]]]] = []
+    rows: list[tuple[str, str, dict[str, Tensor | None]]] = []
     for group, ends, names in shown:
         chosen = layers_shown(names, layers)
         magnitudes = {name: mean_of([end[name] for end in ends]) for name in chosen}
-        rows.append((group.label, _MAGNITUDE, [(name, m / m.mean()) for name, m in magnitudes.items()]))
+        rows.append((_MAGNITUDE, group.label, {name: m / m.mean() for name, m in magnitudes.items()}))
         if all(measured_epochs(record) for record in group.records):
             last = [record.traces.scalings[measured_epochs(record)[-1]] for record in group.records]
-            scaled = [(n, mean_of([s[n] for s in last]) if all(n in s for s in last) else None) for n in chosen]
-            if any(scaling is not None for _, scaling in scaled):
-                rows.append((group.label, _SCALING, scaled))
+            scaled = {n: mean_of([s[n] for s in last]) if all(n in s for s in last) else None for n in chosen}
+            if any(scaling is not None for scaling in scaled.values()):
+                rows.append((_SCALING, group.label, scaled))
     columns = max(len(values) for *_, values in rows)
     figure = new_figure(2.1 * columns + 1.6, 2.0 * len(rows) + 0.5)
     panels = figure.subplots(len(rows), columns, squeeze=False)
-    for axes in panels.ravel():
-        axes.axis("off")
-    for kind in (_MAGNITUDE, _SCALING):
-        own = [
-            (line, label, values) for line, (label, other, values) in zip(panels, rows, strict=True) if other == kind
-        ]
-        if not own:
-            continue
-        taps = torch.cat([value.flatten() for *_, values in own for _, value in values if value is not None])
-        low, high = (float(taps.min()) if kind == _MAGNITUDE else 0.0), float(taps.max())
-        for line, label, values in own:
-            for axes, (name, value) in zip(line, values, strict=False):
-                if value is None:
-                    continue
-                axes.axis("on")
-                image = heat_map(axes, value, high, low=low)
-                axes.set_title(plain_text(name.removesuffix(".weight")), fontsize=9)
-            first = next(axes for axes in line if axes.axison)
-            first.set_ylabel(plain_text(f"{label}\n{kind}"), fontsize=9)
-        figure.colorbar(image, ax=[axes for line, *_ in own for axes in line], label=f"{kind} (mean 1)", shrink=0.8)
+    for kind, low in ((_MAGNITUDE, None), (_SCALING, 0.0)):
+        places = [place for place, (other, *_) in enumerate(rows) if other == kind]
+        own = [(f"{label}\n{kind}", values) for other, label, values in rows if other == kind]
+        if own:
+            fill_rows(figure, panels[places], own, f"{kind} (mean 1)", low=low)
     figure.suptitle(plain_text(", ".join(dict.fromkeys(group.subject for group, *_ in shown))), fontsize=10)
     return figure
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from backpass.errors import InputError
 from backpass.experiments.record import Record
-from backpass.experiments.reporting.drawing.canvas import heat_map, new_figure, plain_text
+from backpass.experiments.reporting.drawing.canvas import new_figure, plain_text
 from backpass.experiments.reporting.drawing.groups import Group, layers_shown, mean_of
+from backpass.experiments.reporting.drawing.layers import SCALING, fill_rows
 
 __all__ = ["draw_scalings", "measured_epochs"]
 
@@ -35,19 +36,9 @@ def draw_scalings(groups: Sequence[Group], layers: Sequence[str] = ()) -> Any:
         head = f"{group.label}\n" if len(shown) > 1 else ""
         for moment, (epochs, scalings) in zip(("start", "end"), pair, strict=True):
             rows.append((f"{head}{moment} (after {epochs} epoch{'s'[: epochs != 1]})", scalings))
-    high = max(float(scaling.max()) for _, scalings in rows for scaling in scalings.values())
     columns = max(len(scalings) for _, scalings in rows)
     figure = new_figure(2.2 * columns + 1.4, 2.1 * len(rows) + 0.5)
-    panels = figure.subplots(len(rows), columns, squeeze=False)
-    for line, (label, scalings) in zip(panels, rows, strict=True):
-        for axes in line:
-            axes.axis("off")
-        for axes, (name, scaling) in zip(line, scalings.items(), strict=False):
-            axes.axis("on")
-            image = heat_map(axes, scaling, high)
-            axes.set_title(plain_text(name.removesuffix(".weight")), fontsize=9)
-        line[0].set_ylabel(plain_text(label), fontsize=9)
-    figure.colorbar(image, ax=panels.ravel().tolist(), label="gradient scaling G (mean 1)", shrink=0.6)
+    fill_rows(figure, figure.subplots(len(rows), columns, squeeze=False), rows, SCALING)
     figure.suptitle(plain_text(_title(shown)), fontsize=10)
     return figure
 
