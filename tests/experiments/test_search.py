@@ -37,6 +37,12 @@ def test_a_search_over_anything_else():
         search_study("sgs.k", RECIPE, [])
 
 
+def test_images_that_the_recipe_holds_out_are_refused_and_not_replaced():
+    held_out = replace(RECIPE, data=replace(RECIPE.data, validation=0.1))
+    with pytest.raises(InputError, match=r"data\.validation = 0 in a search, .*, got 0\.1; give that fraction"):
+        search_study("sgs.k", held_out, [0])
+
+
 def test_a_search_over_a_setting_of_several_values():
     branches = [("3x3", "1x3"), ("3x3",)]
     study = search_study("sgs.branches", RECIPE, [0], values=branches)

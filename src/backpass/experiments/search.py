@@ -53,9 +53,14 @@ def search_study(
         validation: fraction of the training images to judge on.
 
     Raises:
-        InputError: an unknown key, method or value, no seed, no values for a key without a grid of its own, or a method
-            without the settings.
+        InputError: an unknown key, method or value, no seed, no values for a key without a grid of its own, a method
+            without the settings, or a recipe that holds out validation images.
     """
+    if recipe.data.validation:
+        raise InputError(
+            "expected data.validation = 0 in a search, which holds out images of its own, got "
+            f"{recipe.data.validation:g}; give that fraction as validation instead"
+        )
     values = tuple(values) or SEARCHES.get(key, ())
     if not values:
         raise InputError(
