@@ -123,6 +123,19 @@ def test_the_page_says_what_the_command_of_a_run_needs_that_starts_from_another(
     assert "--out runs/x-plain-then-sgs-seed0" in page
 
 
+def test_no_metric_is_called_by_the_name_of_another(make_record, tmp_path):
+    study = finetuning_study("net", RECIPE, RECIPE, [0])
+    records = [make_record(run.run.recipe, run.run.method, 0, [0.5], entry=run.entry) for run in study.runs()]
+    for number, record in enumerate(records[2:], 2):
+        history = [epoch | {"test_mean_iou": epoch.pop("test_accuracy")} for epoch in record.history]
+        records[number] = replace(record, metric="mean_iou", history=history)
+    write_report(study, records, tmp_path)
+    texts = page_of(tmp_path).texts
+    assert texts.count("result, %") == 2  # of the table, and of the list of all runs
+    assert "Result after the last epoch" in texts
+    assert "accuracy, %" not in texts
+
+
 def test_records_of_other_settings_and_seeds_in_the_folder_are_left_out(make_record, tmp_path):
     study = compare_study(RECIPE, ["plain", "sgs"], [0, 1])
     records = [make_record(RECIPE, key, seed, [0.5, 0.6], entry=key) for key in ("plain", "sgs") for seed in (0, 1)]

@@ -3,7 +3,6 @@
 Text is drawn in the colour of the page, so that one chart serves light, dark and paper.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -56,7 +55,7 @@ def learning_curves(by_name: Mapping[str, Sequence[Record]]) -> Chart:
             keys = [metric.replace("SPLIT", run.data.split) for run in runs]
             for epoch in range(epochs):
                 found = [run.history[epoch].get(key) for run, key in zip(runs, keys, strict=True)]
-                known = [factor * value for value in found if value is not None and math.isfinite(value)]
+                known = [factor * value for value in found if value is not None]
                 if len(known) == len(found):
                     mean = sum(known) / len(known)
                     point = {"epoch": epoch + 1, "mean": mean, "low": min(known), "high": max(known), "n": len(known)}

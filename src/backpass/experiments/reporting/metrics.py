@@ -1,6 +1,8 @@
 """What the metrics are called in tables."""
 
-__all__ = ["LABELS", "label_of"]
+from collections.abc import Iterable
+
+__all__ = ["LABELS", "common_label", "label_of"]
 
 LABELS = {
     "accuracy": "accuracy",
@@ -22,3 +24,13 @@ def label_of(metric: str) -> str:
     ('mIoU', 'dice')
     """
     return LABELS.get(metric, metric)
+
+
+def common_label(metrics: Iterable[str]) -> str:
+    """Return the label of the metric that all of these are; where they differ, or there is none, ``result``.
+
+    >>> common_label(["pckh", "pckh"]), common_label(["accuracy", "mean_iou"])
+    ('PCKh@0.5', 'result')
+    """
+    found = set(metrics)
+    return label_of(found.pop()) if len(found) == 1 else "result"

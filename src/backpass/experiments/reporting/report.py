@@ -13,7 +13,7 @@ from backpass.experiments.entry import Entry
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.charts import Chart, cost_chart, difference_chart, learning_curves
 from backpass.experiments.reporting.commands import train_commands
-from backpass.experiments.reporting.metrics import label_of
+from backpass.experiments.reporting.metrics import common_label
 from backpass.experiments.reporting.run_settings import shared_and_other
 from backpass.experiments.reporting.scalings import scalings_view
 from backpass.experiments.reporting.statistics import records_of
@@ -62,6 +62,7 @@ def write_report(
     groups = {entry.name: found for entry, found in runs.items()} or _by_key(records)
     named = [(name, record) for name, found in groups.items() for record in found]
     commands = train_commands([record for _, record in named])
+    metric = common_label(record.metric for _, record in named)
     page = (
         _templates()
         .get_template("report.html.j2")
@@ -70,7 +71,7 @@ def write_report(
             differences=difference_table(table.summaries),
             difference_chart=_difference_chart(study.entries, table),
             calibration=calibration_table(table.summaries),
-            tuning=_tuning_sections(study, records, choices, folder),
+            tuning=_tuning_sections(study, records, choices, folder, metric),
             tuning_ended=study.tuning is None,
             published=any(entry.published is not None for entry in study.entries),
             leads=[_lead(subject, by_name) for subject, by_name in subjects.items()],
@@ -79,7 +80,7 @@ def write_report(
             hardware=list(dict.fromkeys(record.hardware for record in own)),
             scalings=_scalings(runs),
             names=list(groups),
-            metric=label_of(records[0].metric) if records else "",
+            metric=metric,
             recipes=shared_and_other({name: [r.run.recipe for r in found] for name, found in groups.items()}),
             environments=shared_and_other({name: [r.environment for r in found] for name, found in groups.items()}),
             runs=[(name, record, command) for (name, record), command in zip(named, commands, strict=True)],
@@ -102,10 +103,9 @@ def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | N
 
 
 def _tuning_sections(
-    study: Study, records: Sequence[Record], choices: Sequence[Choice], folder: Path
+    study: Study, records: Sequence[Record], choices: Sequence[Choice], folder: Path, metric: str
 ) -> list[TuningSection]:
     names = {entry.key: entry.name for entry in study.entries}
-    metric = label_of(records[0].metric) if records else "score"
     if study.tuning is None:
         return [tuning_section(names[choice.entry], metric, choice.trials, choice) for choice in choices]
     tried = trials_so_far(study, records, folder)

@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from backpass.experiments.record import Record
 from backpass.experiments.reporting.differences import Difference
-from backpass.experiments.reporting.metrics import LABELS, label_of
+from backpass.experiments.reporting.metrics import LABELS, common_label, label_of
 from backpass.experiments.reporting.notes import notes_on_runs
 from backpass.experiments.reporting.statistics import Summary, summarize
 from backpass.experiments.reporting.terminal import TEXTS, terminal_table
@@ -244,16 +244,10 @@ def _columns(summaries: Sequence[Summary]) -> dict[str, Callable[[Summary], str]
     for name, text in _COLUMNS.items():
         if name == _HEADLINE and len(metrics) > 1:
             columns["metric"] = lambda s: label_of(s.metric) if s.metric else ""
-        columns[f"{_headline(metrics)}, %" if name == _HEADLINE else name] = text
+        columns[f"{common_label(metrics or ['accuracy'])}, %" if name == _HEADLINE else name] = text
         if name == "std":
             columns |= {f"{label_of(other)}, %": _further(other) for other in further}
     return columns
-
-
-def _headline(metrics: Sequence[str]) -> str:
-    if len(metrics) > 1:
-        return "result"
-    return label_of(metrics[0] if metrics else "accuracy")
 
 
 def _further(name: str) -> Callable[[Summary], str]:
