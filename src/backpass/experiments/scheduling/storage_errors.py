@@ -54,24 +54,17 @@ def lasting_cause(error: BaseException, file: Path | None) -> str | None:
     if file is not None and _is_missing(file):
         return f"expected the study's storage at {file}, found none; give the folder that it has been moved to"
     for cause in _causes(error):
-        full = (
-            (isinstance(cause, OSError) and cause.errno in _FULL)
-            or (isinstance(cause, sqlite3.Error) and getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL)
-            or getattr(cause, "sqlstate", None) == _POSTGRESQL_FULL
-        )
-        if full:
+        number = cause.errno if isinstance(cause, OSError) else None
+        code = (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF  # the primary one
+        if number in _FULL or code == sqlite3.SQLITE_FULL or getattr(cause, "sqlstate", None) == _POSTGRESQL_FULL:
             place = "on the database server" if file is None else f"in {file.parent}"
             return f"expected room {place} for the study's storage, got a full disk ({cause}); free some"
-        if isinstance(cause, sqlite3.Error) and (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF in _DAMAGED:
+        if code in _DAMAGED:
             return (
                 f"expected the database of a study at {file}, got {cause}; remove it (the records of complete runs are "
                 "in their folders)"
             )
-        read_only = (isinstance(cause, OSError) and cause.errno == errno.EROFS) or (
-            isinstance(cause, sqlite3.Error)
-            and (getattr(cause, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_READONLY
-        )
-        if read_only:
+        if number == errno.EROFS or code == sqlite3.SQLITE_READONLY:
             return f"expected to write to the study's storage at {file}, got {cause}; make it writable"
     return None
 
