@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -22,6 +21,7 @@ from backpass.experiments.inspection_inputs import (
 )
 from backpass.experiments.reporting.drawing.canvas import check_format
 from backpass.experiments.reporting.drawing.inspection import write_inspection
+from backpass.experiments.reporting.terminal import terminal_table
 
 __all__ = ["Figure", "Inspect"]
 
@@ -113,18 +113,16 @@ class Inspect:
 
 
 def _table(layers: Sequence[LayerInspection]) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    names = ("layer", "kernel", "stride", "dilation", "map", "centre", "edge", "corner", "evenness")
-    for name in (*names, "padding, %", "chance, %", "shift"):
-        table.add_column(name, justify="left" if name == "layer" else "right", overflow="fold")
-    for layer in layers:
-        sizes = (layer.kernel, layer.stride, layer.dilation, layer.map_size)
-        numbers = (layer.centre, layer.edge, layer.corner, layer.evenness)
-        table.add_row(
+    sizes = ("kernel", "stride", "dilation", "map")
+    numbers = ("centre", "edge", "corner", "evenness", "padding, %", "chance, %", "shift")
+    rows = [
+        (
             layer.name.removesuffix(".weight"),
-            *("x".join(map(str, size)) or "-" for size in sizes),
-            *("-" if number is None else f"{number:.2f}" for number in numbers),
+            *("x".join(map(str, s)) or "-" for s in (layer.kernel, layer.stride, layer.dilation, layer.map_size)),
+            *("-" if n is None else f"{n:.2f}" for n in (layer.centre, layer.edge, layer.corner, layer.evenness)),
             *("-" if fraction is None else f"{100 * fraction:.0f}" for fraction in (layer.padding, layer.chance)),
             "-" if layer.shift is None else f"{layer.shift:.2f}",
         )
-    return table
+        for layer in layers
+    ]
+    return terminal_table("", (), ("layer", *sizes, *numbers), rows)

@@ -25,7 +25,6 @@ TrackEpoch = Callable[[EpochRecord, Traces], None]
 """Sends the numbers of an epoch to a tracker, and its scalings as an image if they were measured in it."""
 
 _PROJECT = "backpass"
-_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 
 @contextmanager
@@ -67,10 +66,9 @@ def tracking(name: str | None, run: Run, folder: Path, *, epochs: int = 0) -> It
 
 
 def _build(name: str, folder: Path, epochs: int) -> Any:
-    if find_spec(_PACKAGES[name]) is None:
+    if find_spec(name) is None:
         raise MissingExtraError(
-            f"expected {_PACKAGES[name]} to be installed for runtime.tracker={name}, got none; install it with: "
-            f"pip install {_PACKAGES[name]}"
+            f"expected {name} to be installed for runtime.tracker={name}, got none; install it with: pip install {name}"
         )
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
@@ -91,7 +89,7 @@ def _send_scalings(name: str, tracker: Any, epoch: int, scalings: Mapping[str, l
     # Here, since matplotlib takes seconds to load, which runs without a tracker need not wait for.
     from backpass.experiments.reporting.drawing.layers import draw_layers
 
-    values = {layer.removesuffix(".weight"): torch.tensor(scaling) for layer, scaling in scalings.items()}
+    values = {layer: torch.tensor(scaling) for layer, scaling in scalings.items()}
     figure = draw_layers(values, f"after {epoch} epochs")
     if name == "mlflow":
         tracker.log_figure(figure, f"scalings-{epoch:04}.png")

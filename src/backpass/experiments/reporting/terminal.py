@@ -8,7 +8,7 @@ from rich.table import Table
 
 __all__ = ["TEXTS", "terminal_table"]
 
-TEXTS = ("entry", "method", "metric", "command")
+TEXTS = ("entry", "method", "metric", "command", "layer")
 """The columns of texts, which are aligned to the left; others hold numbers."""
 
 
