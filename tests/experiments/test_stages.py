@@ -287,7 +287,7 @@ def test_a_study_stopped_between_its_stages_has_the_second_one_next(tmp_path):
     assert (len(result.records), result.runs) == (4, 12)
 
 
-def test_a_point_that_diverges_is_out_and_another_failure_ends_the_study_before_its_second_stage(tmp_path):
+def test_a_point_that_diverges_is_out_and_another_failure_ends_the_study_before_its_second_stage(tmp_path, monkeypatch):
     result = run_study(study("lr=1e30,0.1", methods=("plain",)), tmp_path / "diverged")
     result.check()
     assert [trial.diverged for trial in result.choices[0].trials] == [(7, 8), ()]
@@ -296,7 +296,8 @@ def test_a_point_that_diverges_is_out_and_another_failure_ends_the_study_before_
     def broken(settings):
         raise OSError("no such disk")
 
-    failed = run_study(study("lr=0.05,0.1", methods=("plain",)), tmp_path / "failed", load=broken)
+    monkeypatch.setattr(workers, "load_data", broken)
+    failed = run_study(study("lr=0.05,0.1", methods=("plain",)), tmp_path / "failed")
     assert (len(failed.failures), failed.records, failed.choices) == (4, [], [])
 
 

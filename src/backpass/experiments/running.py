@@ -1,7 +1,7 @@
 """Running a study: its runs go into one queue, workers take them, and the records are read from the run folders."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,6 @@ from backpass._internal.paths import AnyPath
 from backpass.errors import InputError, StateError
 from backpass.experiments.progress import Progress
 from backpass.experiments.record import RECORD_FILE, Record, read_record
-from backpass.experiments.run import load_data
 from backpass.experiments.scheduling.processes import work_in_processes
 from backpass.experiments.scheduling.queue import Queue
 from backpass.experiments.scheduling.run_state import RunState
@@ -19,8 +18,7 @@ from backpass.experiments.scheduling.worker import GRACE, HEARTBEAT, work
 from backpass.experiments.stages import check_second_stage, count_runs, last_stage, next_runs
 from backpass.experiments.study import Study, StudyRun, write_study
 from backpass.experiments.tuning import Choice
-from backpass.training.items import Data
-from backpass.training.recipe import DataSettings, Runtime
+from backpass.training.recipe import Runtime
 
 __all__ = ["StudyResult", "describe_failures", "failures_of", "own_states", "run_study"]
 
@@ -59,7 +57,6 @@ def run_study(
     storage: str | None = None,
     processes: int = 1,
     progress: Progress | None = None,
-    load: Callable[[DataSettings], Data] = load_data,
     heartbeat: float = HEARTBEAT,
     grace: float = GRACE,
 ) -> StudyResult:
@@ -83,7 +80,6 @@ def run_study(
         processes: workers to start on this machine; one works in this process.
         progress: receives the events of the runs that this process computes; of those that other processes compute,
             their ends.
-        load: reads images, in this process.
         heartbeat: seconds between a worker's signs of life.
         grace: seconds without one until a run is taken over.
 
@@ -119,7 +115,7 @@ def run_study(
             progress.start_study(count_runs(study))
             _show_ended(queue, study, folder, progress, shown)
         if processes == 1:
-            work(queue, folder, progress=progress, load=load, heartbeat=heartbeat, grace=grace)
+            work(queue, folder, progress=progress, heartbeat=heartbeat, grace=grace)
         else:
 
             def watch() -> None:

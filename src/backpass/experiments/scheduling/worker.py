@@ -40,7 +40,6 @@ def work(
     folder: Path,
     *,
     progress: Progress | None = None,
-    load: Callable[[DataSettings], Data] = load_data,
     heartbeat: float = HEARTBEAT,
     grace: float = GRACE,
 ) -> None:
@@ -55,7 +54,6 @@ def work(
         queue: the study.
         folder: of the run folders, shared by all workers.
         progress: receives the events of every run that this worker computes.
-        load: reads images; those of the last settings are kept for the next run.
         heartbeat: seconds between signs of life.
         grace: seconds without one until a run is taken over; several times ``heartbeat``.
 
@@ -67,7 +65,7 @@ def work(
     check_grace(heartbeat, grace)
     runtime = _insist(queue, lambda: queue.runtime, heartbeat)
     progress = progress or Progress()
-    load = lru_cache(maxsize=1)(load)
+    load = lru_cache(maxsize=1)(load_data)  # The next run often has the same images.
     awaited: set[str] = set()
     named_empty = False
     while True:
