@@ -38,9 +38,7 @@ def choose(study: Study, known: Mapping[str, Known]) -> list[Choice]:
         InputError: a run is missing, or all points of an entry diverged.
     """
     tuning, choices = tuning_of(study), []
-    for entry in study.entries:
-        if not entry.tuned:
-            continue
+    for entry in study.tuned:
         found = known.get(entry.key, {})
         results: dict[tuple[Point, int], float | None] = {}
         for point, seed in wanted(entry.space, tuning, found):

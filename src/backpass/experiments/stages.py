@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backpass.errors import InputError
 from backpass.experiments.choices import CHOICES_FILE, choose, read_choices, results_of, write_choices
+from backpass.experiments.entry import Entry
 from backpass.experiments.point_runs import describe_point, point_entry, point_run, tuning_of
 from backpass.experiments.record import RECORD_FILE, read_record
 from backpass.experiments.sampling import Known, planned_points, points, wanted
@@ -21,10 +22,10 @@ from backpass.training.recipe import Run
 __all__ = [
     "check_second_stage",
     "count_runs",
+    "count_tuning_runs",
     "known_results",
     "last_stage",
     "next_runs",
-    "runs_of_points",
     "tuned_study",
     "tuning_runs",
     "tuning_study",
@@ -42,9 +43,8 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
         InputError: the study has no tuning, or its entries would try different numbers of points.
     """
     tuning = tuning_of(study)
-    tuned = [entry for entry in study.entries if entry.tuned]
-    counts = {entry.name: planned_points(entry.space, tuning) for entry in tuned}
-    if not tuned or (len(set(counts.values())) > 1 and not tuning.unequal):
+    counts = {entry.name: planned_points(entry.space, tuning) for entry in study.tuned}
+    if not counts or (len(set(counts.values())) > 1 and not tuning.unequal):
         listed = ", ".join(f"{name}: {count}" for name, count in counts.items()) or "no entry with a search space"
         raise InputError(
             f"expected every entry to try the same number of points, got {listed}; give the smallest of these numbers "
@@ -52,7 +52,7 @@ def tuning_runs(study: Study, known: Mapping[str, Known]) -> list[StudyRun]:
         )
     runs = [
         point_run(entry, point, seed, tuning)
-        for entry in tuned
+        for entry in study.tuned
         for point, seed in wanted(entry.space, tuning, known.get(entry.key, {}))
     ]
     return sorted(runs, key=lambda run: tuning.seeds.index(run.run.seed))
@@ -67,10 +67,7 @@ def tuning_study(study: Study) -> Study:
     tuning = tuning_of(study)
     tuning_runs(study, {})
     entries = tuple(
-        point_entry(entry, point, tuning)
-        for entry in study.entries
-        if entry.tuned
-        for point in points(entry.space, tuning, {})
+        point_entry(entry, point, tuning) for entry in study.tuned for point in points(entry.space, tuning, {})
     )
     notes = (f"judged on {100 * tuning.validation:g} % of the training images, held out",)
     return Study(f"{study.title}: tuning", entries, tuning.seeds, notes)
@@ -92,8 +89,8 @@ def last_stage(study: Study, folder: Path) -> tuple[Study, list[Choice]]:
     choices = [
         # Its edges are found again: another version may have written the file.
         replace(choice, at_edge=edges(entry.space, choice.settings))
-        for entry in study.entries
-        if entry.tuned and (choice := stored.get(entry.key)) is not None
+        for entry in study.tuned
+        if (choice := stored.get(entry.key)) is not None
     ]
     return (tuned_study(study, choices), choices) if _is_chosen(study, stored) else (study, [])
 
@@ -142,12 +139,11 @@ def next_runs(
     if tuning is None:
         return study.runs()
     stored = read_choices(folder)
-    tried = {entry.key: results_of(stored[entry.key]) for entry in study.entries if entry.tuned and entry.key in stored}
-    for entry in study.entries:
-        found = tried.get(entry.key)
-        if found is None:
+    tried = {entry.key: results_of(stored[entry.key]) for entry in study.tuned if entry.key in stored}
+    for entry in study.tuned:
+        if entry.key not in tried:
             continue
-        searched = stored[entry.key].space
+        found, searched = tried[entry.key], stored[entry.key].space
         if searched not in (None, entry.space) or set(found) != set(wanted(entry.space, tuning, found)):
             raise InputError(
                 f"expected {folder / CHOICES_FILE} to hold the points of this study for {entry.name}, got those of "
@@ -165,8 +161,7 @@ def next_runs(
 
     known = known_results(study, read, lambda run: run in diverged) | tried
     first = tuning_runs(study, known)
-    tuned = [(entry, known[entry.key]) for entry in study.entries if entry.tuned]
-    if not ended or any(set(wanted(e.space, tuning, found)) - set(found) for e, found in tuned):
+    if not ended or any(set(wanted(e.space, tuning, known[e.key])) - set(known[e.key]) for e in study.tuned):
         return first
     stored = {choice.entry: choice for choice in choose(study, known)} | stored
     write_choices(folder, stored.values())
@@ -187,7 +182,7 @@ def check_second_stage(study: Study, folder: Path, queued: Mapping[str, Run]) ->
     if study.tuning is None:
         return
     second = tuned_study(study, list(read_choices(folder).values()))
-    undecided = {entry.key for entry in second.entries if entry.tuned}
+    undecided = {entry.key for entry in second.tuned}
     for run in second.runs():
         path = folder / run.folder / RECORD_FILE
         found = read_record(path).run if path.is_file() else queued.get(run.folder)
@@ -200,8 +195,8 @@ def check_second_stage(study: Study, folder: Path, queued: Mapping[str, Run]) ->
 
 def _is_chosen(study: Study, stored: Mapping[str, Choice]) -> bool:
     """Return whether there is a choice for each entry that is tuned."""
-    tuned = [entry.key for entry in study.entries if entry.tuned]
-    return bool(tuned) and set(tuned) <= set(stored)
+    tuned = {entry.key for entry in study.tuned}
+    return bool(tuned) and tuned <= stored.keys()
 
 
 def known_results(
@@ -216,9 +211,8 @@ def known_results(
     """
     tuning = tuning_of(study)
     known: dict[str, dict[tuple[Point, int], float | None]] = {}
-    for entry in study.entries:
-        found = known.setdefault(entry.key, {})
-        more = entry.tuned
+    for entry in study.tuned:
+        found, more = known.setdefault(entry.key, {}), True
         while more:
             more = False
             for point, seed in wanted(entry.space, tuning, found):
@@ -238,13 +232,12 @@ def count_runs(study: Study) -> int:
     tuning = study.tuning
     if tuning is None:
         return len(study.runs())
-    numbers = [planned_points(entry.space, tuning) for entry in study.entries if entry.tuned]
-    return len(study.runs()) + sum(runs_of_points(number, tuning) for number in numbers)
+    return len(study.runs()) + sum(count_tuning_runs(entry, tuning) for entry in study.tuned)
 
 
-def runs_of_points(number: int, tuning: Tuning) -> int:
-    """Return the number of runs that trying ``number`` points takes."""
-    runs = 0
+def count_tuning_runs(entry: Entry, tuning: Tuning) -> int:
+    """Return the number of runs that tuning an entry takes."""
+    number, runs = planned_points(entry.space, tuning), 0
     for _ in tuning.seeds:
         runs += number
         number = (number + 1) // 2 if tuning.halving else number

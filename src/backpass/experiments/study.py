@@ -108,15 +108,18 @@ class Study:
                 f"expected seeds that have no part in tuning, got {sorted(shared)} for both; choose others, so that "
                 "what was chosen is judged by fresh ones"
             )
-        for entry in self.entries:
-            if self.tuning is None or not self.seeds or not entry.tuned or entry.recipe is None:
-                continue
-            if held_out := entry.recipe.data.validation:
+        for entry in self.tuned if self.tuning is not None and self.seeds else []:
+            if entry.recipe is not None and (held_out := entry.recipe.data.validation):
                 raise InputError(
                     f"expected data.validation = 0 for {entry.name}, which is tuned, got {held_out:g}, which would "
                     "judge what was chosen on images that chose it; leave it out: tuning holds out images of its own, "
                     "tuning.validation of them, and the test images judge"
                 )
+
+    @property
+    def tuned(self) -> list[Entry]:
+        """The entries for which a tuning stage searches settings."""
+        return [entry for entry in self.entries if entry.tuned]
 
     def runs(self) -> list[StudyRun]:
         """Return the runs, entries in turn within a seed, so that drift is shared and a table fills evenly.

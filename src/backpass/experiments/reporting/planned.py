@@ -6,8 +6,7 @@ from rich.table import Table as RichTable
 
 from backpass.experiments.entry import Published
 from backpass.experiments.reporting.terminal import terminal_table
-from backpass.experiments.sampling import planned_points
-from backpass.experiments.stages import count_runs, runs_of_points
+from backpass.experiments.stages import count_runs, count_tuning_runs
 from backpass.experiments.study import Study
 
 __all__ = ["planned_runs", "planned_table"]
@@ -19,18 +18,13 @@ def planned_runs(study: Study) -> list[dict[str, Any]]:
     for run in study.runs():
         counts[run.entry] += 1
     tuning = study.tuning
-    tried = {
-        entry.key: runs_of_points(planned_points(entry.space, tuning), tuning)
-        for entry in study.entries
-        if entry.tuned and tuning is not None
-    }
     return [
         {
             "key": entry.key,
             "label": entry.label,
             "method": entry.method,
             "baseline": entry.baseline,
-            "tuning_runs": tried.get(entry.key, 0),
+            "tuning_runs": 0 if tuning is None or not entry.tuned else count_tuning_runs(entry, tuning),
             "space": dict(entry.space),
             "runs": counts[entry.key],
             "runs_of": entry.runs_of,
@@ -49,13 +43,13 @@ def planned_table(study: Study, *, cost_unit: str = "", flops_unit: str = "") ->
         cost_unit: of the published costs.
         flops_unit: of the published multiply-adds.
     """
-    total = count_runs(study)
+    planned = planned_runs(study)
     notes = dict.fromkeys([*study.notes, *(entry.note for entry in study.entries if entry.note)])
     columns = {
         "entry": [entry.label for entry in study.entries],
         "method": [entry.method for entry in study.entries],
-        "tuning runs": [str(planned["tuning_runs"] or "") for planned in planned_runs(study)],
-        "runs": [_runs(planned) for planned in planned_runs(study)],
+        "tuning runs": [str(line["tuning_runs"] or "") for line in planned],
+        "runs": [_runs(line) for line in planned],
         "published": [str(entry.published or "") for entry in study.entries],
         cost_unit or "cost": [_extra(entry.published, "cost") for entry in study.entries],
         f"FLOPs, {flops_unit}": [_extra(entry.published, "flops") for entry in study.entries],
@@ -63,7 +57,7 @@ def planned_table(study: Study, *, cost_unit: str = "", flops_unit: str = "") ->
     }
     kept = {name: texts for name, texts in columns.items() if any(texts)}
     rows = zip(*kept.values(), strict=True)
-    return terminal_table(f"{study.title}: {total} runs", notes, tuple(kept), rows)
+    return terminal_table(f"{study.title}: {count_runs(study)} runs", notes, tuple(kept), rows)
 
 
 def _runs(planned: dict[str, Any]) -> str:

@@ -109,7 +109,7 @@ def _tuning_sections(
     if study.tuning is None:
         return [tuning_section(names[choice.entry], metric, choice.trials, choice) for choice in choices]
     tried = trials_so_far(study, records, folder)
-    return [tuning_section(entry.name, metric, tried[entry.key]) for entry in study.entries if entry.tuned]
+    return [tuning_section(entry.name, metric, tried[entry.key]) for entry in study.tuned]
 
 
 def _scalings(runs: Mapping[Entry, Sequence[Record]]) -> list[dict[str, Any]]:
