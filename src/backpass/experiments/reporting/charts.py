@@ -4,7 +4,6 @@ Text is drawn in the colour of the page, so that one chart serves light, dark an
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from backpass.experiments.record import Record
@@ -155,8 +154,7 @@ def difference_chart(by_name: Mapping[str, Difference]) -> Chart:
     """
     keys = ("mean", "low", "high")
     values = [
-        {"entry": name, **_rounded({key: 100 * value for key, value in asdict(found).items() if key in keys})}
-        for name, found in by_name.items()
+        {"entry": name, **_rounded({key: 100 * getattr(found, key) for key in keys})} for name, found in by_name.items()
     ]
     x = {"type": "quantitative", "title": "difference to the baseline, points"}
     tips = [{"field": "entry"}, *({"field": name, "format": "+.2f"} for name in keys)]

@@ -69,7 +69,7 @@ def write_report(
         .render(
             table=table,
             differences=difference_table(table.summaries),
-            difference_chart=_difference_chart(study.entries, table),
+            difference_chart=_difference_chart(table),
             calibration=calibration_table(table.summaries),
             tuning=_tuning_sections(study, records, choices, folder, metric),
             tuning_ended=study.tuning is None,
@@ -92,13 +92,9 @@ def write_report(
     return table
 
 
-def _difference_chart(entries: Sequence[Entry], table: ResultTable) -> Chart | None:
+def _difference_chart(table: ResultTable) -> Chart | None:
     """Return the chart of those differences that have an interval; ``None`` without any."""
-    found = {
-        entry.name: summary.difference
-        for entry, summary in zip(entries, table.summaries, strict=True)
-        if summary.difference is not None and summary.difference.low is not None
-    }
+    found = {s.name: s.difference for s in table.summaries if s.difference is not None and s.difference.low is not None}
     return difference_chart(found) if found else None
 
 

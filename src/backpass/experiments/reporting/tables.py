@@ -104,9 +104,8 @@ def result_table(study: Study, records: Sequence[Record], folder: Path | None = 
     Others name precisions, evaluated images and common seeds of the runs where these differ.
     """
     summaries = summarize(study.entries, records)
-    columns = [(name, [text(summary) for summary in summaries]) for name, text in _columns(summaries).items()]
-    if any(_was_branched(summary) for summary in summaries):
-        columns += [(name, [text(summary) for summary in summaries]) for name, text in _SIZES.items()]
+    shown = _columns(summaries) | (_SIZES if any(map(_was_branched, summaries)) else {})
+    columns = [(name, [text(summary) for summary in summaries]) for name, text in shown.items()]
     by_method = all(summary.label == summary.method for summary in summaries)
     kept = [(name, texts) for name, texts in columns if any(texts) and not (by_method and name == "entry")]
     return ResultTable(

@@ -13,7 +13,7 @@ from backpass.experiments.reporting.drawing.layers import draw_layers
 __all__ = ["write_inspection"]
 
 
-def write_inspection(layers: Sequence[LayerInspection], path: Path, title: str = "") -> None:
+def write_inspection(layers: Sequence[LayerInspection], path: Path, title: str) -> None:
     """Write the scaling of each layer as a heat map, as PNG, SVG or PDF, with what padding and chance make of it.
 
     Raises:

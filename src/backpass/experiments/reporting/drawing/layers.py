@@ -15,7 +15,7 @@ _COLUMNS = 6
 _LAYERS = 30
 
 
-def draw_layers(scalings: Mapping[str, Tensor], title: str = "") -> Any:
+def draw_layers(scalings: Mapping[str, Tensor], title: str) -> Any:
     """Return a heat map of each scaling, under its name.
 
     Of more than 30 scalings, 30 are drawn, evenly spaced from the first to the last. Colours run from 0 to the largest
@@ -28,8 +28,7 @@ def draw_layers(scalings: Mapping[str, Tensor], title: str = "") -> Any:
     rows = [("", {name: scalings[name] for name in shown[n : n + columns]}) for n in range(0, count, columns)]
     figure = new_figure(1.75 * columns + 1.2, 2.15 * len(rows) + 0.4)
     fill_rows(figure, figure.subplots(len(rows), columns, squeeze=False), rows, SCALING, size=7)
-    if title:
-        figure.suptitle(plain_text(title), fontsize=10)
+    figure.suptitle(plain_text(title), fontsize=10)
     return figure
 
 
