@@ -47,7 +47,7 @@ from backpass.training.recipe import Recipe, Run, Runtime
 from backpass.training.trainer import Trainer
 from sections import cost
 from throughput import generated_data
-from tools import Meter, environment_of
+from tools import Meter, environment_of, write_json
 
 MODELS = ("vgg16_small", "resnet18")
 RECIPES = {"vgg16_small": "cifar-600"}  # others: cifar-200
@@ -252,12 +252,11 @@ def main() -> None:
     settings = ("device", "batch", "steps", "rounds", "precision", "channels_last")
     evidence = {"environment": environment_of(), **{name: getattr(options, name) for name in settings}, "results": []}
     output = options.output or Path(__file__).parent / "results" / f"cost-{options.device}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
     for model in options.models:
         torch.manual_seed(0)
         result = measure(model, options)
         evidence["results"].append(result)
-        output.write_text(json.dumps(evidence, indent=1) + "\n")
+        write_json(output, evidence)
         print(cost(evidence | {"results": [result]}), flush=True)
 
 

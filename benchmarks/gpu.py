@@ -1,14 +1,14 @@
 """Runs on one GPU, within a limit of time, everything that this project requires of one; resumes when called again.
 
-In order of value, each stage writing its file to the folder of results as soon as it ends:
+In order of value, each stage writing its file to the folder of results as soon as it ends, however it ends:
 
 - ``tests``: the tests that need a CUDA device.
 - ``sgs``, ``pgt``: the cost of measuring, scaling and the loss (``sgs.py``, ``pgt.py``).
 - ``cost``: step, run and memory of every method relative to plain training, VGG-16 and ResNet-18 (``cost.py``).
 - ``throughput``: the trainer and a bare loop (``throughput.py``).
 
-A stage whose file is complete is skipped. One that the limit cuts short leaves what it has, marked as not complete, and
-is run again from its beginning by the next call.
+A stage whose file is complete is skipped. One that fails or that the limit cuts short leaves what it has, marked as not
+complete, and is run again from its beginning by the next call; the stages after it run all the same.
 
     python benchmarks/gpu.py                                          # 25 minutes at most -> benchmarks/results/
     python benchmarks/gpu.py --device cpu --smoke --results FOLDER    # the same in small, to test this script
@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from tools import environment_of
+from tools import environment_of, write_json
 
 HERE = Path(__file__).resolve().parent
 SCRIPTS = ("sgs", "pgt", "cost", "throughput")
@@ -98,7 +99,10 @@ class Session:
                 say(f"{stage.name}: not begun, with {max(0, self.left()):.0f} s left; call again to resume")
             else:
                 start = time.monotonic()
-                stage.run(min(stage.most, self.left() - PATIENCE))
+                try:
+                    stage.run(min(stage.most, self.left() - PATIENCE))
+                except Exception:  # such as on a report that a killed process has not finished
+                    traceback.print_exc()
                 state = "done" if self.is_complete(stage.name) else "not complete"
                 say(f"{stage.name}: {state} after {time.monotonic() - start:.0f} s")
 
@@ -108,7 +112,7 @@ class Session:
 
     def write(self, name: str, content: dict[str, Any]) -> None:
         """Write the file of a stage."""
-        self.file(name).write_text(json.dumps(content, indent=1) + "\n")
+        write_json(self.file(name), content)
 
     def run_tests(self, limit: float) -> None:
         """Run the tests that need the device, and write what became of each."""

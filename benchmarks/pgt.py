@@ -9,7 +9,7 @@ the medians with quartiles and writes every raw value, the versions and the hard
 """
 
 import argparse
-import json
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 import sections
 from backpass.pgt import power_grad_cross_entropy
-from tools import environment_of
+from tools import environment_of, write_json
 
 ALPHA = 0.25
 SHAPES = [(128, 100), (256, 1000), (4096, 32000)]
@@ -83,12 +83,10 @@ def main() -> None:
     # megabyte is fetched again from the system, and the timings of the middle head are those of its page faults.
     torch.empty(30 * 2**20, dtype=torch.uint8)
     output = options.output or Path(__file__).parent / "results" / f"pgt-{options.device}.json"
-    results = [
-        measure(shape, compiled, options.device, options.repetitions) for compiled in (False, True) for shape in SHAPES
-    ]
-    evidence = {"environment": environment_of(), "alpha": ALPHA, "results": results}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(evidence, indent=1) + "\n")
+    evidence: dict[str, Any] = {"environment": environment_of(), "alpha": ALPHA, "results": []}
+    for compiled, shape in itertools.product((False, True), SHAPES):
+        evidence["results"].append(measure(shape, compiled, options.device, options.repetitions))
+        write_json(output, evidence)
     print(sections.power_grad(evidence))
 
 

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 
 import backpass
 from sections import measuring
-from tools import BATCH, Meter, environment_of, smooth_images, warmed_up
+from tools import BATCH, Meter, environment_of, smooth_images, warmed_up, write_json
 
 UPDATES = {2: 7, 20: 3}  # batches: repetitions
 STEPS = {32: 30, 128: 10}  # batch size: training steps
@@ -128,22 +128,19 @@ def main() -> None:
         print(json.dumps(MEASUREMENTS[kind](int(size), int(repetitions), meter) | {"threads": torch.get_num_threads()}))
         return
 
-    updates = []
+    output = options.output or Path(__file__).parent / "results" / f"sgs-{options.device}.json"
+    evidence: dict[str, Any] = {"environment": environment_of(), "clock": options.clock, "update": [], "step": []}
     for batches, repetitions in UPDATES.items():
         result = in_fresh_process("update", batches, repetitions, options.device, options.clock)
         memory = in_fresh_process("memory", batches, 2, options.device, options.clock)["memory_mb"]
-        updates.append(result | {"memory_mb": memory})
+        evidence["update"].append(result | {"memory_mb": memory})
+        write_json(output, evidence)
 
-    steps = []
     for batch_size, repetitions in STEPS.items():
         result = in_fresh_process("step", batch_size, repetitions, options.device, options.clock)
         pairs = zip(result["scale"], result["step"], strict=True)
-        steps.append(result | {"scale_share": [scale / step for scale, step in pairs]})
-
-    output = options.output or Path(__file__).parent / "results" / f"sgs-{options.device}.json"
-    evidence = {"environment": environment_of(), "clock": options.clock, "update": updates, "step": steps}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(evidence, indent=1) + "\n")
+        evidence["step"].append(result | {"scale_share": [scale / step for scale, step in pairs]})
+        write_json(output, evidence)
     print(measuring(evidence))
 
 

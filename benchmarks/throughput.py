@@ -18,7 +18,6 @@ value, the versions, the hardware and the load as JSON.
 """
 
 import argparse
-import json
 import math
 import os
 import re
@@ -45,7 +44,7 @@ from backpass.training.images import ImageData, ImageSplit
 from backpass.training.outcome import EpochRecord
 from backpass.training.recipe import Recipe, Run, Runtime
 from sections import throughput
-from tools import environment_of, smooth_images
+from tools import environment_of, smooth_images, write_json
 
 MODELS = ("vgg11_small", "resnet18")
 BATCHES = (128, 512)
@@ -248,7 +247,9 @@ def main() -> None:
         channels_last=options.channels_last,
         compile=options.compile,
     )
-    results = []
+    output = options.output or Path(__file__).parent / "results" / f"throughput-{options.device}.json"
+    setting = {"precision": options.precision, "channels_last": options.channels_last, "compile": options.compile}
+    evidence: dict[str, Any] = {"environment": environment_of(), **setting, "results": []}
     for model in options.models:
         default_images, default_epochs = EPOCHS[options.device].get(model, EPOCHS[options.device]["resnet18"])
         epochs = options.epochs or default_epochs
@@ -257,12 +258,8 @@ def main() -> None:
             result = measure(model, batch_size, images, epochs, runtime, options.device)
             if options.timm_script:
                 result["timm_images_a_second"] = timm_rate(model, batch_size, images, epochs, options)
-            results.append(result)
-    output = options.output or Path(__file__).parent / "results" / f"throughput-{options.device}.json"
-    setting = {"precision": options.precision, "channels_last": options.channels_last, "compile": options.compile}
-    evidence = {"environment": environment_of(), **setting, "results": results}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(evidence, indent=1) + "\n")
+            evidence["results"].append(result)
+            write_json(output, evidence)
     print(throughput(evidence))
 
 

@@ -1,6 +1,7 @@
-"""What the benchmarks share: images and models, timing and memory, statistics, and where it was measured."""
+"""What the benchmarks share: images and models, timing and memory, statistics, raw files, where it was measured."""
 
 import dataclasses
+import json
 import math
 import re
 import statistics
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from backpass.models import create_model
 from backpass.training.recipe import Runtime
 
-__all__ = ["BATCH", "Meter", "environment_of", "mean_interval", "smooth_images", "spread", "warmed_up"]
+__all__ = ["BATCH", "Meter", "environment_of", "mean_interval", "smooth_images", "spread", "warmed_up", "write_json"]
 
 BATCH = 128
 
@@ -28,6 +29,14 @@ def environment_of(runtime: Runtime | None = None) -> dict[str, Any]:
     from backpass.experiments.environment import environment
 
     return dataclasses.asdict(environment(runtime or Runtime()))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values to a file, whole or not at all, so that a process that is killed leaves the values before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    temporary.replace(path)
 
 
 def spread(values: Sequence[float], unit: float = 1.0, digits: int = 2) -> str:

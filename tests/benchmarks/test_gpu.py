@@ -65,6 +65,59 @@ def test_tests_that_were_cut_short_are_run_again(status, complete, benchmark_mod
     assert session.is_complete("tests") is complete
 
 
+def test_a_stage_that_fails_costs_no_other(benchmark_module, monkeypatch, tmp_path, capsys):
+    """A killed process may leave a report that cannot be read."""
+    gpu = benchmark_module("gpu")
+    session = gpu.Session(argparse.Namespace(results=tmp_path, work=tmp_path, minutes=9, smoke=True, device="cpu"))
+
+    def call(command, limit):
+        if "pytest" in command:
+            (tmp_path / "tests.xml").write_text("<testsuite><testcase")
+        else:
+            Path(command[command.index("--output") + 1]).write_text('{"results": []}')
+        return 0
+
+    monkeypatch.setattr(gpu, "call", call)
+    session.run()
+    assert {path.name for path in tmp_path.glob("*-cpu.json")} == {"cost-cpu.json", "throughput-cpu.json"}
+    assert not session.is_complete("tests")
+    assert "== tests: not complete after" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "kept"),
+    [
+        ("throughput", "measure", {"results": 1}),
+        ("cost", "measure", {"results": 1}),
+        ("pgt", "measure", {"results": 1}),
+        ("sgs", "in_fresh_process", {"update": 1, "step": 0}),
+    ],
+)
+def test_a_benchmark_that_is_interrupted_leaves_what_it_has(
+    name, measured, kept, benchmark_module, monkeypatch, tmp_path
+):
+    script, calls = benchmark_module(name), []
+    # The first row of sgs takes two measurements.
+    row = {"shape": [1], "compiled": False, "memory_mb": [1.0], "seconds": {"plain": [1.0], "power_grad": [1.0]}}
+
+    def measure(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) > (2 if name == "sgs" else 1):
+            raise KeyboardInterrupt
+        return dict(row)
+
+    output = tmp_path / "folder" / "raw.json"
+    monkeypatch.setattr(script, measured, measure)
+    monkeypatch.setattr(script, name if name == "cost" else "print", lambda *_, **__: "", raising=False)
+    more = ["--models", "vgg16_small", "resnet18"] if name == "cost" else []
+    monkeypatch.setattr(sys, "argv", [name, "--output", str(output), *more])
+    with pytest.raises(KeyboardInterrupt):
+        script.main()
+    content = json.loads(output.read_text())
+    assert {key: len(content[key]) for key in kept} == kept
+    assert [path.name for path in output.parent.iterdir()] == ["raw.json"]
+
+
 def test_an_interrupted_call_leaves_no_process(benchmark_module, monkeypatch):
     gpu = benchmark_module("gpu")
     started = []
