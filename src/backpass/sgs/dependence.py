@@ -137,7 +137,7 @@ class Dependence(ABC):
         self.low.copy_(torch.minimum(self.low, low))
         self.high.copy_(torch.maximum(self.high, high))
         pairs = [number_of_pairs(shape, displacement) for displacement in self.displacements(dilation)]
-        self.pairs += torch.tensor(pairs).to(self.pairs.device)
+        self.pairs += torch.tensor(pairs, device=self.pairs.device)
 
     @property
     def seen(self) -> bool:
