@@ -4,11 +4,13 @@ Fake CUDA tensors have no values: reading one raises, and so does an operation o
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import backpass
 from backpass.agc import AdaptiveGradientClipping
@@ -19,6 +21,7 @@ from backpass.reparam import DyRep
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
 from backpass.training.augment import Augmentation
+from backpass.training.batches import move
 from backpass.training.classification import Classification
 from backpass.training.dense.keypoints import KeypointHeatmaps
 from backpass.training.dense.person_crops import PoseTarget
@@ -144,3 +147,27 @@ def test_batches_are_evaluated_and_traced(fake: FakeTensorMode) -> None:
     traces.start_step(0, 1)
     traces.output(torch.empty(8, 5, device=CUDA))
     traces.gradients(on_cuda(net()))
+
+
+class Copies(TorchDispatchMode):
+    """Records whether the copies between devices are waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default:
+            self.waited.append(not (kwargs or {}).get("non_blocking", False))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("source", "target", "waited"), [("cpu", "cuda", False), ("cuda", "cpu", True)])
+def test_a_batch_is_waited_for_on_its_way_to_the_cpu_alone(
+    fake: FakeTensorMode, source: str, target: str, waited: bool
+) -> None:
+    batch = {"images": torch.empty(2, 3, 4, 4, device=source), "labels": torch.empty(2, device=source)}
+    with Copies() as copies:
+        moved = move(batch, torch.device(target), torch.channels_last)
+    assert {tensor.device.type for tensor in moved.values()} == {target}
+    assert copies.waited == [waited, waited]

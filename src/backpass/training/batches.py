@@ -52,7 +52,7 @@ def split_batch(batch: Any, parts: int) -> list[Any]:
 
 
 def move(batch: Any, device: torch.device, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
-    """Return a batch on a device, without waiting for it; floating-point images get the memory format.
+    """Return a batch on a device; floating-point images get the memory format. Copies to a GPU are not waited for.
 
     Args:
         batch: of any form.
@@ -61,9 +61,10 @@ def move(batch: Any, device: torch.device, memory_format: torch.memory_format = 
     """
 
     def to(tensor: Tensor) -> Tensor:
+        from_cpu = tensor.device.type == "cpu"  # a copy to the CPU could be read before it has arrived
         if tensor.ndim == 4 and tensor.is_floating_point():
-            return tensor.to(device, non_blocking=True, memory_format=memory_format)
-        return tensor.to(device, non_blocking=True)
+            return tensor.to(device, non_blocking=from_cpu, memory_format=memory_format)
+        return tensor.to(device, non_blocking=from_cpu)
 
     return map_tensors(to, batch)
 
