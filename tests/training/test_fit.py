@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from backpass.errors import InputError
 from backpass.models import create_model
@@ -25,6 +26,18 @@ def test_models_that_take_the_images_are_left_unchanged():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(module.training and not module._forward_hooks for module in model.modules())
+
+
+def test_the_random_state_of_the_gpu_is_restored(monkeypatch):
+    """Fake CUDA tensors stand for the GPU, and a list for its generator."""
+    state, drawn = [0], nn.Module()
+    drawn.forward = lambda x: state.append(1) or x
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: list(state))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda before, device: state.__setitem__(slice(None), before))
+    with FakeTensorMode():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3, device="cuda"), drawn)
+        check("drawing", model, (1, 8, 8), 3, images=16)
+    assert state == [0]
 
 
 def test_images_of_another_size_are_refused():

@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from backpass._internal.batches import describe, map_tensors
 from backpass._internal.modes import eval_mode
+from backpass._internal.random_state import keeping_global_states
 from backpass.errors import InputError
 from backpass.training.items import Data
 from backpass.training.task import Task
@@ -43,7 +44,8 @@ def check_fit(name: str, model: nn.Module, task: Task, data: Data, images: int) 
     example = map_tensors(lambda tensor: tensor.to(like.device), task.example(data))
     shape = "x".join(map(str, example.shape[1:])) if isinstance(example, Tensor) else describe(example)
     try:
-        with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=[]):
+        devices = [like.device] if like.device.type == "cuda" else []
+        with eval_mode(model), torch.no_grad(), keeping_global_states(devices):
             output = model(example)
     except InputError:  # of the model itself, which names the sizes that it takes
         raise
