@@ -16,7 +16,7 @@ import backpass
 from backpass.agc import AdaptiveGradientClipping
 from backpass.pgt import power_grad_binary_cross_entropy_with_logits
 from backpass.pgt.arguments import CrossEntropyOptions
-from backpass.pgt.cross_entropy import _label_surrogate
+from backpass.pgt.compiled import label_surrogate
 from backpass.reparam import DyRep
 from backpass.sgs.dependence import Autocorrelation, Dependence, MutualInformation
 from backpass.sgs.near_equal import MutualInformationWithoutNearEqual
@@ -114,7 +114,7 @@ def test_losses_are_computed(fake: FakeTensorMode, dtype: torch.dtype) -> None:
         backpass.power_grad_cross_entropy(logits, labels(8), weight, label_smoothing=0.1, alpha=0.3),
         backpass.power_grad_cross_entropy(logits, target, weight, alpha=0.3),
         power_grad_binary_cross_entropy_with_logits(logits, target, weight, pos_weight=weight, alpha=0.3),
-        _label_surrogate(logits, labels(8), weight, CrossEntropyOptions(-100, "mean", 0.1), 0.3),
+        label_surrogate(logits, labels(8), weight, CrossEntropyOptions(-100, "mean", 0.1), 0.3),
     ]
     assert {loss.device for loss in losses} == {CUDA}
 

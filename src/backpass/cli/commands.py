@@ -125,7 +125,6 @@ class Worker:
                 )
             else:
                 with progress_bars(quiet=self.json) as progress:
-                    progress.start_study(len(queue.states()))
                     work(queue, folder, progress=progress, heartbeat=self.heartbeat, grace=self.grace)
             every = queue.states()
         study = read_study(folder)

@@ -90,7 +90,7 @@ def _send_scalings(name: str, tracker: Any, epoch: int, scalings: Mapping[str, l
     from backpass.experiments.reporting.drawing.layers import draw_layers
 
     values = {layer: torch.tensor(scaling) for layer, scaling in scalings.items()}
-    figure = draw_layers(values, f"after {epoch} epochs")
+    figure = draw_layers(values, f"at epoch {epoch}")
     if name == "mlflow":
         tracker.log_figure(figure, f"scalings-{epoch:04}.png")
         return
