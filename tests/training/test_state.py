@@ -67,6 +67,7 @@ CHANGES = {
         put("x", "schedule", "last_epoch"),
         "schedule.last_epoch of the checkpoint to be a number, got str",
     ),
+    "no position": (remove("schedule", "last_epoch"), r"schedule of the checkpoint .* missing \['last_epoch'\]"),
     "missing method": (put({}, "methods"), r"methods of the checkpoint to have the keys \['sgs'\], got \[\]"),
     "wrong scalings": (
         put({}, "methods", "sgs", "scalings"),
@@ -107,6 +108,15 @@ def test_a_wrong_part_is_named_and_nothing_is_loaded(change, trained, images):
     assert all(torch.equal(tensor, before["model"][name]) for name, tensor in after["model"].items())
     trainer.load_state_dict(trained.state_dict())
     assert len(trainer.history) == 1
+
+
+def test_a_checkpoint_loads_where_another_version_of_torch_keeps_other_marks_of_a_schedule(trained, images):
+    state = copy.deepcopy(trained.state_dict())
+    del state["schedule"]["_get_lr_called_within_step"]
+    state["schedule"]["verbose"] = False
+    trainer = Trainer(trained.run, images, runtime=CPU)
+    trainer.load_state_dict(state)
+    assert trainer.state_dict()["schedule"] == trained.state_dict()["schedule"]
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, torch.ones(2)], ids=["list", "dict", "tensor"])

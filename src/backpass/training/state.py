@@ -43,6 +43,8 @@ _PARTS = {
     "history": list,
     "traces": dict,
 }
+# What a schedule's state holds in every version of torch; the rest of it follows from the recipe.
+_POSITION = ("base_lrs", "last_epoch", "_step_count", "_last_lr")
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,10 @@ class TrainingState:
         with _naming("model"):
             self.model.load_state_dict(state["model"])
         self._load_optimizer(state["optimizer"])
-        check_form(self.schedule.state_dict(), state["schedule"], "schedule")
-        with _naming("schedule"):
-            self.schedule.load_state_dict(state["schedule"])
+        own = self.schedule.state_dict()
+        position = {name: value for name, value in state["schedule"].items() if name in _POSITION}
+        check_form({name: own[name] for name in _POSITION}, position, "schedule")
+        self.schedule.load_state_dict(own | position)
         if self._scaler is not None:  # The last, since it is that of the whole process, and not of this object alone.
             check_form(self._scaler.state_dict(), state["scaler"], "scaler")
             with _naming("scaler"):
