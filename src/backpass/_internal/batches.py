@@ -89,7 +89,8 @@ def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
 def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bool]) -> Any:
     """Return the batch with ``call`` applied to each part that is ``chosen``, the outer before the inner.
 
-    Containers keep their types, such as a ``ModelOutput``; a mapping that cannot be written to becomes a dictionary.
+    Containers keep their types, such as a ``ModelOutput``; a mapping that cannot be written to becomes a dictionary,
+    and a tuple with a constructor of its own is kept whole, since what that takes is not known.
     """
 
     def mapped(part: Any) -> Any:
@@ -108,7 +109,7 @@ def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bo
         items = copy.copy(batch)
         items[:] = map(mapped, batch)
         return items
-    if isinstance(batch, tuple):
+    if isinstance(batch, tuple) and (hasattr(batch, "_make") or type(batch).__new__ is tuple.__new__):
         return getattr(batch, "_make", type(batch))(map(mapped, batch))  # of a named tuple
     return batch
 
