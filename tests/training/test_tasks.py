@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 import torch
 
+from backpass._internal.batches import copied
 from backpass.errors import InputError
 from backpass.pgt import power_grad_binary_cross_entropy_with_logits
 from backpass.training import DataSettings, OptimizerSettings, Recipe, Run, Runtime, SgsSettings, Trainer, import_path
-from backpass.training.batches import split_batch
+from backpass.training.batches import move, split_batch
 from backpass.training.datasets import load_dataset
 from backpass.training.tasks import build_task
 from training.own import BrightThirds, Smoothed, Unpaired, stripes, two_heads
@@ -90,6 +91,29 @@ def test_names_of_examples_are_cut_with_their_batch():
     assert all(piece["sides"] == ("left", "right") and piece["scale"] == [1.0, 2.0] for piece, _ in pieces)
     words = split_batch((list("abcd"), torch.arange(4)), 2)
     assert [piece for piece, _ in words] == [["a", "b"], ["c", "d"]]
+
+
+class Views(tuple):
+    """A tuple with a constructor of its own."""
+
+    def __new__(cls, left, right):
+        return super().__new__(cls, (left, right))
+
+    def __init__(self, left, right):
+        self.names = ("left", "right")
+
+
+@pytest.mark.parametrize("pair", [Views(torch.arange(4), torch.arange(4, 8)), torch.arange(8).view(4, 2).max(1)])
+def test_tuples_of_every_type_are_cut_moved_and_copied(pair):
+    pieces = [piece for piece, _ in split_batch((pair, torch.arange(4)), 2)]
+    others = [*pieces, move(pair, torch.device("meta")), copied(pair)]
+    assert {type(other) for other in others} == {type(pair)}
+    for part, *cut, moved, same in zip(pair, *others, strict=True):
+        assert torch.equal(torch.cat(cut), part)
+        assert moved.device.type == "meta"
+        assert torch.equal(same, part)
+        assert same is not part
+    assert all(getattr(other, "names", None) == getattr(pair, "names", None) for other in others)
 
 
 def test_an_interrupted_run_of_an_own_task_resumes(tmp_path):

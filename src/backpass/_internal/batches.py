@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -89,8 +90,8 @@ def map_tensors(call: Callable[[Tensor], Tensor], batch: Any) -> Any:
 def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bool]) -> Any:
     """Return the batch with ``call`` applied to each part that is ``chosen``, the outer before the inner.
 
-    Containers keep their types, such as a ``ModelOutput``; a mapping that cannot be written to becomes a dictionary,
-    and a tuple with a constructor of its own is kept whole, since what that takes is not known.
+    Containers keep their types, such as a ``ModelOutput``, and their attributes; a mapping that cannot be written to
+    becomes a dictionary.
     """
 
     def mapped(part: Any) -> Any:
@@ -109,9 +110,20 @@ def map_parts(call: Callable[[Any], Any], batch: Any, chosen: Callable[[Any], bo
         items = copy.copy(batch)
         items[:] = map(mapped, batch)
         return items
-    if isinstance(batch, tuple) and (hasattr(batch, "_make") or type(batch).__new__ is tuple.__new__):
-        return getattr(batch, "_make", type(batch))(map(mapped, batch))  # of a named tuple
+    if isinstance(batch, tuple):
+        return _tuple_of(map(mapped, batch), batch)
     return batch
+
+
+def _tuple_of(parts: Iterable[Any], like: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a tuple of the type of another, with its attributes."""
+    kind = type(like)
+    if kind.__new__ is not tuple.__new__ and not isinstance(kind.__new__, FunctionType):
+        return kind(parts)  # a type of torch's own, such as torch.Size and those of torch.return_types
+    made = tuple.__new__(kind, parts)  # since a constructor in Python may take other arguments
+    if hasattr(like, "__dict__"):
+        vars(made).update(vars(like))
+    return made
 
 
 def _dtypes_of_kernels(parameters: Iterable[Tensor]) -> list[torch.dtype]:
