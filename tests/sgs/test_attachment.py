@@ -203,10 +203,11 @@ class CallsSuper(SGD):
         return super().step(closure)
 
 
-def test_a_subclass_that_calls_the_step_of_its_base_class_scales_once() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_subclass_that_calls_the_step_of_its_base_class_scales_once(fused: bool) -> None:
     model = net()
     SGD(model.parameters())
-    optimizer = CallsSuper(model.parameters(), lr=0.1)
+    optimizer = CallsSuper(model.parameters(), lr=0.1, fused=fused)
     controller(model).attach(optimizer)
     for _ in range(2):
         optimizer.zero_grad()

@@ -36,8 +36,8 @@ def scale_gradients(
       which each clears its own gradients), and is warned of.
     - Otherwise it is new. ``zero_grad`` makes a new tensor, or two writes with the next backward pass.
 
-    On an accelerator fused steps and ``zero_grad(set_to_none=False)`` count no write. There a hook on all optimizers
-    notes in the mark that there was a step.
+    On an accelerator fused steps and ``zero_grad(set_to_none=False)`` count no write, nor do fused steps on the CPU. A
+    hook on all optimizers notes in the mark that there was a step: on an accelerator, and where ``stepping`` is given.
 
     It does not see two or more writes without a step, such as unscaling and clipping between two calls. A loop that
     clears gradients through ``.data`` and steps through ``.data`` or with a fused optimizer shows neither, and is
@@ -88,7 +88,7 @@ def scale_gradients(
     fresh = {name: grad for name, grad in gradients.items() if states[name] != _SCALED}
     for name, grad in fresh.items():
         grad.mul_(laid_out(scalings[name], grad))
-    if any(grad.device.type != "cpu" for grad in gradients.values()):
+    if step or any(grad.device.type != "cpu" for grad in gradients.values()):
         _note_steps()
     for name, grad in fresh.items():  # only now: gradients that are views of one buffer count their writes together
         setattr(grad, _MARK, (grad._version, kernels[name], step))
