@@ -63,7 +63,7 @@ def test_a_value_that_is_read_and_a_tensor_of_another_device_are_found(fake: Fak
         bool(torch.ones((), device=CUDA))
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(2, device=CUDA) + torch.ones(2)
-    with pytest.raises(DataDependentOutputException):  # the default, which says that it waits
+    with pytest.raises(DataDependentOutputException):  # the default waits, as its docstring states
         AdaptiveGradientClipping(on_cuda(net())).clip_gradients()
 
 

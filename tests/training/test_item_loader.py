@@ -79,3 +79,10 @@ def test_examples_of_different_sizes_are_refused(workers):
     text = r"one form and size in a batch, got tuple of tensor of shape \(1, 3, 3\), .* and tuple of .* \(1, 4, 3\), "
     with pytest.raises(InputError, match=text):
         list(loaders_of(data, batch_size=3, workers=workers).test)
+
+
+def test_examples_with_different_keys_are_refused():
+    split = [({key: torch.zeros(1, 3, 3)}, torch.tensor(0)) for key in ("x", "y")]
+    data = ItemData("uneven", split, split, num_classes=2, input_size=(1, 3, 3))
+    with pytest.raises(InputError, match=r"one form and size in a batch, got .*x.* and .*y"):
+        list(loaders_of(data, batch_size=2).test)

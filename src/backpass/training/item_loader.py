@@ -123,7 +123,7 @@ def _collated(examples: list[Any]) -> Any:
         return error
     try:
         return default_collate(examples)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, KeyError):
         first, *others = dict.fromkeys(map(describe, examples))
         if not others:
             raise
