@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from backpass.models import create_model
+from backpass.training.checkpoint import atomic_write
 from backpass.training.recipe import Runtime
 
 __all__ = ["BATCH", "Meter", "environment_of", "mean_interval", "smooth_images", "spread", "warmed_up", "write_json"]
@@ -34,9 +35,7 @@ def environment_of(runtime: Runtime | None = None) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Write plain values to a file, whole or not at all, so that a process that is killed leaves the values before."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    temporary.replace(path)
+    atomic_write(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def spread(values: Sequence[float], unit: float = 1.0, digits: int = 2) -> str:
