@@ -18,6 +18,7 @@ from backpass.experiments.serialization import to_json
 from backpass.experiments.study import read_study
 from backpass.training.dense.datasets import DENSE_KINDS
 from backpass.training.recipe import DataSettings
+from tools import write_json
 
 __all__ = ["kept"]
 
@@ -79,7 +80,7 @@ def main() -> None:
     content = kept(options.folder, options.command, options.note)
     if content is None:
         raise SystemExit(f"expected a study with records in {options.folder}, found none")
-    options.output.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(options.output, content)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ process on all batches.
 """
 
 import argparse
-import json
 import math
 import tempfile
 from pathlib import Path
@@ -24,7 +23,7 @@ from backpass.sgs import measure_scalings, scalable_convs
 from backpass.sgs.feature_maps import FeatureMap, capture_feature_maps, evaluating
 from backpass.sgs.histogram import framed_shape
 from sections import distributed
-from tools import BATCH, environment_of, smooth_images, warmed_up
+from tools import BATCH, environment_of, smooth_images, warmed_up, write_json
 
 OUTPUT = Path(__file__).parent / "results" / "sgs-distributed.json"
 
@@ -76,7 +75,7 @@ def main() -> None:
         row = {"processes": world_size, "images": BATCH * options.batches, "sent": ranks[0]["sent"]}
         rows.append(row | {"maps": maps, "equal": equal})
     evidence = {"environment": environment_of(), "rows": rows}
-    OUTPUT.write_text(json.dumps(evidence, indent=1) + "\n")
+    write_json(OUTPUT, evidence)
     print(distributed(evidence))
 
 

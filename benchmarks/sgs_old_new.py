@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import backpass
-from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up
+from tools import BATCH, Meter, environment_of, smooth_images, spread, warmed_up, write_json
 
 ROUNDS = {"update 2": 5, "scale 32": 10, "step 32": 15}
 ROUNDS |= {"memory 2": 1, "update 20": 3, "memory 20": 1}
@@ -111,7 +111,7 @@ def main() -> None:
         print(f"{what}: {', '.join(texts)}, new / old {statistics.median(ratios):.3f}, n = {rounds}", flush=True)
         content = {"environment": environment_of(), "clock": options.clock, "rows": rows}
         content |= {"commits": dict(zip(sources, options.commits, strict=True))}
-        options.output.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(options.output, content)
 
 
 if __name__ == "__main__":

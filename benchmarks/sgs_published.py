@@ -38,7 +38,7 @@ import backpass
 from backpass.sgs.dependence import MutualInformation
 from backpass.sgs.scaling import scaling_from_dependence
 from sections import published
-from tools import BATCH, Meter, environment_of, smooth_images, warmed_up
+from tools import BATCH, Meter, environment_of, smooth_images, warmed_up, write_json
 
 REPETITIONS = {2: 5, 20: 3}  # by batches of 128 images; 3 for any other number
 RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # else glibc keeps freed blocks, which reads as memory in use
@@ -209,7 +209,7 @@ def main() -> None:
             rows.append(row)
             content = {"environment": environment_of(), "images": arguments.images or "smooth random", "rows": rows}
             content |= {"clock": arguments.clock, "time": time.strftime("%Y-%m-%d")}
-            Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n")
+            write_json(Path(arguments.output), content)
             print(published(content | {"rows": [row]}), flush=True)
 
 

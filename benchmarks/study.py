@@ -38,6 +38,7 @@ from backpass.experiments.search import search_study
 from backpass.experiments.serialization import to_json
 from backpass.experiments.study import Study, make_key
 from backpass.training.recipe import Recipe, Runtime
+from tools import write_json
 
 OUTPUT = Path(__file__).parent / "results" / "study-digits.json"
 MODELS = ("digits_net", "nonorm_resnet18", "resnet18")
@@ -225,8 +226,7 @@ def main() -> None:
         "postgresql_skipped": skipped,
         "studies": found,
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(evidence, indent=1) + "\n")
+    write_json(options.output, evidence)
     if not all(way["as_claimed"] for study in found for way in study["ways"].values()):
         raise SystemExit(f"the claim does not hold; see {options.output}")
 
